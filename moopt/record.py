@@ -1,0 +1,194 @@
+"""StepStatistics and StepRecord: the plain data that passes between the packages."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import torch
+from torch import Tensor
+
+from moopt.status import SolverStatus
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepStatistics:
+    """What a weighting may look at: an `m x m` matrix and `m` losses, never a parameter.
+
+    Attributes:
+        gramian: float64 `[..., m, m]`, the inner products of the objectives' gradients.
+            Leading dimensions are parameter groups.
+        losses: float64 `[m]`, the unscaled loss values; None where the caller has none.
+        names: the `m` objective names.
+        active: bool `[..., m]`; False marks objectives that are absent or whose gradient is
+            at its noise floor. They get weight 0 and influence nothing. None means all active.
+        auxiliary: the names of trailing extra rows that are not objectives.
+        lr: the learning rate of the first parameter group.
+        step: how many steps were combined before this one.
+
+    Example:
+        >>> import torch, moopt
+        >>> moopt.StepStatistics(gramian=torch.eye(3)).num_objectives
+        3
+    """
+
+    gramian: Tensor
+    losses: Tensor | None = None
+    names: tuple[str, ...] | None = None
+    active: Tensor | None = None
+    auxiliary: tuple[str, ...] = ()
+    lr: float | None = None
+    step: int | None = None
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.gramian.shape)
+        if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] == 0:
+            raise ValueError(
+                f"`gramian` of `StepStatistics` must have shape [..., m, m] with m >= 1; got"
+                f" {list(shape)}. Pass the Gramian J @ J.T, not the Jacobian."
+            )
+
+    @property
+    def num_objectives(self) -> int:
+        """The number m of objectives (rows of the Gramian that are not auxiliary)."""
+        return self.gramian.shape[-1] - len(self.auxiliary)
+
+
+@dataclasses.dataclass(eq=False)
+class StepRecord:
+    """What one step saw and did. The tensors stay on the device; reading one synchronises.
+
+    Attributes:
+        names: the objectives' names, in the order of every `[m]` tensor below.
+        losses: float64 `[m]`, unscaled; NaN where the caller passed none.
+        weights: float64 `[m]`; the direction on shared parameters is `sum_i w_i g_i`.
+        gramian: float64 `[m, m]`, unscaled, over the shared parameters.
+        active: bool `[m]`; False where the gradient is at its noise floor.
+        stationarity_value: float64 scalar; see `stationarity`.
+        status_code: int64 scalar, a `SolverStatus` code of the weighting's solver.
+        gap: float64 scalar, the relative duality gap of the weighting's solver; NaN without one.
+        descent: bool scalar; whether the direction lowers (or keeps), to first order and on
+            this batch, every active objective: the certificate `G w >= 0` up to rounding.
+        fell_back: bool scalar; the weighting promised common descent, failed the check on this
+            step, and was replaced by l2-normalised MGDA.
+        fallbacks: int64 scalar, how often that happened so far.
+        bypassed: how many plain `step()` calls ran on gradients that no objective recorded.
+        step: the number of combined steps before this one.
+
+    Example:
+        >>> import moopt
+        >>> str(moopt.StepRecord())
+        'no step recorded yet'
+    """
+
+    names: tuple[str, ...] = ()
+    losses: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
+    weights: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
+    gramian: Tensor = dataclasses.field(
+        default_factory=lambda: torch.zeros(0, 0, dtype=torch.float64)
+    )
+    active: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
+    stationarity_value: Tensor = dataclasses.field(
+        default_factory=lambda: torch.tensor(float("nan"), dtype=torch.float64)
+    )
+    status_code: Tensor = dataclasses.field(default_factory=lambda: torch.tensor(0))
+    gap: Tensor = dataclasses.field(
+        default_factory=lambda: torch.tensor(float("nan"), dtype=torch.float64)
+    )
+    descent: Tensor = dataclasses.field(default_factory=lambda: torch.tensor(True))
+    fell_back: Tensor = dataclasses.field(default_factory=lambda: torch.tensor(False))
+    fallbacks: Tensor = dataclasses.field(default_factory=lambda: torch.tensor(0))
+    bypassed: int = 0
+    step: int = 0
+
+    @property
+    def norms(self) -> Tensor:
+        """float64 `[m]`, the gradient norms `||g_i||` over the shared parameters."""
+        return self.gramian.diagonal().clamp_min(0.0).sqrt()
+
+    @property
+    def cosines(self) -> Tensor:
+        """float64 `[m, m]`, the cosines between gradients; 0 where a gradient is zero."""
+        norms = self.norms
+        outer = norms[:, None] * norms[None, :]
+        return torch.where(outer > 0, self.gramian / outer.where(outer > 0, 1.0), 0.0)
+
+    @functools.cached_property
+    def inactive(self) -> tuple[str, ...]:
+        """Names of the objectives at their noise floor in this step (weight 0)."""
+        return tuple(n for n, on in zip(self.names, self.active.tolist(), strict=True) if not on)
+
+    @functools.cached_property
+    def conflicts(self) -> tuple[tuple[str, str], ...]:
+        """Pairs of active objectives whose gradients have a negative inner product."""
+        gramian, active = self.gramian.tolist(), self.active.tolist()
+        m = len(self.names)
+        return tuple(
+            (self.names[i], self.names[j])
+            for i in range(m)
+            for j in range(i + 1, m)
+            if active[i] and active[j] and gramian[i][j] < 0
+        )
+
+    @property
+    def stationarity(self) -> float:
+        """The smallest norm in the convex hull of the active *unit* gradients, in [0, 1].
+
+        0 at a Pareto-stationary point, 1 where all gradients point the same way. Independent of
+        the scale of every loss.
+        """
+        return float(self.stationarity_value)
+
+    @property
+    def status(self) -> SolverStatus:
+        """How the weighting's solver ended; `.explanation` says what to do about it."""
+        return SolverStatus(int(self.status_code))
+
+    def as_dict(self) -> dict[str, float]:
+        """Plain floats for any logger, with keys such as `weight/forget` and `cosine/a,b`.
+
+        Example:
+            >>> import moopt
+            >>> moopt.StepRecord().as_dict()["bypassed"]
+            0.0
+        """
+        cosines = self.cosines.tolist()
+        out = {}
+        for key, values in (("loss", self.losses), ("weight", self.weights), ("norm", self.norms)):
+            out |= {f"{key}/{n}": v for n, v in zip(self.names, values.tolist(), strict=True)}
+        for i, first in enumerate(self.names):
+            out |= {f"cosine/{first},{n}": cosines[i][j] for j, n in enumerate(self.names) if j > i}
+        out |= {f"inactive/{n}": float(n in self.inactive) for n in self.names}
+        return out | {
+            "stationarity": self.stationarity,
+            "conflicts": float(len(self.conflicts)),
+            "status": float(self.status),
+            "gap": float(self.gap),
+            "descent": float(self.descent),
+            "fell_back": float(self.fell_back),
+            "fallbacks": float(self.fallbacks),
+            "bypassed": float(self.bypassed),
+            "step": float(self.step),
+        }
+
+    def __str__(self) -> str:
+        if not self.names:
+            return "no step recorded yet"
+        parts = [
+            f"{n} loss {loss:.4g} weight {w:.3g}"
+            for n, loss, w in zip(
+                self.names, self.losses.tolist(), self.weights.tolist(), strict=True
+            )
+        ]
+        tail = [f"stationarity {self.stationarity:.2g}"]
+        if self.conflicts:
+            tail.append("conflict " + ", ".join(f"{a}-{b}" for a, b in self.conflicts))
+        if self.inactive:
+            tail.append("inactive " + ", ".join(self.inactive))
+        if not bool(self.descent):
+            tail.append("NOT a common descent direction")
+        if bool(self.fell_back):
+            tail.append("fell back to l2-normalised MGDA")
+        if self.status is not SolverStatus.CONVERGED:
+            tail.append(self.status.name)
+        return f"step {self.step}: " + "; ".join(parts) + " | " + "; ".join(tail)

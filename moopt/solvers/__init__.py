@@ -1,0 +1,6 @@
+"""Small, certified maths on an `[m, m]` Gramian."""
+
+from moopt.solvers.min_norm import min_norm_point
+from moopt.solvers.result import SolverResult
+
+__all__ = ["SolverResult", "min_norm_point"]

@@ -1,0 +1,47 @@
+"""SolverStatus: how a numerical solve ended, as data that can stay on the device."""
+
+from __future__ import annotations
+
+import enum
+
+
+class SolverStatus(enum.IntEnum):
+    """How a solver ended. Tensors hold the integer codes; reading one gives this enum.
+
+    A solver never raises inside a training step: numerical trouble is a status whose
+    `explanation` says what happened, why, and what to do.
+
+    Example:
+        >>> from moopt import SolverStatus
+        >>> SolverStatus(0).name
+        'CONVERGED'
+        >>> SolverStatus.DEGENERATE.explanation.split(":")[0]
+        'the gradients cancel'
+    """
+
+    CONVERGED = 0
+    MAX_ITER = 1
+    DEGENERATE = 2
+    NON_FINITE = 3
+
+    @property
+    def explanation(self) -> str:
+        """One sentence: what happened, why, and what to do."""
+        return _EXPLANATIONS[self]
+
+
+_EXPLANATIONS = {
+    SolverStatus.CONVERGED: "the relative duality gap is within `tol`: the weights are certified.",
+    SolverStatus.MAX_ITER: (
+        "the iteration limit was reached before the gap met `tol`: the weights are feasible but"
+        " not certified; read `gap`, raise `max_iter`, or use solver='active_set'."
+    ),
+    SolverStatus.DEGENERATE: (
+        "the gradients cancel: zero lies in their convex hull up to rounding, so the point is"
+        " Pareto stationary and no direction lowers every objective; stop, or change the preference."
+    ),
+    SolverStatus.NON_FINITE: (
+        "the Gramian holds NaN or infinity: a loss or a gradient overflowed; the weights are"
+        " uniform so that the non-finite values reach `.grad`, where a GradScaler can see them."
+    ),
+}

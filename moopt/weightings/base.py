@@ -1,0 +1,95 @@
+"""Weighting: the contract between the Gramian and the weights."""
+
+from __future__ import annotations
+
+import abc
+import enum
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from moopt.record import StepStatistics
+from moopt.solvers.result import SolverResult
+
+
+class Guarantee(enum.Enum):
+    """What a weighting promises for every Gramian; the conformance suite tests each claim.
+
+    Example:
+        >>> from moopt.weightings import MGDA, Guarantee
+        >>> Guarantee.NON_CONFLICTING in MGDA().guarantees
+        True
+    """
+
+    NON_CONFLICTING = "non-conflicting"  # (G w)_i >= 0 for every active i, up to rounding
+    SIMPLEX = "simplex"  # w >= 0, sum(w) = 1 over the active objectives
+    SCALE_EQUIVARIANT = "scale-equivariant"  # direction unchanged when one row is rescaled
+    POSITIVELY_HOMOGENEOUS = "positively homogeneous"  # d(c J) = c d(J) for c > 0
+    PERMUTATION_EQUIVARIANT = "permutation-equivariant"
+    ZERO_AT_STATIONARITY = "zero at stationarity"  # d = 0 where zero is in the convex hull
+
+
+class WeightingOutput(NamedTuple):
+    """What a weighting returns.
+
+    Attributes:
+        weights: float64 `[..., m]`; the direction is `sum_i weights[i] * gradient[i]`.
+        state: the next state, a flat dict of tensors (empty for stateless methods).
+        result: the solver's certificate, or None for methods without a solver.
+
+    Example:
+        >>> import torch, moopt
+        >>> G = torch.eye(2, dtype=torch.float64)
+        >>> output = moopt.Mean()(moopt.StepStatistics(gramian=G), state=None)
+        >>> output.weights.tolist(), output.state, output.result
+        ([0.5, 0.5], {}, None)
+    """
+
+    weights: Tensor
+    state: dict[str, Tensor]
+    result: SolverResult | None
+
+
+class Weighting(abc.ABC):
+    """A map from `StepStatistics` to weights: `(statistics, state) -> WeightingOutput`.
+
+    Subclasses are frozen keyword-only dataclasses whose fields are the hyper-parameters.
+    They never see a parameter, never synchronise the device, and never raise on numerical
+    trouble. Objectives with `statistics.active == False` get weight exactly 0 and have no
+    influence on the others.
+
+    Class attributes:
+        name: the registered name.
+        needs: which optional fields of `StepStatistics` must be present ("losses", ...).
+        guarantees: the promises for the default and the configured settings.
+        source: authors, title, venue, year.
+        state_axes: for each key of the state, how many leading axes index objectives
+            (0: shared by all, 1: one entry each, 2: one per pair). The optimizer uses it to
+            keep state by objective name while objectives come and go.
+
+    Example:
+        >>> import torch, moopt
+        >>> G = torch.tensor([[1.0, 0.0], [0.0, 4.0]], dtype=torch.float64)
+        >>> moopt.MGDA()(moopt.StepStatistics(gramian=G)).weights.tolist()
+        [0.8, 0.2]
+    """
+
+    name: ClassVar[str]
+    source: ClassVar[str]
+    needs: ClassVar[frozenset[str]] = frozenset()
+    state_axes: Mapping[str, int] = {}
+
+    @property
+    @abc.abstractmethod
+    def guarantees(self) -> frozenset[Guarantee]:
+        """The promises that hold under the configured hyper-parameters."""
+
+    def initial_state(self, num_objectives: int, device: torch.device | None = None) -> dict[str, Tensor]:
+        """The state before the first step: a flat dict of tensors; empty for stateless methods."""
+        return {}
+
+    @abc.abstractmethod
+    def __call__(self, statistics: StepStatistics, state: dict[str, Tensor] | None = None) -> WeightingOutput:
+        """Return the weights for one step; `state=None` means `initial_state`."""
