@@ -1,0 +1,1 @@
+"""Unlearning in a small language model, end to end and offline."""
