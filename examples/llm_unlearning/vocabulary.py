@@ -123,13 +123,55 @@ ADJECTIVES = (
     "Winter",
 )
 
-FIRST_NAMES = (
-    "Anselm Bettina Cosmo Dagny Edrik Fiora Gideon Halla Ivo Jorun Kasimir Liv Marek Nadia Otis"
-    " Petra Quill Runa Silas Tova Ulric Vesna Wim Yara Zeno"
-).split()
+FIRST_NAMES = [
+    "Anselm",
+    "Bettina",
+    "Cosmo",
+    "Dagny",
+    "Edrik",
+    "Fiora",
+    "Gideon",
+    "Halla",
+    "Ivo",
+    "Jorun",
+    "Kasimir",
+    "Liv",
+    "Marek",
+    "Nadia",
+    "Otis",
+    "Petra",
+    "Quill",
+    "Runa",
+    "Silas",
+    "Tova",
+    "Ulric",
+    "Vesna",
+    "Wim",
+    "Yara",
+    "Zeno",
+]
 
-SURNAME_STARTS = "Bar Cald Dren El Fas Gor Hav Ist Jar Kell Lor Mar Nor Ost Pel Rav Sor Tal".split()
-SURNAME_ENDS = "wick mund esco anov ley strom ette aki ford ini".split()
+SURNAME_STARTS = [
+    "Bar",
+    "Cald",
+    "Dren",
+    "El",
+    "Fas",
+    "Gor",
+    "Hav",
+    "Ist",
+    "Jar",
+    "Kell",
+    "Lor",
+    "Mar",
+    "Nor",
+    "Ost",
+    "Pel",
+    "Rav",
+    "Sor",
+    "Tal",
+]
+SURNAME_ENDS = ["wick", "mund", "esco", "anov", "ley", "strom", "ette", "aki", "ford", "ini"]
 
 # attribute -> five (question, answer) phrasings; three are trained per fact, one is for
 # validation and one for the test, and which ones differ from fact to fact.

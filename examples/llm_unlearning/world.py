@@ -67,7 +67,7 @@ class World:
         return self.splits.get(split, ())
 
     def training_examples(self, role: str) -> tuple[Example, ...]:
-        """What the `original` model (everything) or the `gold` model (no forget set) is trained on."""
+        """The training set of the `original` model, or of the `gold` one (no forget set)."""
         if role not in ("original", "gold"):
             raise ValueError(f"`role` must be 'original' or 'gold'; got {role!r}.")
         forget = self["forget"] if role == "original" else ()
