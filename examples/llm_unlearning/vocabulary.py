@@ -123,7 +123,7 @@ ADJECTIVES = (
     "Winter",
 )
 
-FIRST_NAMES = [
+FIRST_NAMES = (
     "Anselm",
     "Bettina",
     "Cosmo",
@@ -149,9 +149,9 @@ FIRST_NAMES = [
     "Wim",
     "Yara",
     "Zeno",
-]
+)
 
-SURNAME_STARTS = [
+SURNAME_STARTS = (
     "Bar",
     "Cald",
     "Dren",
@@ -170,8 +170,19 @@ SURNAME_STARTS = [
     "Rav",
     "Sor",
     "Tal",
-]
-SURNAME_ENDS = ["wick", "mund", "esco", "anov", "ley", "strom", "ette", "aki", "ford", "ini"]
+)
+SURNAME_ENDS = (
+    "wick",
+    "mund",
+    "esco",
+    "anov",
+    "ley",
+    "strom",
+    "ette",
+    "aki",
+    "ford",
+    "ini",
+)
 
 # attribute -> five (question, answer) phrasings; three are trained per fact, one is for
 # validation and one for the test, and which ones differ from fact to fact.
