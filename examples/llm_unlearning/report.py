@@ -4,7 +4,7 @@ The page embeds every picture, loads nothing from anywhere, and prints. `run.py`
 `results.json` in this form, and `write_report`, `write_plots` and `summary_table` read it:
 
     {
-      "config":      {"preset": "demo", "authors": 120, "steps": 200, ...}   any nesting of plain values
+      "config":      {"preset": "demo", "authors": 120, ...}           any nesting of plain values
       "environment": {"python": "3.11.7", "torch": "2.13.0", "commit": "...", ...}
       "seeds":       [0, 1, ...]
       "methods": {
