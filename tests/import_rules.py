@@ -1,0 +1,301 @@
+"""The architecture as data and pure functions: sources in, sentences about violations out."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import fnmatch
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+# The arrows of docs/architecture.md: a package may import itself and what is named here.
+# The longest matching prefix decides; a module without an entry is a violation.
+RANK_0 = frozenset({"__version__", "status", "record", "losses_mapping"})
+ARROWS: Mapping[str, frozenset[str]] = {
+    "__version__": frozenset(),
+    "status": frozenset(),
+    "record": frozenset({"status"}),
+    "losses_mapping": frozenset(),
+    "kernels": RANK_0,
+    "solvers": RANK_0 | {"kernels"},
+    "gradients": RANK_0 | {"kernels"},
+    "losses": RANK_0 | {"kernels"},
+    "weightings": RANK_0 | {"solvers"},
+    "common_descent": RANK_0 | {"kernels", "solvers", "weightings", "gradients"},
+}
+
+# Third-party packages beside torch, by a pattern of the module's name.
+THIRD_PARTY: Mapping[str, frozenset[str]] = {
+    "moopt.kernels.*.triton": frozenset({"triton"}),
+    "moopt.integrations.*": frozenset({"transformers"}),
+    "moopt.*plots": frozenset({"matplotlib"}),
+    "moopt.*": frozenset({"numpy"}),
+}
+DISTRIBUTED_HOME = "moopt.gradients.sharding"
+PUBLIC_PACKAGES = ("moopt", "moopt.solvers", "moopt.weightings", "moopt.losses")
+MAX_LINES, MAX_KERNEL_LINES = 350, 500
+
+
+@dataclasses.dataclass(frozen=True)
+class Import:
+    """One imported thing: `name` of `module` (None for `import module`), and when it happens."""
+
+    module: str
+    name: str | None
+    line: int
+    on_load: bool  # outside functions and `if TYPE_CHECKING:`
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One module: its dotted name, whether it is a package, and its text."""
+
+    name: str
+    text: str
+    is_package: bool = False
+
+    @property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.text)
+
+    def imports(self) -> list[Import]:
+        """Every import, with relative ones made absolute, and `import_module("literal")` too."""
+        return list(_walk(self, self.tree, on_load=True))
+
+
+Sources = Mapping[str, Source]
+
+
+def read_sources(root: Path, folder: str) -> dict[str, Source]:
+    """The modules under `root/folder`, by dotted name."""
+    sources = {}
+    for path in sorted((root / folder).rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        is_package = parts[-1] == "__init__"
+        name = ".".join(parts[:-1] if is_package else parts)
+        sources[name] = Source(name, path.read_text(encoding="utf-8"), is_package)
+    return sources
+
+
+def sources_of(texts: Mapping[str, str]) -> dict[str, Source]:
+    """Sources from plain texts; a name that is another's parent is a package."""
+    return {
+        name: Source(name, text, any(other.startswith(name + ".") for other in texts))
+        for name, text in texts.items()
+    }
+
+
+def _walk(source: Source, node: ast.AST, on_load: bool) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            for alias in child.names:
+                yield Import(alias.name, None, child.lineno, on_load)
+        elif isinstance(child, ast.ImportFrom):
+            module = _absolute(source, child)
+            for alias in child.names:
+                yield Import(module, alias.name, child.lineno, on_load)
+        elif isinstance(child, ast.Call) and _is_import_call(child):
+            yield Import(child.args[0].value, None, child.lineno, on_load)
+        later = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        typing_only = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
+        yield from _walk(source, child, on_load and not later and not typing_only)
+
+
+def _absolute(source: Source, node: ast.ImportFrom) -> str:
+    if not node.level:
+        return node.module or ""
+    package = source.name.split(".")
+    package = package[: len(package) - node.level + source.is_package]
+    return ".".join([*package, *([node.module] if node.module else [])])
+
+
+def _is_import_call(node: ast.Call) -> bool:
+    called = ast.unparse(node.func).split(".")[-1]
+    literal = bool(node.args) and isinstance(node.args[0], ast.Constant)
+    return literal and called in ("import_module", "__import__")
+
+
+def _target(item: Import, sources: Sources) -> str:
+    """The module that `item` loads: `from package import module` is the module."""
+    inner = f"{item.module}.{item.name}"
+    return inner if inner in sources else item.module
+
+
+def _package(module: str) -> str | None:
+    """The entry of `ARROWS` that `moopt.x.y` belongs to; "" for moopt's own `__init__`."""
+    if module == "moopt":
+        return ""
+    inner = module.removeprefix("moopt.")
+    matches = [key for key in ARROWS if inner == key or inner.startswith(key + ".")]
+    return max(matches, key=len, default=None)
+
+
+def _is_ours(module: str) -> bool:
+    return module == "moopt" or module.startswith("moopt.")
+
+
+def rank_violations(sources: Sources) -> list[str]:
+    """Imports against the arrows, and modules that have no place in them."""
+    found = []
+    for source in sources.values():
+        home = _package(source.name)
+        if home is None:
+            found.append(f"{source.name} has no entry in ARROWS; give it a rank.")
+        if not home:
+            continue
+        for item in source.imports():
+            target = _target(item, sources)
+            other = _package(target) if _is_ours(target) else home
+            if other != home and other not in ARROWS[home]:
+                found.append(
+                    f"{source.name}:{item.line} imports {target}; {home} may import"
+                    f" {', '.join(sorted(ARROWS[home])) or 'nothing of moopt'}."
+                )
+    return found
+
+
+def third_party_violations(sources: Sources) -> list[str]:
+    """Imports of what is neither the standard library, torch, nor allowed for that module."""
+    found = []
+    for source in sources.values():
+        allowed = {"torch", "moopt"}.union(
+            *(
+                extra
+                for pattern, extra in THIRD_PARTY.items()
+                if fnmatch.fnmatch(source.name, pattern)
+            )
+        )
+        for item in source.imports():
+            top = item.module.split(".")[0]
+            if top not in sys.stdlib_module_names and top not in allowed:
+                found.append(f"{source.name}:{item.line} imports {top}, not allowed there.")
+    return found
+
+
+def distributed_violations(sources: Sources) -> list[str]:
+    """Uses of torch.distributed outside its one home, by import or by attribute."""
+    found = []
+    for source in sources.values():
+        if source.name == DISTRIBUTED_HOME:
+            continue
+        lines = [
+            item.line
+            for item in source.imports()
+            if f"{item.module}.{item.name or ''}".startswith("torch.distributed")
+        ]
+        lines += [
+            node.lineno
+            for node in ast.walk(source.tree)
+            if isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.distributed"
+        ]
+        found += [
+            f"{source.name}:{line} uses torch.distributed; only {DISTRIBUTED_HOME} may."
+            for line in lines
+        ]
+    return found
+
+
+def loaded_by_import_moopt(sources: Sources) -> set[str]:
+    """The modules of moopt that `import moopt` runs, parents included."""
+    loaded: set[str] = set()
+    waiting = ["moopt"]
+    while waiting:
+        name = waiting.pop()
+        if name in loaded or name not in sources:
+            continue
+        loaded.add(name)
+        for item in sources[name].imports():
+            if item.on_load and _is_ours(item.module):
+                parts = _target(item, sources).split(".")
+                waiting += [".".join(parts[: i + 1]) for i in range(len(parts))]
+    return loaded
+
+
+def heavy_import_violations(sources: Sources) -> list[str]:
+    """Third-party imports other than torch that would run at `import moopt`."""
+    return [
+        f"{name}:{item.line} imports {item.module} while `import moopt` runs; import it where used."
+        for name in sorted(loaded_by_import_moopt(sources))
+        for item in sources[name].imports()
+        if item.on_load
+        and item.module.split(".")[0] not in sys.stdlib_module_names | {"torch", "moopt"}
+    ]
+
+
+def cycles(sources: Sources) -> list[str]:
+    """Each import cycle among the modules, once, as `a -> b -> a`."""
+    edges = {
+        name: sorted(
+            {_target(item, sources) for item in source.imports()} & (sources.keys() - {name})
+        )
+        for name, source in sources.items()
+    }
+    found: dict[frozenset[str], str] = {}
+    finished: set[str] = set()
+
+    def visit(name: str, path: list[str]) -> None:
+        if name in path:
+            cycle = path[path.index(name) :]
+            found.setdefault(frozenset(cycle), " -> ".join([*cycle, name]))
+        elif name not in finished:
+            for other in edges[name]:
+                visit(other, [*path, name])
+            finished.add(name)
+
+    for name in sources:
+        visit(name, [])
+    return list(found.values())
+
+
+def public_names(source: Source) -> frozenset[str]:
+    """The literal `__all__` of a module."""
+    for node in source.tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return frozenset(ast.literal_eval(node.value))
+    return frozenset()
+
+
+def private_use_violations(users: Iterable[Source], sources: Sources) -> list[str]:
+    """Imports by benchmarks, examples and docs of anything but documented public names."""
+    found = []
+    for user in users:
+        ours: set[str] = set()
+        for item in user.imports():
+            if not _is_ours(item.module):
+                continue
+            if item.module not in PUBLIC_PACKAGES:
+                found.append(f"{user.name}:{item.line} imports {item.module}, which is not public.")
+            elif item.name is not None and f"{item.module}.{item.name}" not in PUBLIC_PACKAGES:
+                ours.add(item.name)
+                if item.name not in public_names(sources[item.module]) | {"__version__"}:
+                    found.append(
+                        f"{user.name}:{item.line} imports {item.name} from {item.module},"
+                        " where `__all__` does not name it."
+                    )
+            ours.add(item.module.split(".")[0])
+        found += [
+            f"{user.name}:{node.lineno} reads the private {ast.unparse(node)}."
+            for node in ast.walk(user.tree)
+            if isinstance(node, ast.Attribute)
+            and re.match(r"_[^_]", node.attr)
+            and ast.unparse(node).split(".")[0] in ours
+        ]
+    return found
+
+
+def length_violations(sources: Iterable[Source]) -> list[str]:
+    """Files that hold more than one idea, judged by their length."""
+    found = []
+    for source in sources:
+        lines = len(source.text.splitlines())
+        limit = MAX_KERNEL_LINES if source.name.startswith("moopt.kernels.") else MAX_LINES
+        if lines > limit:
+            found.append(f"{source.name} has {lines} lines; at most {limit}. Split it by ideas.")
+    return found
+
+
+def python_blocks(markdown: str) -> list[str]:
+    """The contents of the fenced ```python blocks of a Markdown text."""
+    return re.findall(r"^```python\n(.*?)^```", markdown, flags=re.MULTILINE | re.DOTALL)
