@@ -101,7 +101,7 @@ def rank_deficient(seed: int, m: int) -> Tensor:
 
 
 def duplicate(seed: int, m: int) -> Tensor:
-    """Non-stationary (g_i . e = 0.3 > 0); rows 0 and m-1 are equal, hence the weights not unique."""
+    """Non-stationary (g_i . e = 0.3 > 0); rows 0 and m-1 are equal, so w is not unique."""
     z = _normal(seed, m, m + 3)
     z[-1] = z[0]
     return _cone(0.3, z)
