@@ -1,0 +1,52 @@
+"""The documentation's configuration; a public name without a page breaks the build."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parent
+sys.path[:0] = [str(DOCS.parent), str(DOCS / "_extensions")]
+
+from moopt.__version__ import __version__  # noqa: E402
+
+project = "moopt"
+author = "The moopt developers"
+copyright = "2026, the moopt developers"
+release = version = __version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "public_names",
+]
+exclude_patterns = ["_build"]
+
+html_theme = "furo"
+html_title = "moopt"
+html_static_path = ["_static"]
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+# Docstrings are read in the terminal first: plain backticks, formulas as code.
+default_role = "literal"
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+napoleon_custom_sections = ["Numerics", "Source", ("Class attributes", "Attributes")]
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+
+# Every public name of these modules must be documented, or the build fails.
+public_modules = ["moopt", "moopt.solvers", "moopt.weightings", "moopt.losses"]
+
+nitpicky = True
+# No network in the build, so names of other libraries cannot be resolved.
+nitpick_ignore_regex = [
+    (r"py:.*", r"(torch|nn|Tensor|collections|numbers|typing)(\..*)?"),
+    (r"py:.*", r"(optional|Ellipsis|default.*)"),
+]
