@@ -1,0 +1,120 @@
+"""certified_weights: from the Gramian to weights whose direction has been checked."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from moopt.record import StepStatistics
+from moopt.solvers import min_norm_point
+from moopt.status import SolverStatus
+from moopt.weightings.base import Guarantee, Weighting
+
+DESCENT_TOL = 1e-9
+"""(G w)_i >= -DESCENT_TOL ||g_i|| ||d|| counts as descent: ten times the solvers' tolerance."""
+
+ROUNDING = 64 * torch.finfo(torch.float64).eps
+"""Slack for the rounding of (G w)_i itself, relative to ||g_i|| sum_j |w_j| ||g_j||."""
+
+
+class CertifiedWeights(NamedTuple):
+    """Weights, the next state, and what `StepRecord` says about them."""
+
+    weights: Tensor
+    state: dict[str, Tensor]
+    active: Tensor
+    stationarity: Tensor
+    status: Tensor
+    gap: Tensor
+    descent: Tensor
+    fell_back: Tensor
+
+
+def certified_weights(
+    statistics: StepStatistics,
+    weighting: Weighting,
+    state: dict[str, Tensor] | None = None,
+    *,
+    inactive_tol: float,
+) -> CertifiedWeights:
+    """Weigh the objectives, and check that the direction is what the method promises.
+
+    1. Objectives with `||g_i|| <= inactive_tol * max_j ||g_j||` are inactive: weight 0.
+    2. The weighting sees the active ones.
+    3. The direction `d = sum_i w_i g_i` is checked: `(G w)_i >= 0` for every active i, up to
+       rounding. A weighting that guarantees this and fails is replaced, for this step, by
+       l2-normalised MGDA at the scale of the mean gradient norm.
+
+    Everything is branch-free: nothing synchronises the device.
+
+    Args:
+        statistics: of one step, Gramian float64 `[m, m]`.
+        weighting: the method.
+        state: its state, aligned with the objectives of `statistics`.
+        inactive_tol: relative noise floor, >= 0; 0 disables the rule.
+    """
+    gramian = statistics.gramian
+    finite = torch.isfinite(gramian).all()
+    norms = gramian.diagonal().clamp_min(0.0).sqrt()
+    active = above_noise_floor(norms, inactive_tol)
+    statistics = dataclasses.replace(statistics, active=active)
+    if state is None:
+        state = weighting.initial_state(statistics.num_objectives, gramian.device)
+    output = weighting(statistics, state)
+    weights = output.weights
+
+    scale = norms.where(norms > 0, 1.0)
+    cosines = gramian / scale[:, None] / scale[None, :]
+    unit = min_norm_point(cosines, active=active)
+    squared = (unit.weights * (cosines @ unit.weights)).sum().clamp_min(0.0)
+    degenerate = unit.status == SolverStatus.DEGENERATE
+    stationarity = squared.sqrt().masked_fill(degenerate, 0.0)
+
+    descent = is_common_descent(gramian, weights, active)
+    fell_back = torch.zeros_like(descent)
+    if Guarantee.NON_CONFLICTING in weighting.guarantees:
+        fell_back = finite & ~descent
+        mean_norm = (norms * active).sum() / active.sum().clamp_min(1)
+        fallback = unit.weights / scale * mean_norm
+        weights = torch.where(fell_back, fallback, weights)
+        descent = torch.where(fell_back, is_common_descent(gramian, weights, active), descent)
+
+    result = output.result
+    return CertifiedWeights(
+        weights=weights,
+        state={key: torch.where(finite, output.state[key], state[key]) for key in state},
+        active=active,
+        stationarity=stationarity,
+        status=unit.status if result is None else result.status,
+        gap=torch.full_like(stationarity, float("nan")) if result is None else result.gap,
+        descent=descent,
+        fell_back=fell_back,
+    )
+
+
+def above_noise_floor(norms: Tensor, inactive_tol: float) -> Tensor:
+    """bool `[m]`: the objectives whose gradient is above the noise floor.
+
+    With all gradients zero, or with a single objective, every objective is active. A non-finite
+    norm counts as active, so that overflow is seen rather than masked.
+    """
+    if norms.shape[-1] == 1 or inactive_tol == 0:
+        return torch.ones_like(norms, dtype=torch.bool)
+    largest = norms.amax(-1, keepdim=True)
+    return ~((norms <= inactive_tol * largest) & (largest > 0) & torch.isfinite(largest))
+
+
+def is_common_descent(gramian: Tensor, weights: Tensor, active: Tensor) -> Tensor:
+    """bool scalar: `(G w)_i >= 0` for every active i, relative to `||g_i|| ||d||`.
+
+    False where the Gramian or the weights are not finite.
+    """
+    norms = gramian.diagonal().clamp_min(0.0).sqrt()
+    inner = gramian @ weights
+    length = (weights * inner).sum().clamp_min(0.0).sqrt()
+    rounding = ROUNDING * (weights.abs() * norms).sum()
+    lowers = inner >= -norms * (DESCENT_TOL * length + rounding)
+    return (lowers | ~active).all() & torch.isfinite(inner).all()

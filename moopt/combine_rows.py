@@ -1,0 +1,124 @@
+"""combine_rows_: recorded rows in, direction in `.grad` and a StepRecord out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moopt.certified_weights import CertifiedWeights, certified_weights
+from moopt.gradients import GradientStore
+from moopt.record import StepRecord, StepStatistics
+from moopt.state_by_name import STEP_KEY, gather, is_stateful, scatter
+from moopt.status import SolverStatus
+from moopt.weightings.base import Weighting
+
+
+def combine_rows_(
+    store: GradientStore,
+    losses: Mapping[str, Tensor | None],
+    weighting: Weighting,
+    bank: MutableMapping[str, Any],
+    *,
+    shared: Collection[int] | None,
+    inactive_tol: float,
+    scale: Tensor | None = None,
+    lr: float | None = None,
+    step: int = 0,
+) -> StepRecord:
+    """Combine the rows of `store` into a direction and add it to `.grad`; the rows are consumed.
+
+    Args:
+        store: one row per objective; on return it is empty.
+        losses: the unscaled loss of each objective, None where the caller gave none.
+        weighting: the method.
+        bank: where the weighting's state lives, by objective name.
+        shared: `id`s of the parameters that enter the Gramian; None for the default rule.
+        inactive_tol: relative noise floor of a gradient.
+        scale: the factor of a GradScaler that the rows carry; what the weighting sees is
+            unscaled, what lands in `.grad` keeps the factor.
+        lr: learning rate, for weightings that use it.
+        step: number of combined steps before this one.
+
+    Raises:
+        ValueError: the weighting needs losses and one is missing.
+    """
+    names = tuple(store.rows)
+    missing = [name for name in names if losses.get(name) is None]
+    if missing and "losses" in weighting.needs:
+        raise ValueError(
+            f"{type(weighting).__name__} needs the value of every loss; none was given for"
+            f" {', '.join(map(repr, missing))}. Pass it: optimizer.objective(name, loss)."
+        )
+    flags = store.shared(shared)
+    gramian = store.gramian(flags)
+    if scale is not None:
+        gramian = gramian / scale.to(gramian.device, torch.float64).square()
+    nan = torch.tensor(float("nan"), dtype=torch.float64, device=gramian.device)
+    values = [losses.get(name) for name in names]
+    stacked = torch.stack([nan if v is None else v.to(nan) for v in values])
+    statistics = StepStatistics(
+        gramian=gramian,
+        losses=None if missing else stacked,
+        names=names,
+        lr=lr,
+        step=bank.get(STEP_KEY, step),
+    )
+    if len(names) == 1 or not any(flags):
+        certified = _unweighted(gramian)
+    else:
+        state = None
+        if is_stateful(weighting):
+            state = gather(bank, weighting, names, gramian.device)
+        certified = certified_weights(statistics, weighting, state, inactive_tol=inactive_tol)
+        if is_stateful(weighting):
+            scatter(bank, weighting, names, certified.state)
+
+    write_direction_(store, certified.weights, flags)
+    return StepRecord(
+        names=names,
+        losses=stacked,
+        weights=certified.weights,
+        gramian=gramian,
+        active=certified.active,
+        stationarity_value=certified.stationarity,
+        status_code=certified.status,
+        gap=certified.gap,
+        descent=certified.descent,
+        fell_back=certified.fell_back,
+        fallbacks=certified.fell_back.long(),
+        step=step,
+    )
+
+
+def write_direction_(store: GradientStore, weights: Tensor, shared: Sequence[bool]) -> None:
+    """Add the direction to `.grad` of every parameter; the rows are consumed."""
+    parameters = list(store.parameters)
+    for p, d in zip(parameters, store.combine_(weights, shared), strict=True):
+        if d is None:
+            continue
+        if p.grad is None:
+            p.grad = d
+        else:
+            p.grad.add_(d)
+
+
+def _unweighted(gramian: Tensor) -> CertifiedWeights:
+    """Weight one for each: a single objective, or objectives that share no parameter."""
+    m = gramian.shape[-1]
+    finite = torch.isfinite(gramian).all()
+    nan = torch.full((), float("nan"), dtype=torch.float64, device=gramian.device)
+    alone = m == 1
+    converged = torch.full((), int(SolverStatus.CONVERGED), device=gramian.device)
+    return CertifiedWeights(
+        weights=gramian.new_ones(m),
+        state={},
+        active=torch.ones(m, dtype=torch.bool, device=gramian.device),
+        stationarity=(gramian[0, 0] > 0).to(torch.float64) if alone else nan,
+        status=torch.where(finite, converged, int(SolverStatus.NON_FINITE)),
+        gap=nan if not alone else torch.zeros_like(nan),
+        descent=finite,
+        fell_back=torch.zeros_like(finite),
+    )

@@ -1,0 +1,452 @@
+"""CommonDescent: a torch optimizer that takes one step for several losses."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from moopt.closure import weighted_closure
+from moopt.combine_rows import combine_rows_
+from moopt.functional import DEFAULT_INACTIVE_TOL, ids_of, record_rows, scale_of
+from moopt.gradients import GradientStore, set_aside_gradients, take_gradients
+from moopt.named_losses import Losses, named_losses
+from moopt.record import StepRecord
+from moopt.resolve_weighting import resolve_weighting
+from moopt.state_by_name import NAMES_KEY, enrol, is_stateful
+from moopt.weightings import Sum, Weighting
+
+if TYPE_CHECKING:
+    from torch.amp import GradScaler
+
+
+class _Progress:
+    """What changes from call to call. A container, so that proxies never rebind it."""
+
+    def __init__(self) -> None:
+        self.store = GradientStore()
+        self.losses: dict[str, Tensor | None] = {}
+        self.record = StepRecord()
+        self.step = 0
+        self.bypassed = 0
+        self.fallbacks: Tensor | None = None
+        self.combined = False  # a direction waits in `.grad`
+        self.capturing: str | None = None
+        self.unnamed: int | None = None
+
+    def drop_rows(self) -> None:
+        self.store.clear()
+        self.losses.clear()
+        self.combined = False
+
+
+class CommonDescent(torch.optim.Optimizer):
+    """Several losses, one step: a common descent direction for any optimizer.
+
+    Each step solves, over the objectives' gradients `g_1 ... g_m`, the weighting's problem on
+    their Gramian `G_ij = g_i . g_j`, and hands `d = sum_i w_i g_i` to the wrapped optimizer as
+    `.grad`. For a weighting that guarantees common descent, `g_i . d >= 0` for every active
+    objective: to first order and on this batch, a small enough step along `-d` raises none of
+    them. The wrapped optimizer's momentum, preconditioner and decay act on `d` as on any gradient.
+
+    There are three ways in and one way through:
+
+    - `backward(losses)`, then `step()`;
+    - `with optimizer.objective(name): loss.backward()` for each, then `combine_()` and `step()`;
+    - `step(closure)`, where the closure returns the losses and calls no backward.
+
+    Args:
+        optimizer: any optimizer instance; its parameter groups, state and defaults are this
+            object's too.
+        weighting: the method (an instance or its registered name); None is the default method.
+        shared: the parameters whose gradients enter the Gramian. Default: in each step, those that
+            at least two objectives reach. All others (task heads) take the sum of their gradients
+            unweighted.
+        objectives: the objectives' names, if known: allocates a stateful weighting's state at
+            once, which distributed checkpointing needs.
+        inactive_tol: objectives with `||g_i|| <= inactive_tol * max_j ||g_j||` get weight 0 in
+            that step and are named in the record; 0 disables the rule.
+        record_every: build a record in every k-th step only. With `Sum()` the steps between need
+            one backward pass in all.
+
+    Raises:
+        TypeError: `optimizer` is not a torch optimizer instance, or `weighting` not a weighting.
+        ValueError: a value out of range, or a parameter in `shared` that is not the optimizer's.
+
+    Numerics:
+        The Gramian accumulates in float64 whatever the gradients' dtype. A step reads each
+        gradient twice and writes the direction into the memory of the first: peak extra memory is
+        the m gradients. Nothing reads a value back from the device inside a step. With a single
+        objective the step is bit for bit the wrapped optimizer's, whatever the weighting.
+
+    Example:
+        >>> import torch, moopt
+        >>> model = torch.nn.Linear(2, 2)
+        >>> optimizer = moopt.CommonDescent(torch.optim.SGD(model.parameters(), lr=0.1))
+        >>> out = model(torch.ones(1, 2))
+        >>> record = optimizer.backward({"a": out[0, 0] ** 2, "b": (out.sum() - 1) ** 2})
+        >>> optimizer.step()
+        >>> record.names
+        ('a', 'b')
+
+    Source: Desideri, "Multiple-gradient descent algorithm (MGDA) for multiobjective
+    optimization", C. R. Acad. Sci. Paris, 2012; each weighting names its own.
+    """
+
+    # A fused base advertises that it unscales by itself; forwarding that would let a GradScaler
+    # skip the unscaling of a direction it has never seen.
+    _step_supports_amp_scaling = False
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        weighting: Weighting | str | None = None,
+        *,
+        shared: Iterable[Tensor] | None = None,
+        objectives: Iterable[str] | None = None,
+        inactive_tol: float = DEFAULT_INACTIVE_TOL,
+        record_every: int = 1,
+    ) -> None:
+        if not isinstance(optimizer, torch.optim.Optimizer) or isinstance(optimizer, CommonDescent):
+            raise TypeError(
+                "`optimizer` of CommonDescent must be an instance of a torch optimizer; got"
+                f" {optimizer!r}. Pass for instance torch.optim.AdamW(model.parameters())."
+            )
+        if not 0.0 <= inactive_tol < 1.0:
+            raise ValueError(f"`inactive_tol` must be in [0, 1); got {inactive_tol}. Use 1e-5.")
+        if record_every < 1:
+            raise ValueError(f"`record_every` must be at least 1; got {record_every}. Use 1.")
+        self.__setstate__(
+            {
+                "optimizer": optimizer,
+                "weighting": resolve_weighting(weighting),
+                "shared": None if shared is None else list(shared),
+                "objectives": None if objectives is None else tuple(objectives),
+                "inactive_tol": float(inactive_tol),
+                "record_every": int(record_every),
+            }
+        )
+        if self.shared is not None:
+            ids_of(self.shared, self._parameters())
+        if self.objectives is not None and is_stateful(self.weighting):
+            device = next((p.device for p in self._parameters()), None)
+            enrol(self.param_groups[0], self.weighting, self.objectives, device)
+
+    # ------------------------------------------------------------ delegation to the base optimizer
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        """The wrapped optimizer's parameter groups (the same object, always)."""
+        return self.optimizer.param_groups
+
+    @param_groups.setter
+    def param_groups(self, value: list[dict[str, Any]]) -> None:
+        self.optimizer.param_groups = value
+
+    @property
+    def state(self) -> Any:  # type: ignore[override]
+        """The wrapped optimizer's state."""
+        return self.optimizer.state
+
+    @state.setter
+    def state(self, value: Any) -> None:
+        self.optimizer.state = value
+
+    @property
+    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
+        """The wrapped optimizer's default hyper-parameters."""
+        return self.optimizer.defaults
+
+    @defaults.setter
+    def defaults(self, value: dict[str, Any]) -> None:
+        self.optimizer.defaults = value
+
+    def __getstate__(self) -> dict[str, Any]:
+        keys = ("optimizer", "weighting", "shared", "objectives", "inactive_tol", "record_every")
+        progress = self._progress
+        return {key: self.__dict__[key] for key in keys} | {
+            "moopt_progress": (progress.step, progress.bypassed, progress.fallbacks)
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        progress = _Progress()
+        progress.step, progress.bypassed, progress.fallbacks = state.pop(
+            "moopt_progress", (0, 0, None)
+        )
+        # torch's own __setstate__ creates the hook tables, as Optimizer.__init__ would.
+        super().__setstate__(state | {"_progress": progress})
+
+    def __repr__(self) -> str:
+        return f"CommonDescent({self.optimizer!r}, weighting={self.weighting!r})"
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a parameter group to the wrapped optimizer."""
+        self.optimizer.add_param_group(param_group)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The wrapped optimizer's state; a weighting's own lies in its first parameter group."""
+        for before in self._optimizer_state_dict_pre_hooks.values():
+            before(self)
+        state_dict = self.optimizer.state_dict()
+        for after in self._optimizer_state_dict_post_hooks.values():
+            replaced = after(self, state_dict)
+            state_dict = state_dict if replaced is None else replaced
+        return state_dict
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict` returned, or a state dict of the wrapped optimizer alone."""
+        for before in self._optimizer_load_state_dict_pre_hooks.values():
+            replaced = before(self, state_dict)
+            state_dict = state_dict if replaced is None else replaced
+        self.optimizer.load_state_dict(state_dict)
+        if self.objectives is not None and is_stateful(self.weighting):
+            enrol(self.param_groups[0], self.weighting, self.objectives)
+        for after in self._optimizer_load_state_dict_post_hooks.values():
+            after(self)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear `.grad`, and drop rows that were recorded and not yet combined."""
+        self._progress.drop_rows()
+        self.optimizer.zero_grad(set_to_none=set_to_none)
+
+    # ------------------------------------------------------------------------------ the ways in
+
+    @property
+    def record(self) -> StepRecord:
+        """The last `StepRecord`; an empty one before the first step."""
+        self._progress.record.bypassed = self._progress.bypassed
+        return self._progress.record
+
+    def backward(
+        self, losses: Losses, *, scaler: GradScaler | None = None, accumulate: bool = False
+    ) -> StepRecord | None:
+        """Differentiate every loss, combine, and leave the direction in `.grad`.
+
+        Args:
+            losses: mapping name -> scalar, sequence of scalars or 1-D tensor, *unscaled*.
+            scaler: a GradScaler. The passes run scaled and `.grad` carries the scale; the weights
+                are those without a scaler.
+            accumulate: only add to the objectives' rows (a micro-batch); the last call without it
+                combines all.
+
+        Returns:
+            The step's record (the last one in steps that `record_every` skips); None with
+            `accumulate=True`.
+
+        Raises:
+            TypeError, ValueError: malformed losses.
+            RuntimeError: the previous direction was not used by `step()`, or a backward failed.
+        """
+        self._refuse_second_direction()
+        names, values, named = named_losses(losses)
+        self._check_unnamed_length(len(names), named)
+        if self._one_pass_is_enough(accumulate):
+            total = torch.stack([v.to(values[0].device) for v in values]).sum()
+            (total if scaler is None else scaler.scale(total)).backward()
+            self._progress.combined = True
+            self._progress.step += 1
+            return self.record
+        self._record_losses(names, values, scaler)
+        return None if accumulate else self.combine_(scaler=scaler)
+
+    @contextlib.contextmanager
+    def objective(self, name: str, loss: Tensor | None = None) -> Iterator[None]:
+        """Record what a backward pass inside the block leaves in `.grad` as one objective's row.
+
+        Rows of one name add up, so micro-batches need nothing more. Lowest memory: the graph of
+        one objective can be freed before the next is built.
+
+        Args:
+            name: the objective.
+            loss: its unscaled value, for the record and for weightings that need losses; values of
+                several micro-batches add up.
+
+        Raises:
+            RuntimeError: no gradient arrived, blocks are nested, or a direction waits for `step()`.
+        """
+        self._refuse_second_direction()
+        progress = self._progress
+        if progress.capturing is not None:
+            raise RuntimeError(
+                f"objective({name!r}) was entered inside objective({progress.capturing!r}); close"
+                " one block before the next."
+            )
+        parameters = self._parameters()
+        progress.capturing = name
+        try:
+            with set_aside_gradients(parameters):
+                yield
+                row = take_gradients(parameters)
+        finally:
+            progress.capturing = None
+        if all(gradient is None for gradient in row):
+            raise RuntimeError(
+                f"no gradient arrived in objective({name!r}); call loss.backward() inside the"
+                " block, on a loss that depends on the optimizer's parameters."
+            )
+        progress.store.add(name, parameters, row)
+        if loss is None:
+            progress.losses.setdefault(name, None)
+        else:
+            self._add_loss(name, loss)
+
+    def combine_(self, *, scaler: GradScaler | None = None) -> StepRecord:
+        """Combine the recorded rows into one direction, and add it to `.grad`.
+
+        Args:
+            scaler: the GradScaler whose factor the rows carry, if their losses were scaled.
+
+        Raises:
+            RuntimeError: no row was recorded.
+            ValueError: the weighting needs losses and one is missing.
+        """
+        self._combine(scaler)
+        return self.record
+
+    def _combine(self, scaler: GradScaler | None = None) -> StepRecord:
+        progress = self._progress
+        if not len(progress.store):
+            raise RuntimeError(
+                "combine_() found no recorded objective; run `with optimizer.objective(name):"
+                " loss.backward()` for each one first."
+            )
+        parameters = progress.store.parameters
+        record = combine_rows_(
+            progress.store,
+            progress.losses,
+            self.weighting,
+            self.param_groups[0],
+            shared=None if self.shared is None else ids_of(self.shared, parameters),
+            inactive_tol=self.inactive_tol,
+            scale=scale_of(scaler, parameters[0]),
+            lr=self._lr(),
+            step=progress.step,
+        )
+        if progress.fallbacks is not None:
+            record.fallbacks = record.fallbacks + progress.fallbacks.to(record.fallbacks.device)
+        progress.fallbacks = record.fallbacks
+        progress.losses.clear()
+        progress.combined = True
+        if progress.step % self.record_every == 0:
+            progress.record = record
+        progress.step += 1
+        return record
+
+    def step(self, closure: Callable[[], Losses] | None = None) -> Any:  # type: ignore[override]
+        """Take the wrapped optimizer's step along the direction in `.grad`.
+
+        Args:
+            closure: returns the losses and calls no backward; this method zeroes and
+                differentiates. An optimizer that evaluates it several times in a step (LBFGS)
+                minimises `sum_i w_i loss_i` with the weights of the first evaluation.
+
+        Returns:
+            What the wrapped optimizer returns: None, or with a closure `sum_i w_i loss_i`.
+
+        Raises:
+            RuntimeError: rows were recorded and never combined.
+        """
+        progress = self._progress
+        if len(progress.store):
+            raise RuntimeError(
+                f"step() found rows of {', '.join(map(repr, progress.store.rows))} that were never"
+                " combined; call optimizer.combine_() first (before clipping), or backward(...)"
+                " without accumulate=True."
+            )
+        if closure is not None:
+            result = self.optimizer.step(weighted_closure(self, closure))  # type: ignore[arg-type]
+        else:
+            if not progress.combined:
+                self._note_bypass()
+            result = self.optimizer.step()
+        progress.combined = False
+        return result
+
+    # ---------------------------------------------------------------------------------- details
+
+    def _parameters(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"] if p.requires_grad]
+
+    def _lr(self) -> float | None:
+        lr = self.param_groups[0].get("lr")
+        return float(lr) if isinstance(lr, (int, float)) else None
+
+    def _one_pass_is_enough(self, accumulate: bool) -> bool:
+        progress = self._progress
+        return (
+            isinstance(self.weighting, Sum)
+            and progress.step % self.record_every != 0
+            and not accumulate
+            and not len(progress.store)
+        )
+
+    def _record_losses(
+        self, names: tuple[str, ...], values: list[Tensor], scaler: GradScaler | None = None
+    ) -> None:
+        try:
+            record_rows(self._progress.store, names, values, self._parameters(), scaler)
+        except BaseException:
+            self._progress.drop_rows()
+            raise
+        for name, value in zip(names, values, strict=True):
+            self._add_loss(name, value)
+
+    def _combined_weights(self, losses: Losses) -> Tensor:
+        """The first evaluation of a closure: combine, and return this step's weights."""
+        names, values, named = named_losses(losses)
+        self._check_unnamed_length(len(names), named)
+        self._record_losses(names, values)
+        return self._combine().weights
+
+    def _add_loss(self, name: str, loss: Tensor) -> None:
+        value = loss.detach().reshape(()).to(torch.float64)
+        former = self._progress.losses.get(name)
+        self._progress.losses[name] = value if former is None else former + value
+
+    def _check_unnamed_length(self, length: int, named: bool) -> None:
+        if named:
+            return
+        former = self._progress.unnamed
+        if former is not None and former != length:
+            raise ValueError(
+                f"an unnamed sequence of losses must keep its length; got {length} after {former}."
+                " Pass a mapping name -> loss: objectives may then come and go."
+            )
+        self._progress.unnamed = length
+
+    def _refuse_second_direction(self) -> None:
+        progress = self._progress
+        if progress.combined and all(p.grad is None for p in self._parameters()):
+            progress.combined = False  # somebody else cleared the gradients: the step was skipped
+        if progress.combined:
+            raise RuntimeError(
+                "the direction of the previous backward was not used; call optimizer.step() or"
+                " optimizer.zero_grad() first, or pass accumulate=True for micro-batches."
+            )
+
+    def _note_bypass(self) -> None:
+        if all(p.grad is None for p in self._parameters()):
+            return
+        progress = self._progress
+        if all(group.get("lr", 1.0) == 0 for group in self.param_groups):
+            # Distributed checkpointing builds the state by one step with zero learning rate.
+            if is_stateful(self.weighting) and NAMES_KEY not in self.param_groups[0]:
+                raise RuntimeError(
+                    f"the state of {type(self.weighting).__name__} does not exist before the first"
+                    " step, so a distributed checkpoint would drop it silently; pass"
+                    " objectives=(names) to CommonDescent."
+                )
+            return
+        progress.bypassed += 1
+        if progress.bypassed == 1:
+            warnings.warn(
+                "CommonDescent.step() ran on gradients that no objective recorded: a plain step of"
+                " the wrapped optimizer. Call optimizer.backward(losses) instead of loss.backward().",
+                UserWarning,
+                stacklevel=4,
+            )

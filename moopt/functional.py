@@ -1,0 +1,168 @@
+"""backward: the functional core, for any optimizer or list of parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, MutableMapping
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from moopt.combine_rows import combine_rows_
+from moopt.gradients import GradientStore, set_aside_gradients, take_gradients
+from moopt.named_losses import Losses, named_losses
+from moopt.record import StepRecord
+from moopt.resolve_weighting import resolve_weighting
+from moopt.state_by_name import is_stateful
+from moopt.weightings import Weighting
+
+if TYPE_CHECKING:
+    from torch.amp import GradScaler
+
+DEFAULT_INACTIVE_TOL = 1e-5
+"""A gradient this small beside the largest is noise: float32 rounding leaves about 4e-6."""
+
+
+def backward(
+    losses: Losses,
+    optimizer_or_parameters: torch.optim.Optimizer | Iterable[Tensor],
+    weighting: Weighting | str | None = None,
+    *,
+    scaler: GradScaler | None = None,
+    shared: Iterable[Tensor] | None = None,
+    state: MutableMapping[str, Any] | None = None,
+) -> StepRecord:
+    """Differentiate several losses and leave one direction in `.grad`.
+
+    Runs one backward pass per objective, weighs the gradients `g_i` through their Gramian, and
+    adds `d = sum_i w_i g_i` to `.grad`; any optimizer can then take its step along it. With a
+    `CommonDescent` (also inside a wrapper such as accelerate's) this is its `backward` method.
+
+    Args:
+        losses: mapping name -> scalar, sequence of scalars or 1-D tensor, unscaled.
+        optimizer_or_parameters: whose parameters to differentiate for.
+        weighting: the method, or its registered name; None is the default method (or the one of
+            the `CommonDescent`).
+        scaler: a GradScaler; the passes run scaled, `.grad` carries the scale, and the weights are
+            those without a scaler.
+        shared: parameters whose gradients enter the Gramian; default: those that at least two
+            objectives reach. The others take their gradients unweighted.
+        state: a dictionary that keeps the state of a stateful weighting between calls.
+
+    Returns:
+        The record of the step.
+
+    Raises:
+        ValueError: malformed losses; a stateful weighting without `state`; settings that a
+            `CommonDescent` already has.
+        TypeError: a loss is not a tensor.
+
+    Example:
+        >>> import torch, moopt
+        >>> w = torch.nn.Parameter(torch.tensor([1.0, 1.0]))
+        >>> record = moopt.backward({"a": w[0] ** 2, "b": (w[0] - 3 * w[1]) ** 2}, [w], moopt.MGDA())
+        >>> record.names, bool(record.descent)
+        (('a', 'b'), True)
+    """
+    from moopt.common_descent import CommonDescent
+
+    owner = _unwrap(optimizer_or_parameters)
+    if isinstance(owner, CommonDescent):
+        for name, value in (("weighting", weighting), ("shared", shared), ("state", state)):
+            if value is not None:
+                raise ValueError(
+                    f"`{name}` belongs to the CommonDescent that was passed; got a second one."
+                    f" Set it in CommonDescent(optimizer, ...) and leave it out here."
+                )
+        return cast(StepRecord, owner.backward(losses, scaler=scaler))
+    method = resolve_weighting(weighting)
+    if is_stateful(method) and state is None:
+        raise ValueError(
+            f"{type(method).__name__} keeps state from step to step and none was given. Pass"
+            " state={} and keep that dictionary, or use moopt.CommonDescent."
+        )
+    names, values, _ = named_losses(losses)
+    parameters = _parameters_of(owner)
+    store = GradientStore()
+    record_rows(store, names, values, parameters, scaler)
+    chosen = None if shared is None else ids_of(shared, parameters)
+    return combine_rows_(
+        store,
+        dict(zip(names, (v.detach() for v in values), strict=True)),
+        method,
+        {} if state is None else state,
+        shared=chosen,
+        inactive_tol=DEFAULT_INACTIVE_TOL,
+        scale=scale_of(scaler, values[0]),
+    )
+
+
+def record_rows(
+    store: GradientStore,
+    names: Iterable[str],
+    losses: list[Tensor],
+    parameters: list[Tensor],
+    scaler: GradScaler | None = None,
+) -> None:
+    """One backward pass per loss, each into its row of `store`.
+
+    If a pass fails, `.grad` is as before and the rows of this step are dropped.
+    """
+    try:
+        with set_aside_gradients(parameters):
+            for i, (name, loss) in enumerate(zip(names, losses, strict=True)):
+                scaled = loss if scaler is None else scaler.scale(loss)
+                scaled.backward(retain_graph=i + 1 < len(losses))
+                store.add(name, parameters, take_gradients(parameters))
+    except BaseException as error:
+        if len(store):
+            error.add_note("moopt dropped the rows of this step; `.grad` is as it was before.")
+        store.clear()
+        raise
+
+
+def scale_of(scaler: GradScaler | None, like: Tensor) -> Tensor | None:
+    """The factor of `scaler` as a tensor on the device: reading it does not synchronise."""
+    if scaler is None or not scaler.is_enabled():
+        return None
+    return scaler.scale(torch.ones((), device=like.device))
+
+
+def ids_of(shared: Iterable[Tensor], parameters: list[Tensor]) -> frozenset[int]:
+    """The `id`s of `shared`, checked to be among `parameters`."""
+    chosen = list(shared)
+    known = {id(p) for p in parameters}
+    if not chosen or any(id(p) not in known for p in chosen):
+        raise ValueError(
+            "`shared` must be trainable parameters of the optimizer, at least one;"
+            f" {sum(id(p) not in known for p in chosen)} of {len(chosen)} are not. Pass for"
+            " instance model.backbone.parameters()."
+        )
+    return frozenset(id(p) for p in chosen)
+
+
+def _unwrap(owner: Any) -> Any:
+    """Look through wrappers (accelerate, Lightning) for a `CommonDescent`."""
+    from moopt.common_descent import CommonDescent
+
+    inner = owner
+    while inner is not None and not isinstance(inner, CommonDescent):
+        inner = getattr(inner, "optimizer", None)
+    return owner if inner is None else inner
+
+
+def _parameters_of(owner: Any) -> list[Tensor]:
+    if isinstance(owner, torch.optim.Optimizer):
+        return [p for group in owner.param_groups for p in group["params"] if p.requires_grad]
+    if isinstance(owner, Tensor):
+        raise TypeError(
+            "`optimizer_or_parameters` must be an optimizer or an iterable of parameters; got one"
+            " tensor. Pass [tensor]."
+        )
+    parameters = [p for p in owner if p.requires_grad]
+    if not parameters:
+        raise ValueError(
+            "`optimizer_or_parameters` must hold at least one parameter that requires grad; got"
+            " none. Pass model.parameters()."
+        )
+    return parameters

@@ -1,0 +1,122 @@
+"""GradientStore: one row of gradients per objective, as autograd handed them over."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor
+
+from moopt.gradients.sharding import refuse_sharded
+from moopt.kernels.combine import combine_
+from moopt.kernels.gramian import gramian
+
+Row = list[Tensor | None]
+
+
+class GradientStore:
+    """The objectives' gradients over a fixed list of parameters, none of them copied.
+
+    A row is a list with one entry per parameter: the tensor autograd handed over, or None where
+    the objective does not reach the parameter. Rows of one objective add up (micro-batches).
+    """
+
+    def __init__(self) -> None:
+        self.parameters: list[Tensor] = []
+        self.rows: dict[str, Row] = {}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def clear(self) -> None:
+        """Drop every row."""
+        self.rows.clear()
+        self.parameters.clear()
+
+    def add(self, name: str, parameters: Sequence[Tensor], row: Row) -> None:
+        """Add `row` to the row of objective `name`; the store takes the tensors over.
+
+        Raises:
+            RuntimeError: the parameters changed since the first row, or a row lies in memory that
+                an earlier row still uses.
+            TypeError: a gradient is a sharded DTensor.
+        """
+        refuse_sharded(row)
+        if not self.rows:
+            self.parameters[:] = parameters
+        elif len(parameters) != len(self.parameters) or any(
+            a is not b for a, b in zip(parameters, self.parameters, strict=True)
+        ):
+            raise RuntimeError(
+                "the parameters changed between two objectives of one step; call"
+                " optimizer.zero_grad() and record every objective again."
+            )
+        self._refuse_reused_memory(name, row)
+        former = self.rows.get(name)
+        self.rows[name] = row if former is None else _add_rows(former, row)
+
+    def _refuse_reused_memory(self, name: str, row: Row) -> None:
+        for other, held in self.rows.items():
+            for ours, theirs in zip(row, held, strict=True):
+                if (
+                    ours is not None
+                    and theirs is not None
+                    and ours.data_ptr() == theirs.data_ptr()
+                    and ours.nbytes
+                ):
+                    raise RuntimeError(
+                        f"the gradients of objective {name!r} were written over those of"
+                        f" {other!r}: a wrapper reuses one gradient buffer between backward"
+                        " passes. Build DistributedDataParallel with gradient_as_bucket_view=False."
+                    )
+
+    def shared(self, chosen: Collection[int] | None) -> list[bool]:
+        """Which positions enter the Gramian.
+
+        Args:
+            chosen: the `id`s of the shared parameters; None means those that at least two
+                objectives reach, and with a single objective all of them.
+        """
+        if chosen is not None:
+            return [id(p) in chosen for p in self.parameters]
+        at_least = min(2, len(self.rows))
+        rows = self.rows.values()
+        return [
+            sum(row[t] is not None for row in rows) >= at_least for t in range(len(self.parameters))
+        ]
+
+    def gramian(self, shared: Sequence[bool]) -> Tensor:
+        """float64 `[m, m]`: inner products of the rows over the shared positions."""
+        rows = [[g for g, on in zip(row, shared, strict=True) if on] for row in self.rows.values()]
+        return gramian(rows)
+
+    def combine_(self, weights: Tensor, shared: Sequence[bool]) -> Row:
+        """Weighted sum on shared positions, plain sum elsewhere; consumes the rows.
+
+        Args:
+            weights: float64 `[m]`, in the order of the rows.
+            shared: one flag per parameter.
+
+        Returns:
+            The direction, one entry per parameter, in the memory of the first row that has one.
+        """
+        rows = list(self.rows.values())
+        ones = torch.ones_like(weights)
+        out: Row = [None] * len(self.parameters)
+        for flag, factors in ((True, weights), (False, ones)):
+            positions = [t for t, on in enumerate(shared) if on is flag]
+            if not positions:
+                continue
+            direction = combine_([[row[t] for t in positions] for row in rows], factors)
+            for t, d in zip(positions, direction, strict=True):
+                out[t] = d
+        self.rows.clear()
+        return out
+
+
+def _add_rows(former: Row, row: Row) -> Row:
+    """Add `row` into `former` in place where both have an entry."""
+    pairs = [(a, b) for a, b in zip(former, row, strict=True) if a is not None and b is not None]
+    if pairs:
+        torch._foreach_add_([a for a, _ in pairs], [b for _, b in pairs])
+    return [b if a is None else a for a, b in zip(former, row, strict=True)]

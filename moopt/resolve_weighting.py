@@ -1,0 +1,32 @@
+"""resolve_weighting: None, a registered name or an instance, as a weighting."""
+
+from __future__ import annotations
+
+from moopt.weightings import DualSpaceMGDA, Weighting, weighting_from_name
+
+
+def resolve_weighting(weighting: Weighting | str | None) -> Weighting:
+    """The weighting meant by an argument.
+
+    Args:
+        weighting: an instance, a registered name, or None for the default method.
+
+    Raises:
+        TypeError: something else, for instance the class instead of an instance.
+        ValueError: an unknown name.
+    """
+    if weighting is None:
+        return DualSpaceMGDA(variant="dual_basis")
+    if isinstance(weighting, str):
+        return weighting_from_name(weighting)
+    if isinstance(weighting, type) and issubclass(weighting, Weighting):
+        raise TypeError(
+            f"`weighting` must be an instance; got the class {weighting.__name__}. Write"
+            f" {weighting.__name__}()."
+        )
+    if not isinstance(weighting, Weighting):
+        raise TypeError(
+            "`weighting` must be a moopt weighting, its registered name or None; got"
+            f" {type(weighting).__name__}. Pass for instance moopt.MGDA()."
+        )
+    return weighting

@@ -1,0 +1,89 @@
+"""state_by_name: a weighting's state, kept by objective name while objectives come and go."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moopt.weightings.base import Weighting
+
+NAMES_KEY = "moopt_names"
+STEP_KEY = "moopt_step"
+_PREFIX = "moopt_state_"
+
+
+def is_stateful(weighting: Weighting) -> bool:
+    """Whether `weighting` keeps anything from step to step."""
+    return bool(weighting.state_axes)
+
+
+def enrol(
+    bank: MutableMapping[str, Any],
+    weighting: Weighting,
+    names: Sequence[str],
+    device: torch.device | None = None,
+) -> None:
+    """Make room in `bank` for the state of every objective in `names`.
+
+    The bank is any mutable mapping of plain values: the first parameter group of an optimizer (so
+    that every kind of checkpoint keeps it) or a dictionary of the caller. Objectives already
+    enrolled keep their state; new ones get the initial one.
+    """
+    known = list(bank.get(NAMES_KEY, []))
+    roster = known + [name for name in names if name not in known]
+    if roster == known:
+        return
+    fresh = weighting.initial_state(len(roster), device)
+    for key, axes in weighting.state_axes.items():
+        former = bank.get(_PREFIX + key)
+        value = fresh[key]
+        if former is not None:
+            block = tuple(slice(0, len(known)) for _ in range(axes))
+            value = value.clone()
+            value[block] = former.to(value.device)
+        bank[_PREFIX + key] = value
+    bank.setdefault(STEP_KEY, 0)
+    bank[NAMES_KEY] = roster
+
+
+def gather(
+    bank: MutableMapping[str, Any],
+    weighting: Weighting,
+    names: Sequence[str],
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """The state of the objectives in `names`, in that order, on `device`."""
+    enrol(bank, weighting, names, device)
+    positions = [bank[NAMES_KEY].index(name) for name in names]
+    state = {}
+    for key, axes in weighting.state_axes.items():
+        value = bank[_PREFIX + key].to(device)
+        for axis in range(axes):
+            value = value.index_select(axis, torch.tensor(positions, device=device))
+        state[key] = value
+    return state
+
+
+def scatter(
+    bank: MutableMapping[str, Any],
+    weighting: Weighting,
+    names: Sequence[str],
+    state: dict[str, Tensor],
+) -> None:
+    """Write the state of the objectives in `names` back; the others keep theirs."""
+    positions = [bank[NAMES_KEY].index(name) for name in names]
+    for key, axes in weighting.state_axes.items():
+        value = state[key].detach()
+        whole = bank[_PREFIX + key].to(value.device).clone()
+        index = torch.tensor(positions, device=value.device)
+        if axes == 0:
+            whole = value.clone()
+        elif axes == 1:
+            whole[index] = value
+        else:
+            whole[index[:, None], index[None, :]] = value
+        bank[_PREFIX + key] = whole
+    bank[STEP_KEY] += 1
