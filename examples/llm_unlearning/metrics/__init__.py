@@ -35,7 +35,7 @@ from examples.llm_unlearning.metrics.truth_ratio import (
     truth_ratio,
     utility_truth_ratio,
 )
-from examples.llm_unlearning.metrics.utility import Utility, model_utility
+from examples.llm_unlearning.metrics.utility import Utility, harmonic_mean, model_utility
 
 __all__ = [
     "ForgetQuality",
@@ -53,6 +53,7 @@ __all__ = [
     "extraction_strength",
     "forget_quality",
     "forget_truth_ratio",
+    "harmonic_mean",
     "hypervolume",
     "ks_test",
     "loss_score",

@@ -68,5 +68,23 @@ def model_utility(
             f"`components` of `model_utility` must lie in [0, 1]; got {dict(components)}. Pass"
             " probabilities, recalls and truth ratios, not losses."
         )
-    harmonic = 0.0 if (values == 0).any() else float(len(values) / (1 / values).sum())
-    return Utility(harmonic, float(values.mean()))
+    return Utility(float(harmonic_mean(values)), float(values.mean()))
+
+
+def harmonic_mean(values: np.ndarray) -> np.ndarray:
+    """Harmonic mean over the last axis, 0 where a value is 0.
+
+    Args:
+        values: `[..., K]`, non-negative.
+
+    Returns:
+        float64 `[...]`, at most the arithmetic mean.
+
+    Example:
+        >>> harmonic_mean(np.array([[1.0, 0.5], [1.0, 0.0]])).round(4).tolist()
+        [0.6667, 0.0]
+    """
+    values = np.asarray(values, dtype=np.float64)
+    zero = (values == 0).any(axis=-1)
+    safe = np.where(zero[..., None], 1.0, values)
+    return np.where(zero, 0.0, values.shape[-1] / (1 / safe).sum(axis=-1))
