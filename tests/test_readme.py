@@ -1,0 +1,86 @@
+"""The python blocks of the README and the documentation run, and print what they show."""
+
+from __future__ import annotations
+
+import re
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.import_rules import python_blocks
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ["README.md", "docs/how_a_step_works.md", "docs/training.md"]
+
+
+def run_blocks(page: str) -> dict[str, Any]:
+    """Execute the page's blocks in one namespace, as a reader would who pastes them in turn."""
+    namespace: dict[str, Any] = {"__name__": page}
+    blocks = python_blocks((ROOT / page).read_text(encoding="utf-8"))
+    assert blocks, f"{page} has no python block"
+    for i, block in enumerate(blocks):
+        exec(compile(block, f"{page}#{i}", "exec"), namespace)
+    return namespace
+
+
+def without_numbers(text: str) -> str:
+    """`text` with each number as `#`: wording is compared, rounding is not."""
+    return re.sub(r"-?\d[\d.]*(e[-+]?\d+)?", "#", text).strip()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_blocks_run(page: str) -> None:
+    run_blocks(page)
+
+
+def test_no_page_with_blocks_is_left_out() -> None:
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    found = {str(p.relative_to(ROOT)) for p in pages if python_blocks(p.read_text("utf-8"))}
+    assert found == set(PAGES)
+
+
+def test_the_readme_shows_what_its_loop_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    run_blocks("README.md")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = re.search(r"^```text\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    assert shown is not None
+    assert without_numbers(shown.group(1)) == without_numbers(capsys.readouterr().out)
+
+
+def test_the_readme_loop_is_under_ten_lines() -> None:
+    block = python_blocks((ROOT / "README.md").read_text(encoding="utf-8"))[0]
+    body = block[block.index("\n\ntorch.manual_seed") :].strip().splitlines()
+    loop = body[next(i for i, line in enumerate(body) if line.startswith("optimizer =")) :]
+    assert len(loop) < 10
+
+
+class TinyLanguageModel(torch.nn.Module):
+    """A causal language model's interface: token ids in, `.logits` out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Embedding(7, 5), torch.nn.Linear(5, 7))
+
+    def forward(self, input_ids: torch.Tensor) -> types.SimpleNamespace:
+        return types.SimpleNamespace(logits=self.layers(input_ids))
+
+
+def test_the_readme_unlearning_step_forgets_and_names_the_inactive_divergence() -> None:
+    namespace = run_blocks("README.md")
+    torch.manual_seed(0)
+    model, reference = TinyLanguageModel(), TinyLanguageModel()
+    reference.load_state_dict(model.state_dict())
+    ids = torch.randint(0, 7, (2, 3, 6))
+    forget, retain = ({"input_ids": rows, "labels": rows.clone()} for rows in ids)
+    optimizer = namespace["CommonDescent"](torch.optim.SGD(model.parameters(), lr=0.5))
+    step = namespace["unlearning_step"]
+    first = step(model, reference, optimizer, forget, retain)
+    assert first.names == ("forget", "kl", "retain")
+    assert first.inactive == ("kl",)
+    last = step(model, reference, optimizer, forget, retain)
+    assert last.losses[0] < first.losses[0]
+    assert last.losses[2] < first.losses[2]
+    assert last.inactive == ()
