@@ -1,0 +1,170 @@
+"""Negative preference optimization: a forget loss relative to a reference model."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from moopt.kernels.token_logprob import token_log_probs
+from moopt.kernels.token_logprob.shift import same_shape
+from moopt.losses.arguments import check_beta, check_reduction, one_reference
+from moopt.losses.reduction import Reduction, reduce_supervised
+
+
+def npo_loss(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    reference_logits: Tensor | None = None,
+    reference_log_probs: Tensor | None = None,
+    beta: float = 0.1,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    r"""Negative preference optimization (NPO): every forget sequence is a rejected answer.
+
+    .. math:: L = -\frac{2}{\beta} \frac{1}{|S|} \sum_{b \in S} \log \sigma\left(-\beta \, r_b
+              \right), \qquad r_b = \sum_{t \in A_b} \left(\log p_t - \log p_t^{ref}\right)
+
+    with S the sequences that have a supervised token and A_b the supervised tokens of sequence b.
+    Its gradient is that of gradient ascent on the sequence's summed log-probability, weighted by
+    :math:`2 p^\beta / (p^\beta + p_{ref}^\beta)`: 1 at the reference, 0 once the sequence is
+    forgotten.
+
+    Args:
+        logits: floating `[B, T, V]`; those at t predict the label at t + 1.
+        labels: int64 `[B, T]` in [0, V), or `ignore_index`. Do not shift them.
+        reference_logits: floating `[B, T, V]`, the reference model's; a constant.
+        reference_log_probs: in place of `reference_logits`, the reference's log-probabilities of
+            the labels, computed once: floating `[B, T - 1]`, per token as
+            `token_log_probs(reference_logits, labels).values` returns them (entry t belongs to
+            `labels[:, t + 1]`; ignored ones are not read), or `[B]`, their sums over the
+            supervised tokens. A constant.
+        beta: inverse temperature, > 0 and finite. Default 0.1.
+        ignore_index: the label of tokens that are not supervised. Default -100.
+        reduction: "mean" over the sequences that have a supervised token (default; the paper's),
+            "sum" over them, or "none": `[B]` with 0 where nothing is supervised.
+
+    Returns:
+        float32 (float64 for float64 logits), each sequence in [0, inf); (2 log 2)/beta at the
+        reference. 0 with a zero gradient when the batch has no supervised token.
+
+    Raises:
+        ValueError: shapes that do not fit, none or both references, beta <= 0, an unknown
+            reduction; on the CPU, a label outside [0, V).
+        TypeError: logits that are not floating point, labels that are not int64.
+
+    Numerics:
+        Differences are taken per token and then summed; `log_sigmoid` neither overflows nor
+        loses digits. Otherwise that of `token_log_probs`; never synchronises a device.
+
+    Example:
+        >>> import torch
+        >>> from moopt.losses import npo_loss, token_log_probs
+        >>> logits, labels = torch.zeros(1, 3, 4), torch.tensor([[-100, 1, 2]])
+        >>> npo_loss(logits, labels, reference_logits=logits, beta=1.0)
+        tensor(1.3863)
+        >>> reference = token_log_probs(logits, labels).values  # once, before training
+        >>> npo_loss(logits, labels, reference_log_probs=reference, beta=1.0)
+        tensor(1.3863)
+
+    Source:
+        R. Zhang, L. Lin, Y. Bai, S. Mei, Negative Preference Optimization: From Catastrophic
+        Collapse to Effective Unlearning, COLM 2024 (arXiv 2404.05868).
+    """
+    check_reduction(reduction, caller="npo_loss")
+    check_beta(beta, caller="npo_loss")
+    one_reference(reference_logits, reference_log_probs, caller="npo_loss")
+    log_probs, mask = token_log_probs(logits, labels, ignore_index)
+    if reference_logits is not None:
+        same_shape(logits, reference_logits, "reference_logits", caller="npo_loss")
+        reference = token_log_probs(reference_logits.detach(), labels, ignore_index).values
+    else:
+        reference = _label_log_probs(reference_log_probs, log_probs)
+    if reference.ndim == 2:
+        log_ratios = (log_probs - reference).where(mask, 0.0).sum(1)
+    else:
+        log_ratios = log_probs.sum(1) - reference
+    values = nn.functional.logsigmoid(-beta * log_ratios) * (-2.0 / beta)
+    supervised = mask.any(1)
+    return reduce_supervised(values.where(supervised, 0.0), supervised, reduction)
+
+
+def _label_log_probs(reference: Tensor | None, log_probs: Tensor) -> Tensor:
+    """Check precomputed log-probabilities, `[B, T - 1]` or `[B]`, and return a constant."""
+    assert reference is not None  # `one_reference` has checked it
+    shapes = [log_probs.shape, log_probs.shape[:1]]
+    if reference.shape not in shapes:
+        raise ValueError(
+            f"`reference_log_probs` of `npo_loss` must have shape {list(shapes[0])}, one entry per"
+            f" predicted token, or {list(shapes[1])}, their sums; got {list(reference.shape)}."
+            " Compute them with `token_log_probs(reference_logits, labels).values`."
+        )
+    if not reference.is_floating_point():
+        raise TypeError(
+            f"`reference_log_probs` of `npo_loss` must be floating point; got {reference.dtype}."
+            " Compute them with `token_log_probs(reference_logits, labels).values`."
+        )
+    return reference.detach().to(log_probs.dtype)
+
+
+class NPOLoss(nn.Module):
+    r"""Negative preference optimization on the forget set: `npo_loss`.
+
+    .. math:: L = -\frac{2}{\beta} \frac{1}{|S|} \sum_{b \in S} \log \sigma\left(-\beta
+              \sum_{t \in A_b} \left(\log p_t - \log p_t^{ref}\right)\right)
+
+    Args:
+        beta: inverse temperature, > 0 and finite. Default 0.1.
+        ignore_index: the label of tokens that are not supervised. Default -100.
+        reduction: "mean" over the sequences that have a supervised token (default), "sum" or
+            "none".
+
+    Shape:
+        logits and reference_logits `[B, T, V]`, labels `[B, T]`, reference_log_probs `[B, T - 1]`
+        or `[B]`; the result is a scalar, `[B]` for "none".
+
+    Raises:
+        ValueError: beta <= 0, an unknown reduction.
+
+    Example:
+        >>> import torch
+        >>> from moopt.losses import NPOLoss
+        >>> logits, labels = torch.zeros(1, 3, 4), torch.tensor([[-100, 1, 2]])
+        >>> NPOLoss(beta=1.0)(logits, labels, reference_logits=logits)
+        tensor(1.3863)
+
+    Source:
+        As `npo_loss`.
+    """
+
+    def __init__(
+        self, *, beta: float = 0.1, ignore_index: int = -100, reduction: Reduction = "mean"
+    ) -> None:
+        super().__init__()
+        check_beta(beta, caller="NPOLoss")
+        check_reduction(reduction, caller="NPOLoss")
+        self.beta = beta
+        self.ignore_index = ignore_index
+        self.reduction = reduction
+
+    def forward(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        *,
+        reference_logits: Tensor | None = None,
+        reference_log_probs: Tensor | None = None,
+    ) -> Tensor:
+        """Return the loss of `logits` `[B, T, V]` for `labels` `[B, T]`, given one reference."""
+        return npo_loss(
+            logits,
+            labels,
+            reference_logits=reference_logits,
+            reference_log_probs=reference_log_probs,
+            beta=self.beta,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+        )
+
+    def extra_repr(self) -> str:
+        return f"beta={self.beta}, ignore_index={self.ignore_index}, reduction={self.reduction!r}"

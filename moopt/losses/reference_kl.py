@@ -1,0 +1,168 @@
+"""Divergence from a reference model: the retain loss that keeps whole distributions."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from moopt.kernels.token_logprob import token_kl_divergences
+from moopt.kernels.token_logprob.shift import same_shape
+from moopt.losses.arguments import check_reduction, one_reference
+from moopt.losses.reduction import Reduction, reduce_supervised
+
+Direction = Literal["forward", "reverse"]
+
+
+def reference_kl_loss(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    reference_logits: Tensor | None = None,
+    reference_log_probs: Tensor | None = None,
+    direction: Direction = "forward",
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    r"""Kullback-Leibler divergence between the model and its reference, on supervised tokens.
+
+    .. math:: L = \frac{1}{|A|} \sum_{t \in A} \sum_v r_{t,v} (\log r_{t,v} - \log p_{t,v})
+
+    with A the supervised tokens of the batch and p, r the next-token distributions of the model
+    and of the reference; `direction="reverse"` swaps p and r. Padding and prompt never count: their
+    labels are ignored.
+
+    Args:
+        logits: floating `[B, T, V]`; those at t predict the label at t + 1.
+        labels: int64 `[B, T]`; only says which tokens are supervised. Do not shift them.
+        reference_logits: floating `[B, T, V]`, the reference model's; a constant.
+        reference_log_probs: in place of `reference_logits`, the reference's log-probabilities of
+            the whole vocabulary, floating `[B, T, V]`, at the same positions as `logits` (not
+            shifted); a constant. They are normalised again, so that ones that were rounded, or cut
+            to the top k with -inf elsewhere, are a distribution.
+        direction: "forward", KL(reference || model), the default; or "reverse",
+            KL(model || reference).
+        ignore_index: the label of tokens that are not supervised. Default -100.
+        reduction: "mean" over the supervised tokens of the batch (default), "sum" over them, or
+            "none": `[B, T - 1]` with 0 where nothing is supervised.
+
+    Returns:
+        float32 (float64 for float64 logits) in [0, inf), in nats. Exactly 0, with an exactly zero
+        gradient, where both logits are equal. 0 with a zero gradient when the batch has no
+        supervised token.
+
+    Raises:
+        ValueError: shapes that do not fit, none or both references, an unknown direction or
+            reduction.
+        TypeError: logits that are not floating point, labels that are not int64.
+
+    Numerics:
+        That of `token_kl_divergences`: float32 in chunks, log-probabilities saturate at the lowest
+        finite number. Never synchronises a device.
+
+    Example:
+        >>> import torch
+        >>> from moopt.losses import reference_kl_loss
+        >>> logits = torch.tensor([[[0.0, 0.0], [9.0, 0.0]]])
+        >>> reference = torch.tensor([[[0.75, 0.25], [0.5, 0.5]]]).log()
+        >>> labels = torch.tensor([[1, 1]])
+        >>> reference_kl_loss(logits, labels, reference_logits=reference)
+        tensor(0.1308)
+        >>> reference_kl_loss(
+        ...     logits, labels, reference_log_probs=reference, direction="reverse"
+        ... )
+        tensor(0.1438)
+
+    Source:
+        The KL term of P. Maini et al., TOFU: A Task of Fictitious Unlearning for LLMs, COLM 2024
+        (arXiv 2401.06121), and of MOLLM (arXiv 2412.20412). Which direction and which tokens
+        MOLLM takes is not published; averaging over padding, as a plain batch mean does, would
+        weight a sample by what it was batched with.
+    """
+    check_reduction(reduction, caller="reference_kl_loss")
+    _check_direction(direction, caller="reference_kl_loss")
+    one_reference(reference_logits, reference_log_probs, caller="reference_kl_loss")
+    name = "reference_log_probs" if reference_logits is None else "reference_logits"
+    reference = reference_log_probs if reference_logits is None else reference_logits
+    assert reference is not None  # `one_reference` has checked it
+    same_shape(logits, reference, name, caller="reference_kl_loss")
+    values, mask = token_kl_divergences(
+        logits, reference, labels, reverse=direction == "reverse", ignore_index=ignore_index
+    )
+    return reduce_supervised(values, mask, reduction)
+
+
+def _check_direction(direction: Direction, *, caller: str) -> None:
+    if direction not in ("forward", "reverse"):
+        raise ValueError(
+            f"`direction` of `{caller}` must be 'forward', KL(reference || model), or 'reverse',"
+            f" KL(model || reference); got {direction!r}."
+        )
+
+
+class ReferenceKLLoss(nn.Module):
+    r"""Divergence from a reference model on the retain set: `reference_kl_loss`.
+
+    .. math:: L = \frac{1}{|A|} \sum_{t \in A} \sum_v r_{t,v} (\log r_{t,v} - \log p_{t,v})
+
+    Args:
+        direction: "forward", KL(reference || model), the default; or "reverse".
+        ignore_index: the label of tokens that are not supervised. Default -100.
+        reduction: "mean" over the supervised tokens (default), "sum" or "none".
+
+    Shape:
+        logits, reference_logits and reference_log_probs `[B, T, V]`, labels `[B, T]`; the result is
+        a scalar, `[B, T - 1]` for "none".
+
+    Raises:
+        ValueError: an unknown direction or reduction.
+
+    Example:
+        >>> import torch
+        >>> from moopt.losses import ReferenceKLLoss
+        >>> logits, labels = torch.zeros(1, 3, 4), torch.tensor([[-100, 1, 2]])
+        >>> ReferenceKLLoss()(logits, labels, reference_logits=logits)
+        tensor(0.)
+
+    Source:
+        As `reference_kl_loss`.
+    """
+
+    def __init__(
+        self,
+        *,
+        direction: Direction = "forward",
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__()
+        _check_direction(direction, caller="ReferenceKLLoss")
+        check_reduction(reduction, caller="ReferenceKLLoss")
+        self.direction = direction
+        self.ignore_index = ignore_index
+        self.reduction = reduction
+
+    def forward(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        *,
+        reference_logits: Tensor | None = None,
+        reference_log_probs: Tensor | None = None,
+    ) -> Tensor:
+        """Return the loss of `logits` `[B, T, V]` for `labels` `[B, T]`, given one reference."""
+        return reference_kl_loss(
+            logits,
+            labels,
+            reference_logits=reference_logits,
+            reference_log_probs=reference_log_probs,
+            direction=self.direction,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+        )
+
+    def extra_repr(self) -> str:
+        return (
+            f"direction={self.direction!r}, ignore_index={self.ignore_index},"
+            f" reduction={self.reduction!r}"
+        )

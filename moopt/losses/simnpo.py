@@ -1,0 +1,144 @@
+"""SimNPO: negative preference optimization without a reference model."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from moopt.kernels.token_logprob import token_log_probs
+from moopt.losses.arguments import check_beta, check_reduction
+from moopt.losses.reduction import Reduction, reduce_supervised
+
+
+def simnpo_loss(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    beta: float = 4.5,
+    gamma: float = 0.0,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    r"""SimNPO: NPO with the length-normalised log-probability in place of the reference ratio.
+
+    .. math:: L = -\frac{2}{\beta} \frac{1}{|S|} \sum_{b \in S} \log \sigma\left(
+              -\frac{\beta}{|A_b|} \sum_{t \in A_b} \log p_t - \gamma \right)
+
+    with S the sequences that have a supervised token and A_b the supervised tokens of sequence b.
+
+    Args:
+        logits: floating `[B, T, V]`; those at t predict the label at t + 1.
+        labels: int64 `[B, T]` in [0, V), or `ignore_index`. Do not shift them.
+        beta: inverse temperature, > 0 and finite. Default 4.5.
+        gamma: margin, finite: the sequence counts as forgotten once beta times its mean negative
+            log-likelihood is well above it. *Not* multiplied by beta. Default 0.
+        ignore_index: the label of tokens that are not supervised. Default -100.
+        reduction: "mean" over the sequences that have a supervised token (default; the paper's),
+            "sum" over them, or "none": `[B]` with 0 where nothing is supervised.
+
+    Returns:
+        float32 (float64 for float64 logits), each sequence in
+        (0, -(2/beta) log sigmoid(-gamma)]. 0 with a zero gradient when the batch has no supervised
+        token.
+
+    Raises:
+        ValueError: shapes that do not fit, beta <= 0, gamma not finite, an unknown reduction; on
+            the CPU, a label outside [0, V).
+        TypeError: logits that are not floating point, labels that are not int64.
+
+    Numerics:
+        `log_sigmoid` neither overflows nor loses digits. Otherwise that of `token_log_probs`;
+        never synchronises a device.
+
+    Example:
+        >>> import torch
+        >>> from moopt.losses import simnpo_loss
+        >>> simnpo_loss(torch.zeros(1, 3, 4), torch.tensor([[-100, 1, 2]]), beta=1.0)
+        tensor(0.4463)
+
+    Source:
+        C. Fan et al., Simplicity Prevails: Rethinking Negative Preference Optimization for LLM
+        Unlearning, NeurIPS 2025 (arXiv 2410.07163). Public codes that multiply the margin by beta,
+        or flip its sign, minimise something else.
+    """
+    check_reduction(reduction, caller="simnpo_loss")
+    check_beta(beta, caller="simnpo_loss")
+    _check_gamma(gamma, caller="simnpo_loss")
+    log_probs, mask = token_log_probs(logits, labels, ignore_index)
+    lengths = mask.sum(1, keepdim=True).clamp_min(1)
+    mean_log_probs = (log_probs / lengths).sum(1)
+    values = nn.functional.logsigmoid(-beta * mean_log_probs - gamma) * (-2.0 / beta)
+    supervised = mask.any(1)
+    return reduce_supervised(values.where(supervised, 0.0), supervised, reduction)
+
+
+def _check_gamma(gamma: float, *, caller: str) -> None:
+    if not math.isfinite(gamma):
+        raise ValueError(
+            f"`gamma` of `{caller}` must be finite; got {gamma}. The margin is 0 by default."
+        )
+
+
+class SimNPOLoss(nn.Module):
+    r"""Reference-free negative preference optimization on the forget set: `simnpo_loss`.
+
+    .. math:: L = -\frac{2}{\beta} \frac{1}{|S|} \sum_{b \in S} \log \sigma\left(
+              -\frac{\beta}{|A_b|} \sum_{t \in A_b} \log p_t - \gamma \right)
+
+    Args:
+        beta: inverse temperature, > 0 and finite. Default 4.5.
+        gamma: margin, finite, not multiplied by beta. Default 0.
+        ignore_index: the label of tokens that are not supervised. Default -100.
+        reduction: "mean" over the sequences that have a supervised token (default), "sum" or
+            "none".
+
+    Shape:
+        logits `[B, T, V]`, labels `[B, T]`; the result is a scalar, `[B]` for "none".
+
+    Raises:
+        ValueError: beta <= 0, gamma not finite, an unknown reduction.
+
+    Example:
+        >>> import torch
+        >>> from moopt.losses import SimNPOLoss
+        >>> SimNPOLoss(beta=1.0)(torch.zeros(1, 3, 4), torch.tensor([[-100, 1, 2]]))
+        tensor(0.4463)
+
+    Source:
+        As `simnpo_loss`.
+    """
+
+    def __init__(
+        self,
+        *,
+        beta: float = 4.5,
+        gamma: float = 0.0,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__()
+        check_beta(beta, caller="SimNPOLoss")
+        _check_gamma(gamma, caller="SimNPOLoss")
+        check_reduction(reduction, caller="SimNPOLoss")
+        self.beta = beta
+        self.gamma = gamma
+        self.ignore_index = ignore_index
+        self.reduction = reduction
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of `logits` `[B, T, V]` for `labels` `[B, T]`."""
+        return simnpo_loss(
+            logits,
+            labels,
+            beta=self.beta,
+            gamma=self.gamma,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+        )
+
+    def extra_repr(self) -> str:
+        return (
+            f"beta={self.beta}, gamma={self.gamma}, ignore_index={self.ignore_index},"
+            f" reduction={self.reduction!r}"
+        )
