@@ -11,7 +11,7 @@ from torch import Tensor
 from moopt.record import StepStatistics
 from moopt.solvers import min_norm_point
 from moopt.status import SolverStatus
-from moopt.weightings.base import Guarantee, Weighting
+from moopt.weightings.base import Weighting
 
 DESCENT_TOL = 1e-9
 """(G w)_i >= -DESCENT_TOL ||g_i|| ||d|| counts as descent: ten times the solvers' tolerance."""
@@ -75,7 +75,7 @@ def certified_weights(
 
     descent = is_common_descent(gramian, weights, active)
     fell_back = torch.zeros_like(descent)
-    if Guarantee.NON_CONFLICTING in weighting.guarantees:
+    if weighting.claims_common_descent:
         fell_back = finite & ~descent
         mean_norm = (norms * active).sum() / active.sum().clamp_min(1)
         fallback = unit.weights / scale * mean_norm

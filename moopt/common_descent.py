@@ -446,7 +446,7 @@ class CommonDescent(torch.optim.Optimizer):
         if progress.bypassed == 1:
             warnings.warn(
                 "CommonDescent.step() ran on gradients that no objective recorded: a plain step of"
-                " the wrapped optimizer. Call optimizer.backward(losses) instead of loss.backward().",
+                " the wrapped optimizer. Call optimizer.backward(losses), not loss.backward().",
                 UserWarning,
                 stacklevel=4,
             )

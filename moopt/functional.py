@@ -60,7 +60,8 @@ def backward(
     Example:
         >>> import torch, moopt
         >>> w = torch.nn.Parameter(torch.tensor([1.0, 1.0]))
-        >>> record = moopt.backward({"a": w[0] ** 2, "b": (w[0] - 3 * w[1]) ** 2}, [w], moopt.MGDA())
+        >>> losses = {"a": w[0] ** 2, "b": (w[0] - 3 * w[1]) ** 2}
+        >>> record = moopt.backward(losses, [w], moopt.MGDA())
         >>> record.names, bool(record.descent)
         (('a', 'b'), True)
     """

@@ -23,6 +23,7 @@ class SolverStatus(enum.IntEnum):
     MAX_ITER = 1
     DEGENERATE = 2
     NON_FINITE = 3
+    RANK_DEFICIENT = 4
 
     @property
     def explanation(self) -> str:
@@ -43,5 +44,10 @@ _EXPLANATIONS = {
     SolverStatus.NON_FINITE: (
         "the Gramian holds NaN or infinity: a loss or a gradient overflowed; the weights are"
         " uniform so that the non-finite values reach `.grad`, where a GradScaler can see them."
+    ),
+    SolverStatus.RANK_DEFICIENT: (
+        "the gradients are linearly dependent, so the equations of the method have no solution:"
+        " the weights are the least-squares ones and common descent is not certified; read"
+        " `descent`, or use MGDA, whose weights exist for every Gramian."
     ),
 }

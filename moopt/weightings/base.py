@@ -17,6 +17,8 @@ from moopt.solvers.result import SolverResult
 class Guarantee(enum.Enum):
     """What a weighting promises for every Gramian; the conformance suite tests each claim.
 
+    Rescaling an objective rescales its gradient and its loss alike.
+
     Example:
         >>> from moopt.weightings import MGDA, Guarantee
         >>> Guarantee.NON_CONFLICTING in MGDA().guarantees
@@ -24,6 +26,8 @@ class Guarantee(enum.Enum):
     """
 
     NON_CONFLICTING = "non-conflicting"  # (G w)_i >= 0 for every active i, up to rounding
+    # The same for every Gramian of linearly independent rows; other rows may break it, visibly.
+    NON_CONFLICTING_IF_INDEPENDENT = "non-conflicting for linearly independent gradients"
     SIMPLEX = "simplex"  # w >= 0, sum(w) = 1 over the active objectives
     SCALE_EQUIVARIANT = "scale-equivariant"  # direction unchanged when one row is rescaled
     POSITIVELY_HOMOGENEOUS = "positively homogeneous"  # d(c J) = c d(J) for c > 0
@@ -62,9 +66,11 @@ class Weighting(abc.ABC):
 
     Class attributes:
         name: the registered name.
-        needs: which optional fields of `StepStatistics` must be present ("losses", ...).
-        guarantees: the promises for the default and the configured settings.
         source: authors, title, venue, year.
+
+    Properties (they may depend on the hyper-parameters):
+        guarantees: the promises; see `Guarantee`.
+        needs: which optional fields of `StepStatistics` must be present ("losses", "names").
         state_axes: for each key of the state, how many leading axes index objectives
             (0: shared by all, 1: one entry each, 2: one per pair). The optimizer uses it to
             keep state by objective name while objectives come and go.
@@ -78,18 +84,37 @@ class Weighting(abc.ABC):
 
     name: ClassVar[str]
     source: ClassVar[str]
-    needs: ClassVar[frozenset[str]] = frozenset()
-    state_axes: Mapping[str, int] = {}
 
     @property
     @abc.abstractmethod
     def guarantees(self) -> frozenset[Guarantee]:
         """The promises that hold under the configured hyper-parameters."""
 
-    def initial_state(self, num_objectives: int, device: torch.device | None = None) -> dict[str, Tensor]:
+    @property
+    def needs(self) -> frozenset[str]:
+        """The optional fields of `StepStatistics` that this configuration cannot do without."""
+        return frozenset()
+
+    @property
+    def state_axes(self) -> Mapping[str, int]:
+        """Leading objective axes of each entry of the state; empty for stateless methods."""
+        return {}
+
+    @property
+    def claims_common_descent(self) -> bool:
+        """Whether a step that fails the descent check breaks a promise, and must be replaced."""
+        return bool(
+            self.guarantees & {Guarantee.NON_CONFLICTING, Guarantee.NON_CONFLICTING_IF_INDEPENDENT}
+        )
+
+    def initial_state(
+        self, num_objectives: int, device: torch.device | None = None
+    ) -> dict[str, Tensor]:
         """The state before the first step: a flat dict of tensors; empty for stateless methods."""
         return {}
 
     @abc.abstractmethod
-    def __call__(self, statistics: StepStatistics, state: dict[str, Tensor] | None = None) -> WeightingOutput:
+    def __call__(
+        self, statistics: StepStatistics, state: dict[str, Tensor] | None = None
+    ) -> WeightingOutput:
         """Return the weights for one step; `state=None` means `initial_state`."""
