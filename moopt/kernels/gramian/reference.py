@@ -24,8 +24,9 @@ _DEVICE_CHUNK = 1 << 22
 _BLOCK = 1024
 # Shorter tensors are gathered into one buffer: below it, call overhead exceeds arithmetic.
 _GATHER_BELOW = 1 << 13
-# From here on one matrix product of the gathered rows beats m (m + 1) / 2 dot products.
-_MANY_ROWS = 13
+# From here on one float64 matrix product of the gathered rows beats m (m + 1) / 2 dot products.
+# (A float32 product chains its additions: blocks of 128 are already wrong by 2e-6.)
+_MANY_ROWS = 16
 # A float32 product loses at most the smallest normal number to underflow (denormals may be
 # flushed); squared norms above numel times this keep that loss below 2^-30 of the result.
 _UNDERFLOW_FLOOR = 2.0**-96
@@ -51,8 +52,8 @@ def gramian(rows: Rows) -> Tensor:
     Numerics:
         `|G_ij - exact| <= 1e-6 ||g_i|| ||g_j||` for float16, bfloat16 and float32 entries of any
         magnitude (1e-12 for float64 entries up to 1e150). On the host, float32 blocks of 1024
-        are summed in float64; rows whose squares leave the range of float32 are read a second
-        time in float64. On a device everything is float64 and nothing synchronises. Each
+        are summed in float64 (16 rows and more: all in float64); rows whose squares leave the
+        range of float32 are read a second time in float64. On a device everything is float64 and nothing synchronises. Each
         gradient is otherwise read once; the extra memory is one chunk per row. Non-finite
         gradients give non-finite entries.
 
@@ -77,7 +78,10 @@ def gramian(rows: Rows) -> Tensor:
 
 
 def _host_gramian(checked: list[Position], m: int) -> Tensor:
-    upper = _HostPass(m, wide=False).run(checked)
+    many = m >= _MANY_ROWS
+    upper = _HostPass(m, wide=many).run(checked)
+    if many:
+        return upper
     narrow = sum(
         next((g.numel() for g in position if g is not None and g.dtype != torch.float64), 0)
         for position in checked
@@ -89,7 +93,8 @@ def _host_gramian(checked: list[Position], m: int) -> Tensor:
     # A row that is exactly zero has nothing to underflow; it is common (a hinge loss, a
     # divergence at its reference) and must not cost a second pass.
     zero = [
-        square == 0 and not any(position[i] is not None and position[i].any() for position in checked)
+        square == 0
+        and not any(position[i] is not None and position[i].any() for position in checked)
         for i, square in enumerate(squares)
     ]
     if all(z or floor <= square < math.inf for z, square in zip(zero, squares, strict=True)):
@@ -138,16 +143,28 @@ class _HostPass:
         if numel < _GATHER_BELOW:
             self._gather(position, dtype, numel)
             return
-        in_place = dtype == torch.float64 or (dtype == torch.float32 and not self.wide)
-        if uniform and in_place and self.m < _MANY_ROWS:
-            flat = flatten(position)
-            if flat is not None:
-                arrays = {i: _array(g) for i, g in enumerate(flat) if g is not None}
-                for start in range(0, numel, self.chunk):
-                    self._multiply({i: a[start : start + self.chunk] for i, a in arrays.items()})
-                return
+        flat = flatten(position) if uniform and self.m < _MANY_ROWS else None
+        if flat is not None:
+            self._stream({i: g for i, g in enumerate(flat) if g is not None}, dtype, numel)
+            return
         for piece in pieces(position, self.chunk):
             self._gather(piece, dtype, next(g.numel() for g in piece if g is not None))
+
+    def _stream(self, flat: dict[int, Tensor], dtype: torch.dtype, numel: int) -> None:
+        """Multiply long 1-D tensors chunk by chunk, where they lie if their dtype allows it."""
+        widened = self._widened(dtype)
+        if dtype == widened:
+            arrays = {i: _array(g) for i, g in flat.items()}
+            for start in range(0, numel, self.chunk):
+                self._multiply({i: a[start : start + self.chunk] for i, a in arrays.items()})
+            return
+        buffer = self._buffer(widened)
+        arrays = {i: _array(buffer[i]) for i in flat}
+        for start in range(0, numel, self.chunk):
+            size = min(self.chunk, numel - start)
+            for i, g in flat.items():
+                buffer[i, :size].copy_(g[start : start + size])
+            self._multiply({i: a[:size] for i, a in arrays.items()})
 
     def _gather(self, piece: Position, dtype: torch.dtype, numel: int) -> None:
         if self.sizes.get(dtype, 0) + numel > self.chunk:
@@ -160,10 +177,14 @@ class _HostPass:
         self.groups[dtype], self.sizes[dtype] = [], 0
         if size == 0:
             return
-        widened = torch.float64 if self.wide or dtype == torch.float64 else torch.float32
+        widened = self._widened(dtype)
         used = [i for i in range(self.m) if any(piece[i] is not None for piece in group)]
         if self.m < _MANY_ROWS:
-            self._multiply({i: _array(self._widened(group, i, dtype, widened)) for i in used})
+            flat = {i: _concatenated(group, i, dtype) for i in used}
+            if dtype != widened:
+                buffer = self._buffer(widened)
+                flat = {i: buffer[i, :size].copy_(g) for i, g in flat.items()}
+            self._multiply({i: _array(g) for i, g in flat.items()})
             return
         padded = -(-size // _BLOCK) * _BLOCK
         buffer = self._buffer(widened)[:, :padded]
@@ -174,14 +195,11 @@ class _HostPass:
         product = self.numpy.matmul(blocks, blocks.transpose(0, 2, 1))
         self.total += product.sum(axis=0, dtype="float64")
 
-    def _widened(
-        self, group: list[Position], row: int, dtype: torch.dtype, widened: torch.dtype
-    ) -> Tensor:
-        flat = _concatenated(group, row, dtype)
-        # A buffer that lives for the whole pass: fresh ones cost a page fault every 4 KiB.
-        return flat if dtype == widened else self._buffer(widened)[row, : flat.numel()].copy_(flat)
+    def _widened(self, dtype: torch.dtype) -> torch.dtype:
+        return torch.float64 if self.wide or dtype == torch.float64 else torch.float32
 
     def _buffer(self, dtype: torch.dtype) -> Tensor:
+        # One buffer for the whole pass: a fresh one costs a page fault every 4 KiB.
         if dtype not in self.buffers:
             self.buffers[dtype] = torch.empty(self.m, self.chunk, dtype=dtype)
         return self.buffers[dtype]
@@ -191,16 +209,20 @@ class _HostPass:
         numpy, indices = self.numpy, list(arrays)
         size = len(arrays[indices[0]])
         full = size // _BLOCK * _BLOCK
-        lefts = [arrays[i][:full].reshape(-1, 1, _BLOCK) for i in indices]
-        rights = [arrays[i][:full].reshape(-1, _BLOCK, 1) for i in indices]
-        tails = [arrays[i][full:] for i in indices]
-        for a, i in enumerate(indices):
-            for b in range(a, len(indices)):
-                if full:
-                    sums = numpy.matmul(lefts[a], rights[b])
-                    self.total[i, indices[b]] += sums.sum(dtype="float64")
-                if size > full:
-                    self.total[i, indices[b]] += numpy.dot(tails[a], tails[b])
+        pairs = [(a, b) for a in range(len(indices)) for b in range(a, len(indices))]
+        inner = numpy.zeros(len(pairs))
+        if full:
+            lefts = [arrays[i][:full].reshape(-1, 1, _BLOCK) for i in indices]
+            rights = [arrays[i][:full].reshape(-1, _BLOCK, 1) for i in indices]
+            sums = numpy.empty((len(pairs), full // _BLOCK, 1, 1), dtype=lefts[0].dtype)
+            for p, (a, b) in enumerate(pairs):
+                numpy.matmul(lefts[a], rights[b], out=sums[p])
+            inner += sums.sum(axis=(1, 2, 3), dtype="float64")
+        if size > full:
+            tails = [arrays[i][full:] for i in indices]
+            inner += [numpy.dot(tails[a], tails[b]) for a, b in pairs]
+        for (a, b), value in zip(pairs, inner.tolist(), strict=True):
+            self.total[indices[a], indices[b]] += value
 
 
 def _concatenated(group: list[Position], row: int, dtype: torch.dtype) -> Tensor:
