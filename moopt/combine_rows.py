@@ -10,6 +10,7 @@ from torch import Tensor
 
 from moopt.certified_weights import CertifiedWeights, certified_weights
 from moopt.gradients import GradientStore
+from moopt.gradients.sharding import refuse_unsynchronised
 from moopt.record import StepRecord, StepStatistics
 from moopt.state_by_name import STEP_KEY, gather, is_stateful, scatter
 from moopt.status import SolverStatus
@@ -56,6 +57,7 @@ def combine_rows_(
     gramian = store.gramian(flags)
     if scale is not None:
         gramian = gramian / scale.to(gramian.device, torch.float64).square()
+    refuse_unsynchronised(gramian, step)
     nan = torch.tensor(float("nan"), dtype=torch.float64, device=gramian.device)
     values = [losses.get(name) for name in names]
     stacked = torch.stack([nan if v is None else v.to(nan) for v in values])

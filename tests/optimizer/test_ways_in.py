@@ -173,7 +173,7 @@ def test_unnamed_losses():
 def test_closure_with_a_multi_evaluation_optimizer_fixes_the_weights_of_the_step():
     model = seeded(OneOutput, dtype=torch.float64)
     base = torch.optim.LBFGS(model.parameters(), lr=1.0, max_iter=4, line_search_fn="strong_wolfe")
-    optimizer = moopt.CommonDescent(base, moopt.MGDA())
+    optimizer = moopt.CommonDescent(base, moopt.MGDA(normalize="l2"))
     x = batch(dtype=torch.float64)
     evaluations = []
 

@@ -1,0 +1,73 @@
+"""Two gloo processes under DistributedDataParallel: equal to one, or refused."""
+
+from __future__ import annotations
+
+import torch
+import torch.multiprocessing as mp
+from torch.nn.parallel import DistributedDataParallel
+
+import moopt
+from tests.optimizer.problems import OneOutput, batch, seeded
+
+STEPS = 3
+DDP_RTOL = 1e-6  # the mean of two half batches, in float32
+
+
+def loss_of(net, name, x):
+    y = net(x)
+    return {
+        "a": lambda: (y[:, 0] - 1).square().mean(),
+        "b": lambda: (y[:, 0] + y[:, 1]).square().mean(),
+    }[name]()
+
+
+def train(net, model, parts):
+    optimizer = moopt.CommonDescent(torch.optim.SGD(model.parameters(), lr=0.1), moopt.MGDA())
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        x = parts(batch(step))
+        for name in "ab":
+            loss = loss_of(net, name, x)
+            with optimizer.objective(name, loss):
+                loss.backward()
+        optimizer.combine_()
+        optimizer.step()
+    return optimizer.record
+
+
+def worker(rank, folder):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
+    )
+    model = seeded(OneOutput)
+    record = train(DistributedDataParallel(model.net), model, lambda x: x.chunk(2)[rank])
+    result = {"model": model.state_dict(), "weights": record.weights}
+
+    refused = seeded(OneOutput)
+    wrapped = DistributedDataParallel(refused.net)
+    optimizer = moopt.CommonDescent(torch.optim.SGD(refused.parameters(), lr=0.1), moopt.MGDA())
+    y = wrapped(batch().chunk(2)[rank])
+    try:
+        optimizer.backward({"a": (y[:, 0] - 1).square().mean(), "b": y.square().mean()})
+        result["error"] = None
+    except RuntimeError as error:
+        result["error"] = str(error)
+    torch.save(result, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_are_one_and_a_wrong_set_up_is_refused(tmp_path):
+    mp.spawn(worker, args=(str(tmp_path),), nprocs=2)
+    results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    model = seeded(OneOutput)
+    record = train(model.net, model, lambda x: x)
+    for key, value in model.state_dict().items():
+        assert torch.equal(results[0]["model"][key], results[1]["model"][key])
+        torch.testing.assert_close(
+            results[0]["model"][key], value, rtol=10 * DDP_RTOL, atol=DDP_RTOL
+        )
+    torch.testing.assert_close(results[0]["weights"], record.weights, rtol=1e-4, atol=1e-6)
+    for result in results:
+        assert result["error"] is not None
+        assert "one forward and backward per objective" in result["error"]
