@@ -23,7 +23,7 @@ _DEVICE_CHUNK = 1 << 22
 # chunk, with its 4096 dependent additions per lane, is wrong by 1e-4 on a constant gradient.
 _BLOCK = 1024
 # Shorter tensors are gathered into one buffer: below it, call overhead exceeds arithmetic.
-_GATHER_BELOW = 1 << 13
+_GATHER_BELOW = 1 << 16
 # From here on one float64 matrix product of the gathered rows beats m (m + 1) / 2 dot products.
 # (A float32 product chains its additions: blocks of 128 are already wrong by 2e-6.)
 _MANY_ROWS = 16
@@ -53,9 +53,9 @@ def gramian(rows: Rows) -> Tensor:
         `|G_ij - exact| <= 1e-6 ||g_i|| ||g_j||` for float16, bfloat16 and float32 entries of any
         magnitude (1e-12 for float64 entries up to 1e150). On the host, float32 blocks of 1024
         are summed in float64 (16 rows and more: all in float64); rows whose squares leave the
-        range of float32 are read a second time in float64. On a device everything is float64 and nothing synchronises. Each
-        gradient is otherwise read once; the extra memory is one chunk per row. Non-finite
-        gradients give non-finite entries.
+        range of float32 are read a second time in float64. On a device everything is float64 and
+        nothing synchronises. Each gradient is otherwise read once; the extra memory is one chunk
+        per row. Non-finite gradients give non-finite entries.
 
     Example:
         >>> import torch
@@ -92,14 +92,14 @@ def _host_gramian(checked: list[Position], m: int) -> Tensor:
         return upper
     # A row that is exactly zero has nothing to underflow; it is common (a hinge loss, a
     # divergence at its reference) and must not cost a second pass.
-    zero = [
-        square == 0
-        and not any(position[i] is not None and position[i].any() for position in checked)
-        for i, square in enumerate(squares)
-    ]
-    if all(z or floor <= square < math.inf for z, square in zip(zero, squares, strict=True)):
+    doubtful = [i for i, square in enumerate(squares) if not floor <= square < math.inf]
+    if all(squares[i] == 0 and _is_zero(checked, i) for i in doubtful):
         return upper
     return _HostPass(m, wide=True).run(checked)
+
+
+def _is_zero(checked: list[Position], row: int) -> bool:
+    return not any(bool(g.any()) for position in checked if (g := position[row]) is not None)
 
 
 class _HostPass:
