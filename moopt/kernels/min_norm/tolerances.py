@@ -1,0 +1,17 @@
+"""The tolerances that every form of the minimum-norm solver shares, each with its reason."""
+
+from __future__ import annotations
+
+import sys
+
+EPS = sys.float_info.epsilon
+
+# A Schur complement this small is the rounding of a unit diagonal: the row is dependent.
+DEPENDENT = 16 * EPS
+# A gradient of the scaled problem this small, relative to 1 + sum(v), is rounding of its terms.
+ROUNDING = 4 * EPS
+# ||x||^2 <= STATIONARY * min ||g_i||^2: the point is zero for every practical purpose.
+STATIONARY = 1e-13
+# ||x||^2 <= RESOLUTION * (sum_i w_i ||g_i||)^2: the rounding of the Gramian's entries hides
+# whether the point is zero.
+RESOLUTION = 16 * EPS
