@@ -1,0 +1,25 @@
+"""Weightings: from the Gramian of the gradients to the weights of a direction."""
+
+from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
+from moopt.weightings.constant import Constant
+from moopt.weightings.cr_mogm import CRMOGM
+from moopt.weightings.dual_space_mgda import DualSpaceMGDA
+from moopt.weightings.mean import Mean
+from moopt.weightings.mgda import MGDA
+from moopt.weightings.registry import WEIGHTINGS, RegisteredWeighting, weighting_from_name
+from moopt.weightings.sum import Sum
+
+__all__ = [
+    "CRMOGM",
+    "MGDA",
+    "WEIGHTINGS",
+    "Constant",
+    "DualSpaceMGDA",
+    "Guarantee",
+    "Mean",
+    "RegisteredWeighting",
+    "Sum",
+    "Weighting",
+    "WeightingOutput",
+    "weighting_from_name",
+]

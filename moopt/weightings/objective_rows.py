@@ -1,0 +1,40 @@
+"""objective_rows: the part of `StepStatistics` that is about objectives, in float64."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from moopt.record import StepStatistics
+
+
+def objective_rows(statistics: StepStatistics) -> tuple[Tensor, Tensor | None]:
+    """Return the objectives' Gramian, float64 `[..., m, m]`, and their mask or None.
+
+    Auxiliary rows are cut off: a method that uses them reads `statistics` itself.
+
+    Args:
+        statistics: of one step.
+
+    Raises:
+        ValueError: if `active` is not a bool tensor with m entries.
+    """
+    gramian, active = statistics.gramian, statistics.active
+    m = statistics.num_objectives
+    if statistics.auxiliary:
+        gramian = gramian[..., :m, :m]
+    if gramian.dtype != torch.float64:
+        gramian = gramian.to(torch.float64)
+    if active is not None and (active.dtype != torch.bool or active.shape[-1:] != (m,)):
+        raise ValueError(
+            f"`active` of `StepStatistics` must be a bool tensor of shape [..., {m}]; got"
+            f" {active.dtype} of shape {list(active.shape)}. Pass one flag per objective."
+        )
+    return gramian, active
+
+
+def with_auxiliary_rows(weights: Tensor, statistics: StepStatistics) -> Tensor:
+    """Append weight 0 for each auxiliary row: `[..., m]` becomes `[..., m + k]`."""
+    if not statistics.auxiliary:
+        return weights
+    return torch.nn.functional.pad(weights, (0, len(statistics.auxiliary)))

@@ -1,0 +1,121 @@
+"""registry: one row per weighting, for names, documentation and the conformance suite."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from moopt.weightings.base import Guarantee, Weighting
+from moopt.weightings.constant import Constant
+from moopt.weightings.cr_mogm import CRMOGM
+from moopt.weightings.dual_space_mgda import DualSpaceMGDA
+from moopt.weightings.mean import Mean
+from moopt.weightings.mgda import MGDA
+from moopt.weightings.sum import Sum
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RegisteredWeighting:
+    """What is known about a weighting without reading its file.
+
+    Attributes:
+        weighting_class: the class; `settings` its default hyper-parameters.
+        year: of the publication; None where there is no single origin.
+        required: hyper-parameters without a default; such a method has no registered instance.
+
+    Example:
+        >>> from moopt.weightings import WEIGHTINGS
+        >>> WEIGHTINGS["MGDA"].settings["normalize"]
+        'none'
+    """
+
+    weighting_class: type[Weighting]
+    year: int | None
+    required: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The registered name: the class's."""
+        return self.weighting_class.name
+
+    @property
+    def source(self) -> str:
+        """Authors, title, venue, year."""
+        return self.weighting_class.source
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The default hyper-parameters, without the required ones."""
+        if self.required:
+            return {}
+        default = self.weighting_class()
+        # Not `dataclasses.asdict`, which would take a nested weighting apart.
+        return {field.name: getattr(default, field.name) for field in dataclasses.fields(default)}  # type: ignore[arg-type]
+
+    def build(self, **settings: Any) -> Weighting:
+        """An instance with the given hyper-parameters in place of the default ones."""
+        missing = [name for name in self.required if name not in settings]
+        if missing:
+            raise ValueError(
+                f"`{self.name}` needs {missing}, which a name cannot give. Pass an instance, such"
+                f" as moopt.{self.name}({', '.join(f'{name}=...' for name in missing)})."
+            )
+        return self.weighting_class(**settings)
+
+    def guarantees(self, **settings: Any) -> frozenset[Guarantee]:
+        """The promises under the given settings."""
+        return self.build(**settings).guarantees
+
+    def needs(self, **settings: Any) -> frozenset[str]:
+        """The optional fields of `StepStatistics` that the given settings need."""
+        return self.build(**settings).needs
+
+    def stateful(self, **settings: Any) -> bool:
+        """Whether it carries a state from step to step."""
+        return bool(self.build(**settings).state_axes)
+
+
+WEIGHTINGS: Mapping[str, RegisteredWeighting] = MappingProxyType(
+    {
+        row.name: row
+        for row in (
+            RegisteredWeighting(weighting_class=MGDA, year=2012),
+            RegisteredWeighting(weighting_class=DualSpaceMGDA, year=2025),
+            RegisteredWeighting(weighting_class=CRMOGM, year=2022),
+            RegisteredWeighting(weighting_class=Mean, year=None),
+            RegisteredWeighting(weighting_class=Sum, year=None),
+            RegisteredWeighting(weighting_class=Constant, year=None, required=("weights",)),
+        )
+    }
+)
+"""The registered weightings by name."""
+
+
+def weighting_from_name(name: str) -> Weighting:
+    """Return the weighting registered under a name, with its default hyper-parameters.
+
+    Args:
+        name: of a row of `WEIGHTINGS`; case, "-" and "_" do not matter.
+
+    Raises:
+        ValueError: if the name is unknown, or the method has no defaults.
+
+    Example:
+        >>> from moopt.weightings import weighting_from_name
+        >>> weighting_from_name("dual_space_mgda").name
+        'DualSpaceMGDA'
+    """
+    wanted = _plain(name)
+    for row in WEIGHTINGS.values():
+        if _plain(row.name) == wanted:
+            return row.build()
+    raise ValueError(
+        f"`weighting` must be the name of a registered weighting; got {name!r}. Choose one of"
+        f" {', '.join(WEIGHTINGS)}."
+    )
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
