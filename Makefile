@@ -97,7 +97,7 @@ $(INSTALLED): pyproject.toml constraints.txt | python-version
 	fi
 	@echo "moopt: installing into $(VENV) (once, one to three minutes) ..."
 	@touch $(VENV)/.installing
-	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check \
+	@$(VENV)/bin/python -m pip install -qq --no-compile --disable-pip-version-check \
 	    -c constraints.txt -e ".[dev]" || { \
 	  echo "moopt: the installation failed (see above). Without a network, on a machine that has" \
 	    "torch: make $(MAKECMDGOALS) SYSTEM=1" >&2; exit 1; }
@@ -106,6 +106,6 @@ $(INSTALLED): pyproject.toml constraints.txt | python-version
 
 $(BENCH_INSTALLED): $(INSTALLED)
 	@echo "moopt: installing the peer library that the benchmarks compare with ..."
-	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check \
+	@$(VENV)/bin/python -m pip install -qq --no-compile --disable-pip-version-check \
 	    -c constraints.txt -e ".[dev,bench]"
 	@touch $@
