@@ -281,7 +281,7 @@ def test_malformed_losses(losses, error, match):
         (lambda o: moopt.CommonDescent(moopt.CommonDescent(o)), TypeError, "instance of a torch"),
         (lambda o: moopt.CommonDescent(o, moopt.MGDA), TypeError, "Write MGDA\\(\\)"),
         (lambda o: moopt.CommonDescent(o, 3), TypeError, "must be a moopt weighting"),
-        (lambda o: moopt.CommonDescent(o, "mgd"), ValueError, "mgda"),
+        (lambda o: moopt.CommonDescent(o, "mgd"), ValueError, "MGDA"),
         (lambda o: moopt.CommonDescent(o, inactive_tol=-1.0), ValueError, "inactive_tol"),
         (lambda o: moopt.CommonDescent(o, inactive_tol=float("nan")), ValueError, "inactive_tol"),
         (lambda o: moopt.CommonDescent(o, record_every=0), ValueError, "record_every"),
