@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -122,3 +123,26 @@ def _boxes(position: Position, limit: int) -> Iterator[Position]:
         yield from _boxes(
             [None if g is None else g.narrow(dim, start, part) for g in position], limit
         )
+
+
+def concatenated(group: Sequence[Position], row: int) -> Tensor:
+    """Return one row of a group of pieces as a 1-D tensor; missing entries are zero.
+
+    The dtype is the promoted one of the row's tensors. A group of one piece is not copied
+    where its tensor is contiguous.
+    """
+    present = [g for piece in group if (g := piece[row]) is not None]
+    dtype = present[0].dtype
+    if any(g.dtype != dtype for g in present):
+        dtype = functools.reduce(torch.promote_types, (g.dtype for g in present))
+    if len(group) == 1:
+        return present[0].reshape(-1)
+    parts = []
+    for piece in group:
+        part = piece[row]
+        if part is None:
+            shape = next(g.shape for g in piece if g is not None)
+            part = torch.zeros((), dtype=dtype, device=present[0].device).expand(shape)
+        parts.append(part if part.dtype == dtype else part.to(dtype))
+    flat: Tensor = torch._C._nn.flatten_dense_tensors(parts)
+    return flat

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from moopt.kernels.pieces import Position, Rows, flatten, pieces, positions
+from moopt.kernels.pieces import Position, Rows, concatenated, flatten, pieces, positions
 
 if TYPE_CHECKING:
     import numpy
@@ -180,7 +180,7 @@ class _HostPass:
         widened = self._widened(dtype)
         used = [i for i in range(self.m) if any(piece[i] is not None for piece in group)]
         if self.m < _MANY_ROWS:
-            flat = {i: _concatenated(group, i, dtype) for i in used}
+            flat = {i: concatenated(group, i) for i in used}
             if dtype != widened:
                 buffer = self._buffer(widened)
                 flat = {i: buffer[i, :size].copy_(g) for i, g in flat.items()}
@@ -190,7 +190,7 @@ class _HostPass:
         buffer = self._buffer(widened)[:, :padded]
         buffer[:, size:] = 0.0
         for i in range(self.m):
-            buffer[i, :size] = _concatenated(group, i, dtype) if i in used else 0.0
+            buffer[i, :size] = concatenated(group, i) if i in used else 0.0
         blocks = buffer.numpy().reshape(self.m, -1, _BLOCK).transpose(1, 0, 2)
         product = self.numpy.matmul(blocks, blocks.transpose(0, 2, 1))
         self.total += product.sum(axis=0, dtype="float64")
@@ -223,21 +223,6 @@ class _HostPass:
             inner += [numpy.dot(tails[a], tails[b]) for a, b in pairs]
         for (a, b), value in zip(pairs, inner.tolist(), strict=True):
             self.total[indices[a], indices[b]] += value
-
-
-def _concatenated(group: list[Position], row: int, dtype: torch.dtype) -> Tensor:
-    """Return one row of a group of pieces as a 1-D tensor; missing entries are zero."""
-    parts = []
-    for piece in group:
-        part = piece[row]
-        if part is None:
-            shape = next(g.shape for g in piece if g is not None)
-            part = torch.zeros((), dtype=dtype).expand(shape)
-        parts.append(part if part.dtype == dtype else part.to(dtype))
-    if len(parts) == 1:
-        return parts[0].reshape(-1)
-    flat: Tensor = torch._C._nn.flatten_dense_tensors(parts)
-    return flat
 
 
 def _array(flat: Tensor) -> numpy.ndarray[Any, Any]:
