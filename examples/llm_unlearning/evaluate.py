@@ -20,6 +20,17 @@ if TYPE_CHECKING:
 LOGITS_PER_BATCH = 2**24
 #: Stands for the log-probability of a token where a diverged model returns NaN or infinity.
 LOWEST_LOGPROB = -1e4
+#: Spelt out, because whatever is left open comes from the model's own `generation_config`.
+PLAIN_GREEDY = {
+    "do_sample": False,
+    "num_beams": 1,
+    "temperature": 1.0,
+    "top_k": 50,
+    "top_p": 1.0,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "min_new_tokens": 0,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,8 +233,7 @@ def greedy_answers(
     end = tokenizer.eos_token_id
     padding = end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     config = GenerationConfig(
-        do_sample=False,
-        num_beams=1,
+        **PLAIN_GREEDY,
         max_new_tokens=longest if max_new_tokens is None else max_new_tokens,
         use_cache=True,
         eos_token_id=end,

@@ -79,7 +79,7 @@ def utility_truth_ratio(ratios: np.ndarray) -> np.ndarray:
         ratios: `[N]` from `truth_ratio`.
 
     Returns:
-        float64 `[N]` in [0, 1); its mean is reported.
+        float64 `[N]` in [0, 1]; its mean is reported.
 
     Example:
         >>> utility_truth_ratio(np.array([0.25, 1.0, 4.0])).tolist()

@@ -85,6 +85,7 @@ def harmonic_mean(values: np.ndarray) -> np.ndarray:
         [0.6667, 0.0]
     """
     values = np.asarray(values, dtype=np.float64)
-    zero = (values == 0).any(axis=-1)
-    safe = np.where(zero[..., None], 1.0, values)
-    return np.where(zero, 0.0, values.shape[-1] / (1 / safe).sum(axis=-1))
+    lowest = values.min(axis=-1)
+    safe = np.where((lowest == 0)[..., None], 1.0, values)
+    # Ratios to the smallest value lie in [0, 1]; 1/value would overflow for the tiniest ones.
+    return lowest * values.shape[-1] / (safe.min(axis=-1)[..., None] / safe).sum(axis=-1)
