@@ -1,0 +1,1 @@
+"""Tests of moopt.weightings: `settings` x `properties` x `tests.cases`."""

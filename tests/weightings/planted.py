@@ -1,0 +1,135 @@
+"""Violators: for each property a small weighting that breaks it and little else."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from moopt.record import StepStatistics
+from moopt.solvers import SolverResult
+from moopt.weightings import Guarantee, Mean, Weighting, WeightingOutput
+from tests.weightings.settings import Build, fixed
+
+CALLS = [0]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Planted(Weighting):
+    """A weighting from a plain function of the statistics."""
+
+    function: Callable[[StepStatistics], Tensor | WeightingOutput]
+    claims: frozenset[Guarantee] = frozenset(Guarantee)
+
+    name: ClassVar[str] = "Planted"
+    source: ClassVar[str] = "a violator"
+
+    @property
+    def guarantees(self) -> frozenset[Guarantee]:
+        return self.claims
+
+    def __call__(
+        self, statistics: StepStatistics, state: dict[str, Tensor] | None = None
+    ) -> WeightingOutput:
+        out = self.function(statistics)
+        return out if isinstance(out, WeightingOutput) else WeightingOutput(out, {}, None)
+
+
+def planted(function: Callable[[StepStatistics], Tensor | WeightingOutput]) -> Build:
+    return fixed(Planted(function=function))
+
+
+def _mean(statistics: StepStatistics) -> Tensor:
+    return Mean()(statistics).weights
+
+
+def sum_to_one_with_a_negative(statistics: StepStatistics) -> Tensor:
+    weights = _mean(statistics).clone()
+    weights[..., 0] -= 1.0
+    weights[..., -1] += 1.0
+    return weights
+
+
+def ascent(statistics: StepStatistics) -> Tensor:
+    return -_mean(statistics)
+
+
+def sum_of_weights_by_norm(statistics: StepStatistics) -> Tensor:
+    """Squared norms as weights: neither scale-equivariant nor homogeneous."""
+    return statistics.gramian.diagonal(dim1=-2, dim2=-1)
+
+
+def first_only(statistics: StepStatistics) -> Tensor:
+    weights = torch.zeros_like(_mean(statistics))
+    weights[..., 0] = 1.0
+    return weights
+
+
+def ignores_the_mask(statistics: StepStatistics) -> Tensor:
+    return torch.ones(statistics.gramian.shape[:-1], dtype=torch.float64)
+
+
+def masked_rows_leak(statistics: StepStatistics) -> Tensor:
+    """Weight 0 on masked rows, but their number enters the others' weights."""
+    weights = torch.full(statistics.gramian.shape[:-1], 1.0, dtype=torch.float64)
+    weights /= statistics.num_objectives
+    return weights if statistics.active is None else weights * statistics.active
+
+
+def single_precision(statistics: StepStatistics) -> Tensor:
+    return _mean(statistics).float()
+
+
+def mixes_groups(statistics: StepStatistics) -> Tensor:
+    weights = _mean(statistics)
+    return weights / statistics.gramian.diagonal(dim1=-2, dim2=-1).sum().clamp_min(1e-300)
+
+
+def weighs_auxiliary_rows(statistics: StepStatistics) -> Tensor:
+    return torch.ones(statistics.gramian.shape[:-1], dtype=torch.float64)
+
+
+def counts_calls(statistics: StepStatistics) -> Tensor:
+    CALLS[0] += 1
+    return _mean(statistics) * CALLS[0]
+
+
+def undeclared_state(statistics: StepStatistics) -> WeightingOutput:
+    return WeightingOutput(_mean(statistics), {"secret": torch.zeros(1)}, None)
+
+
+def nan_passes_through(statistics: StepStatistics) -> Tensor:
+    return _mean(statistics) * statistics.gramian.diagonal(dim1=-2, dim2=-1)
+
+
+def uncertified(statistics: StepStatistics) -> WeightingOutput:
+    """Ascent with a certificate that claims convergence."""
+    weights = ascent(statistics)
+    zero = torch.zeros((), dtype=torch.int64)
+    gap = torch.zeros((), dtype=torch.float64)
+    return WeightingOutput(weights, {}, SolverResult(weights, zero, gap, zero))
+
+
+BY_GUARANTEE: dict[Guarantee, Build] = {
+    Guarantee.NON_CONFLICTING: planted(uncertified),
+    Guarantee.NON_CONFLICTING_IF_INDEPENDENT: planted(uncertified),
+    Guarantee.SIMPLEX: planted(sum_to_one_with_a_negative),
+    Guarantee.SCALE_EQUIVARIANT: fixed(Mean()),
+    Guarantee.POSITIVELY_HOMOGENEOUS: planted(sum_of_weights_by_norm),
+    Guarantee.PERMUTATION_EQUIVARIANT: planted(first_only),
+    Guarantee.ZERO_AT_STATIONARITY: fixed(Mean()),
+}
+
+BY_RULE: dict[str, Build] = {
+    "mask equals dropping": planted(masked_rows_leak),
+    "nothing active": planted(ignores_the_mask),
+    "types": planted(single_precision),
+    "batch": planted(mixes_groups),
+    "auxiliary rows": planted(weighs_auxiliary_rows),
+    "determinism": planted(counts_calls),
+    "state round trip": planted(undeclared_state),
+    "non-finite": planted(nan_passes_through),
+}
