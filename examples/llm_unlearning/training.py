@@ -59,8 +59,8 @@ class TrainingConfig:
 
     role: str
     seed: int = 0
-    world: WorldConfig = WorldConfig()
-    model: ModelConfig = ModelConfig()
+    world: WorldConfig = dataclasses.field(default_factory=WorldConfig)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     vocabulary_size: int = 1024
     steps: int = 600
     batch_size: int = 40
