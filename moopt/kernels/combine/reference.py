@@ -66,11 +66,17 @@ def combine_(rows: Rows, weights: Tensor) -> list[Tensor | None]:
             f"`weights` of `combine_` must have shape [m] = [{len(rows)}], one weight per row; got"
             f" {list(weights.shape)}. Pass the weights of one weighting call."
         )
-    direction: list[Tensor | None] = [
-        next((row[t] for row in rows if row[t] is not None), None)
-        for t in range(min(len(row) for row in rows))
-    ]
+    direction, checked = _targets(rows)
+    _Combination(checked, weights, host=weights.device.type == "cpu").run()
+    return direction
+
+
+def _targets(rows: Rows) -> tuple[list[Tensor | None], list[Position]]:
+    """Return what `combine_` returns, before it is written, and the checked rows over it."""
     checked = list(positions(rows, caller="combine_"))
+    direction = [
+        next((g for g in entries if g is not None), None) for entries in zip(*rows, strict=True)
+    ]
     for t in _entangled(checked):
         first = direction[t]
         assert first is not None
@@ -78,8 +84,7 @@ def combine_(rows: Rows, weights: Tensor) -> list[Tensor | None]:
         direction[t] = first.resolve_conj().resolve_neg().clone()
         index = next(i for i, g in enumerate(checked[t]) if g is not None)
         checked[t][index] = _real(direction[t])
-    _Combination(checked, weights).run()
-    return direction
+    return direction, checked
 
 
 def _real(tensor: Tensor | None) -> Tensor | None:
@@ -133,10 +138,10 @@ def _extent(tensor: Tensor) -> tuple[bool, int]:
 class _Combination:
     """One pass over the rows: pieces are collected up to one chunk, then combined together."""
 
-    def __init__(self, checked: list[Position], weights: Tensor) -> None:
+    def __init__(self, checked: list[Position], weights: Tensor, *, host: bool) -> None:
         self.checked = checked
         self.m = len(weights)
-        self.host = weights.device.type == "cpu"
+        self.host = host
         self.chunk = _HOST_CHUNK if self.host else _DEVICE_CHUNK
         self.wide = False
         self.weights = weights

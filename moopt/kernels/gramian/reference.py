@@ -181,7 +181,8 @@ class _HostPass:
         used = [i for i in range(self.m) if any(piece[i] is not None for piece in group)]
         if self.m < _MANY_ROWS:
             flat = {i: concatenated(group, i) for i in used}
-            if dtype != widened:
+            # A row of a group of mixed dtypes may be narrower than the group.
+            if any(g.dtype != widened for g in flat.values()):
                 buffer = self._buffer(widened)
                 flat = {i: buffer[i, :size].copy_(g) for i, g in flat.items()}
             self._multiply({i: _array(g) for i, g in flat.items()})
