@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from moopt.kernels.min_norm.tolerances import DEPENDENT, ROUNDING
 
-# Inverses with larger entries are too inaccurate to begin from.
-ILL_CONDITIONED = 1e8
+# A first solution with a smaller residual than this, relative to 1 + sum(v), comes from a sound
+# inverse: one refinement squares it, below rounding. A singular matrix gives one of order 1.
+INVERTED = 1e-8
 
 
 def active_set(
@@ -42,22 +43,22 @@ def active_set(
     R. W. Cottle and G. B. Dantzig, "Complementary pivot theory of mathematical programming",
     Linear Algebra and its Applications, 1968, for the path of the entering row.
     """
-    a = cosines + r[:, None] * r
+    table = cosines + r[:, None] * r
+    v = _on_full_face(cosines, table, r)
+    if v is not None:
+        return v, 1
     # z holds v on the face and the gradient r - A v off it: one update serves both.
-    table, z, face, pivots = a, r.copy(), np.zeros(len(r), dtype=bool), 0
-    full = _full_face(a, r)
-    if full is not None:
-        table, z = full
-        face[:] = True
-        pivots = 1
+    z = r.copy()
+    inside, outside = np.zeros_like(r), np.ones_like(r)
+    pivots = 0
     verified = False
     while pivots < max_iter:
-        candidates = np.where(face, 0.0, z)
+        candidates = z * outside
         enter = int(candidates.argmax())
-        if not candidates[enter] > ROUNDING * (1.0 + float(z @ face)):
+        if not candidates[enter] > ROUNDING * (1.0 + float(z @ inside)):
             if verified:
                 break
-            z = _refined(cosines, r, table, face, z)
+            z = _refined(cosines, r, table, inside, z)
             verified = True
             continue
         verified = False
@@ -66,43 +67,50 @@ def active_set(
         while pivot != enter and pivots < max_iter:
             slope = table[enter]
             diagonal = float(slope[enter])
-            dependent = diagonal <= DEPENDENT
-            length = math.inf if dependent else float(z[enter]) / diagonal
+            on_face = slope * inside
+            if diagonal > DEPENDENT:
+                length = float(z[enter]) / diagonal
+                blocking = (z * inside < length * on_face).nonzero()[0]
+            else:
+                length = math.inf
+                blocking = (on_face > 0.0).nonzero()[0]
             pivot = enter
-            blocking = (face & (slope > 0.0 if dependent else z < length * slope)).nonzero()[0]
             if blocking.size:
-                ratios = z[blocking] / slope[blocking]
+                ratios = z[blocking] / on_face[blocking]
                 first = int(ratios.argmin())
                 length, pivot = max(float(ratios[first]), 0.0), int(blocking[first])
             if length == math.inf:
-                ray = np.where(face, np.maximum(-slope, 0.0), 0.0)
+                ray = np.maximum(-on_face, 0.0)
                 ray[enter] = 1.0
                 return ray, pivots
             z -= length * slope
             grown += length
-            z[pivot] = grown if pivot == enter else 0.0
-            face[pivot] = not face[pivot]
-            _sweep(table, pivot, 1.0 if pivot == enter else -1.0)
+            joins = pivot == enter
+            z[pivot] = grown if joins else 0.0
+            inside[pivot], outside[pivot] = (1.0, 0.0) if joins else (0.0, 1.0)
+            _sweep(table, pivot, 1.0 if joins else -1.0)
             pivots += 1
         if pivot != enter:
             # Out of pivots half way: the partly grown row is feasible, and better than nothing.
-            face[enter], z[enter] = True, grown
-    v = np.where(face, np.maximum(z, 0.0), 0.0)
-    return v, pivots
+            inside[enter], z[enter] = 1.0, grown
+    return np.maximum(z, 0.0) * inside, pivots
 
 
-def _full_face(
-    a: NDArray[np.float64], r: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """The swept tableau and z of the face that holds every row, where it holds the answer."""
+def _on_full_face(
+    cosines: NDArray[np.float64], a: NDArray[np.float64], r: NDArray[np.float64]
+) -> NDArray[np.float64] | None:
+    """v of the face that holds every row, refined once; None where it is not the answer."""
     try:
         inverse = np.linalg.inv(a)
     except np.linalg.LinAlgError:
         return None
     v = inverse @ r
-    if v.min() > 0.0 and np.abs(inverse).max() < ILL_CONDITIONED:
-        return -inverse, v
-    return None
+    residual = r * (1.0 - float(r @ v)) - cosines @ v
+    allowed = INVERTED * (1.0 + float(np.abs(v).sum()))
+    if not (v[v.argmin()] > 0.0 and float(residual @ residual) < allowed * allowed):
+        return None
+    v += inverse @ residual
+    return v if v[v.argmin()] >= 0.0 else None
 
 
 def _sweep(table: NDArray[np.float64], p: int, sign: float) -> None:
@@ -121,11 +129,11 @@ def _refined(
     cosines: NDArray[np.float64],
     r: NDArray[np.float64],
     table: NDArray[np.float64],
-    face: NDArray[np.bool_],
+    inside: NDArray[np.float64],
     z: NDArray[np.float64],
 ) -> NDArray[np.float64]:
     """One step of iterative refinement on the face, and the gradient off it from scratch."""
-    v = z * face
-    residual = (r * (1.0 - float(r @ v)) - cosines @ v) * face
-    v = np.maximum(v - table @ residual, 0.0) * face
-    return np.where(face, v, r * (1.0 - float(r @ v)) - cosines @ v)
+    v = z * inside
+    residual = (r * (1.0 - float(r @ v)) - cosines @ v) * inside
+    v = np.maximum(v - table @ residual, 0.0) * inside
+    return np.where(inside > 0.0, v, r * (1.0 - float(r @ v)) - cosines @ v)

@@ -2,56 +2,95 @@
 
 from __future__ import annotations
 
-# An edge whose third row misses optimality by less than this (relative to the norms) is the
-# solution up to rounding; the certificate of the caller has the last word.
+import math
+
+from moopt.kernels.min_norm.tolerances import RESOLUTION, STATIONARY
+
+# The closed forms lose digits where rows are nearly dependent; a larger gap than this sends the
+# problem to the active-set method, whatever the caller's tolerance is.
+CLOSED_FORM_GAP = 1e-12
+# An edge that misses optimality by less than this, relative to the norms, is a candidate.
 EDGE_SLACK = 1e-13
 
+# Weights proportional to the objectives' order, the gap, and whether the point is zero.
+ClosedForm = tuple[list[float], float, bool]
 
-def closed_form_two(cosine: float, r0: float, r1: float) -> tuple[float, float]:
-    """Return v >= 0, weights proportional to r * v, for two rows with the given cosine.
 
-    On the line through both rows C v is proportional to r, so v = (r0 - c r1, r1 - c r0) up to
-    a factor; where one entry is not positive, the other row is the point.
+def closed_form_two(g00: float, g01: float, g11: float) -> ClosedForm | None:
+    """Weights of two rows of non-zero norm, with gap and stationarity.
+
+    With r_i = min_j n_j / n_i and cosine c, weights are proportional to r * v, where C v is
+    proportional to r on the line through both rows: v = (r_0 - c r_1, r_1 - c r_0). Where an
+    entry is not positive, the other row is the point.
+
+    Returns:
+        (weights, gap, stationary), or None where rounding denies the result its certificate.
     """
-    v0, v1 = r0 - cosine * r1, r1 - cosine * r0
-    if v0 > 0.0:
-        return (v0, v1) if v1 > 0.0 else (1.0, 0.0)
-    return (0.0, 1.0) if v1 > 0.0 else (1.0, 1.0)
+    n0, n1 = math.sqrt(g00), math.sqrt(g11)
+    c = min(1.0, max(-1.0, g01 / n0 / n1))
+    r0, r1 = (1.0, n0 / n1) if n0 < n1 else (n1 / n0, 1.0)
+    v0, v1 = r0 - c * r1, r1 - c * r0
+    if v0 <= 0.0:
+        v0, v1 = (0.0, 1.0) if v1 > 0.0 else (1.0, 1.0)
+    elif v1 <= 0.0:
+        v0, v1 = 1.0, 0.0
+    y0, y1 = v0 + c * v1, v1 + c * v0
+    squared = v0 * y0 + v1 * y1
+    w0, w1 = r0 * v0, r1 * v1
+    s = w0 + w1
+    worst = max(r0 * squared / s - y0, r1 * squared / s - y1)
+    certified = _certified(worst, squared, s, v0 + v1)
+    return None if certified is None else ([w0 / s, w1 / s], *certified)
 
 
 def closed_form_three(
-    c01: float, c02: float, c12: float, r0: float, r1: float, r2: float
-) -> tuple[float, float, float] | None:
-    """Return v >= 0, weights proportional to r * v, for three rows with the given cosines.
+    g00: float, g01: float, g02: float, g11: float, g12: float, g22: float
+) -> ClosedForm | None:
+    """Weights of three rows of non-zero norm, with gap and stationarity.
 
-    On the plane through all three v = adj(C) r up to a factor. Where that has a negative entry
-    the point lies on an edge or is a row; each is tried and kept if the rows left out agree,
-    (C v)_k s >= r_k v^T C v with s = r^T v.
+    On the plane through all three rows v = adj(C) r up to a factor. Where that has an entry that
+    is not positive, the point lies on an edge or is a row; each is tried and kept if the rows
+    left out agree, (C v)_k s >= r_k v^T C v with s = r^T v.
 
     Returns:
-        v, or None where rounding leaves no candidate standing (nearly dependent rows).
+        (weights, gap, stationary), or None where rounding denies the result its certificate.
     """
-    v0 = (1.0 - c12 * c12) * r0 + (c02 * c12 - c01) * r1 + (c01 * c12 - c02) * r2
-    v1 = (c02 * c12 - c01) * r0 + (1.0 - c02 * c02) * r1 + (c01 * c02 - c12) * r2
-    v2 = (c01 * c12 - c02) * r0 + (c01 * c02 - c12) * r1 + (1.0 - c01 * c01) * r2
-    if v0 > 0.0 and v1 > 0.0 and v2 > 0.0:
-        return v0, v1, v2
-    if c01 >= r1 / r0 and c02 >= r2 / r0:
-        return 1.0, 0.0, 0.0
-    if c01 >= r0 / r1 and c12 >= r2 / r1:
-        return 0.0, 1.0, 0.0
-    if c02 >= r0 / r2 and c12 >= r1 / r2:
-        return 0.0, 0.0, 1.0
-    edge = _edge(c01, c02, c12, r0, r1, r2)
-    if edge is not None:
-        return edge[0], edge[1], 0.0
-    edge = _edge(c02, c01, c12, r0, r2, r1)
-    if edge is not None:
-        return edge[0], 0.0, edge[1]
-    edge = _edge(c12, c01, c02, r1, r2, r0)
-    if edge is not None:
-        return 0.0, edge[0], edge[1]
-    return None
+    n0, n1, n2 = math.sqrt(g00), math.sqrt(g11), math.sqrt(g22)
+    shortest = min(n0, n1, n2)
+    r0, r1, r2 = shortest / n0, shortest / n1, shortest / n2
+    # Two divisions: the product of two norms can underflow where the entry does not.
+    c01 = min(1.0, max(-1.0, g01 / n0 / n1))
+    c02 = min(1.0, max(-1.0, g02 / n0 / n2))
+    c12 = min(1.0, max(-1.0, g12 / n1 / n2))
+    a01, a02, a12 = c02 * c12 - c01, c01 * c12 - c02, c01 * c02 - c12
+    v0 = (1.0 - c12 * c12) * r0 + a01 * r1 + a02 * r2
+    v1 = a01 * r0 + (1.0 - c02 * c02) * r1 + a12 * r2
+    v2 = a02 * r0 + a12 * r1 + (1.0 - c01 * c01) * r2
+    if not (v0 > 0.0 and v1 > 0.0 and v2 > 0.0):
+        if c01 * r0 >= r1 and c02 * r0 >= r2:
+            v0, v1, v2 = 1.0, 0.0, 0.0
+        elif c01 * r1 >= r0 and c12 * r1 >= r2:
+            v0, v1, v2 = 0.0, 1.0, 0.0
+        elif c02 * r2 >= r0 and c12 * r2 >= r1:
+            v0, v1, v2 = 0.0, 0.0, 1.0
+        elif edge := _edge(c01, c02, c12, r0, r1, r2):
+            v0, v1, v2 = edge[0], edge[1], 0.0
+        elif edge := _edge(c02, c01, c12, r0, r2, r1):
+            v0, v1, v2 = edge[0], 0.0, edge[1]
+        elif edge := _edge(c12, c01, c02, r1, r2, r0):
+            v0, v1, v2 = 0.0, edge[0], edge[1]
+        else:
+            return None
+    y0 = v0 + c01 * v1 + c02 * v2
+    y1 = c01 * v0 + v1 + c12 * v2
+    y2 = c02 * v0 + c12 * v1 + v2
+    squared = v0 * y0 + v1 * y1 + v2 * y2
+    w0, w1, w2 = r0 * v0, r1 * v1, r2 * v2
+    s = w0 + w1 + w2
+    level = squared / s
+    worst = max(r0 * level - y0, r1 * level - y1, r2 * level - y2)
+    certified = _certified(worst, squared, s, v0 + v1 + v2)
+    return None if certified is None else ([w0 / s, w1 / s, w2 / s], *certified)
 
 
 def _edge(
@@ -63,4 +102,16 @@ def _edge(
         squared = vi * (vi + cij * vj) + vj * (vj + cij * vi)
         if (cik * vi + cjk * vj) * s >= rk * squared - EDGE_SLACK * s * (vi + vj):
             return vi, vj
+    return None
+
+
+def _certified(worst: float, squared: float, s: float, total: float) -> tuple[float, bool] | None:
+    """(gap, stationary) of a point with the given measures; None where it has no certificate."""
+    stationary = squared <= STATIONARY * s * s
+    if squared > 0.0:
+        gap = worst / math.sqrt(squared) if worst > 0.0 else 0.0
+    else:
+        gap = 0.0 if worst <= 0.0 else math.inf
+    if stationary or (gap <= CLOSED_FORM_GAP and squared > RESOLUTION * total * total):
+        return gap, stationary
     return None

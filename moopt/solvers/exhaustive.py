@@ -66,8 +66,9 @@ def _solutions(masked: NDArray[np.float64], right: NDArray[np.float64]) -> NDArr
         inverses = np.linalg.inv(masked)
     except np.linalg.LinAlgError:
         inverses = np.stack([_inverse_or_nan(one) for one in masked])
-    v = np.einsum("fij,fj->fi", inverses, right)
-    return v + np.einsum("fij,fj->fi", inverses, right - np.einsum("fij,fj->fi", masked, v))
+    v: NDArray[np.float64] = (inverses @ right[:, :, None])[:, :, 0]
+    residual: NDArray[np.float64] = right - (masked @ v[:, :, None])[:, :, 0]
+    return v + (inverses @ residual[:, :, None])[:, :, 0]
 
 
 def _inverse_or_nan(matrix: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -2,39 +2,36 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from moopt.kernels.min_norm import min_norm_reference
 from moopt.solvers.active_set import active_set
 from moopt.solvers.closed_form import closed_form_three, closed_form_two
-from moopt.solvers.equilibrated import (
-    CONVERGED,
-    DEGENERATE,
-    NON_FINITE,
-    certificate,
-    certificate_lists,
-    equilibrated,
-    equilibrated_lists,
-    status_code,
-)
+from moopt.solvers.equilibrated import certificate, equilibrated
 from moopt.solvers.exhaustive import LARGEST, exhaustive
-from moopt.solvers.frank_wolfe import DEFAULT_MAX_ITER, frank_wolfe
+from moopt.solvers.frank_wolfe import DEFAULT_MAX_ITER, Variant, frank_wolfe
 from moopt.solvers.result import SolverResult
+from moopt.status import SolverStatus
 
 # Each maps to the variant of `frank_wolfe` that it names.
-FRANK_WOLFE = {"frank_wolfe": "vanilla", "away_step": "away_step", "pairwise": "pairwise"}
+FRANK_WOLFE: dict[str, Variant] = {
+    "frank_wolfe": "vanilla",
+    "away_step": "away_step",
+    "pairwise": "pairwise",
+}
 SOLVERS = ("auto", "exhaustive", "active_set", *FRANK_WOLFE)
 
-# The closed forms lose digits where rows are nearly dependent; a gap above this sends the
-# problem to the active-set method, whatever `tol` is.
-CLOSED_FORM_GAP = 1e-12
+CONVERGED = int(SolverStatus.CONVERGED)
+MAX_ITER = int(SolverStatus.MAX_ITER)
+DEGENERATE = int(SolverStatus.DEGENERATE)
+NON_FINITE = int(SolverStatus.NON_FINITE)
 
+Rows = list[list[float]] | NDArray[np.float64]
 # (weights, status code, gap, number of iterations) of one Gramian.
 HostResult = tuple[list[float], int, float, int]
 
@@ -119,18 +116,25 @@ def min_norm_point(
             f"`solver` of `min_norm_point` must not be {solver!r} under `torch.compile` or a fake"
             " tensor: the Frank-Wolfe methods read the Gramian on the host. Use solver='auto'."
         )
+    m = gramian.shape[-1]
     if gramian.ndim == 2:
-        rows = gramian.tolist() if len(gramian) <= 3 else gramian.to("cpu", torch.float64).numpy()
+        rows = gramian.tolist() if m <= 3 else gramian.to("cpu", torch.float64).numpy()
         mask = None if active is None else active.tolist()
-        weights, status, gap, num_iter = min_norm_host(
-            rows, mask, solver=solver, tol=tol, max_iter=max_iter
+        weights, status, gap, num_iter = _solved(rows, mask, solver, tol, max_iter)
+        # By way of numpy: half the cost of `torch.tensor` for so few numbers.
+        result = SolverResult(
+            torch.from_numpy(np.array(weights)),
+            torch.from_numpy(np.array(status)),
+            torch.from_numpy(np.array(gap)),
+            torch.from_numpy(np.array(num_iter)),
         )
-        return _result((weights, status, gap, num_iter), (), gramian.device)
-    return _batched(gramian, active, solver, tol, max_iter)
+    else:
+        result = _batched(gramian, active, solver, tol, max_iter)
+    return result if on_host else SolverResult(*(t.to(gramian.device) for t in result))
 
 
 def min_norm_host(
-    rows: list[list[float]] | np.ndarray,
+    rows: Rows,
     active: list[bool] | None = None,
     *,
     solver: str = "auto",
@@ -147,90 +151,92 @@ def min_norm_host(
     Returns:
         (weights, status code, gap, number of iterations) as a list of floats, int, float, int.
     """
+    weights, status, gap, num_iter = _solved(rows, active, solver, tol, max_iter)
+    listed = weights if isinstance(weights, list) else weights.tolist()
+    return listed, status, gap, num_iter
+
+
+def _solved(
+    rows: Rows, active: list[bool] | None, solver: str, tol: float, max_iter: int | None
+) -> tuple[list[float] | NDArray[np.float64], int, float, int]:
     m = len(rows)
     if active is not None and not all(active) and any(active):
         index = [i for i in range(m) if active[i]]
-        inner, *rest = min_norm_host(
-            [[float(rows[i][j]) for j in index] for i in index],
-            solver=solver,
-            tol=tol,
-            max_iter=max_iter,
-        )
-        weights = [0.0] * m
-        for i, w in zip(index, inner, strict=True):
-            weights[i] = w
-        return weights, *rest
-    if m <= 3:
-        return _small(rows if isinstance(rows, list) else rows.tolist(), solver, tol, max_iter)
-    return _general(np.asarray(rows, dtype=np.float64), solver, tol, max_iter)
-
-
-def _small(rows: list[list[float]], solver: str, tol: float, max_iter: int | None) -> HostResult:
-    """Up to three rows: Python floats, and the closed forms where they are accurate."""
-    m = len(rows)
-    # A difference with itself is 0 unless the sum overflowed or an entry is not finite.
-    total = sum([sum(row) for row in rows])
-    if total - total != 0.0 and not all(map(math.isfinite, itertools.chain(*rows))):
-        return [1.0 / m] * m, NON_FINITE, math.nan, 0
-    squares = [rows[i][i] for i in range(m)]
-    if min(squares) <= 0.0:
-        zeros = [float(s <= 0.0) for s in squares]
-        return [z / sum(zeros) for z in zeros], DEGENERATE, 0.0, 0
-    if m == 1:
-        return [1.0], CONVERGED, 0.0, 0
-    cosines, r = equilibrated_lists(rows, [math.sqrt(s) for s in squares])
-    if solver == "auto":
-        v: Any = (
-            closed_form_two(cosines[0][1], r[0], r[1])
-            if m == 2
-            else closed_form_three(cosines[0][1], cosines[0][2], cosines[1][2], *r)
-        )
-        if v is not None:
-            gap, stationary, unresolved = certificate_lists(cosines, r, v)
-            if (gap <= CLOSED_FORM_GAP and not unresolved) or stationary:
-                weights = [a * b for a, b in zip(r, v, strict=True)]
-                s = sum(weights)
-                status = DEGENERATE if stationary else status_code(gap, False, False, tol)
-                return [w / s for w in weights], status, gap, 1
-    return _iterative(np.array(cosines), np.array(r), solver, tol, max_iter)
-
-
-def _general(gramian: np.ndarray, solver: str, tol: float, max_iter: int | None) -> HostResult:
-    m = len(gramian)
+        dropped = [[float(rows[i][j]) for j in index] for i in index]
+        inner, status, gap, num_iter = _solved(dropped, None, solver, tol, max_iter)
+        weights = np.zeros(m)
+        weights[index] = inner
+        return weights, status, gap, num_iter
+    if m <= 3 and solver == "auto":
+        small = _small(rows if isinstance(rows, list) else rows.tolist(), tol)
+        if small is not None:
+            return small
+    gramian = np.asarray(rows, dtype=np.float64)
     if not np.isfinite(gramian).all():
         return [1.0 / m] * m, NON_FINITE, math.nan, 0
     squares = gramian.diagonal()
-    if float(squares.min()) <= 0.0:
-        zeros = squares <= 0.0
-        return (zeros / zeros.sum()).tolist(), DEGENERATE, 0.0, 0
-    cosines, r = equilibrated(gramian, np.sqrt(squares))
-    return _iterative(cosines, r, solver, tol, max_iter)
+    if squares[squares.argmin()] <= 0.0:
+        zeros = (squares <= 0.0).astype(np.float64)
+        return zeros / zeros.sum(), DEGENERATE, 0.0, 0
+    # Extreme norm ratios may underflow or overflow on the way; the certificate is the judge.
+    with np.errstate(all="ignore"):
+        return _iterated(*equilibrated(gramian, np.sqrt(squares)), solver, tol, max_iter)
 
 
-def _iterative(
-    cosines: np.ndarray, r: np.ndarray, solver: str, tol: float, max_iter: int | None
-) -> HostResult:
-    m = len(r)
+def _small(rows: list[list[float]], tol: float) -> HostResult | None:
+    """The closed forms; None for whatever is not regular, which the general path handles."""
+    if len(rows) == 2:
+        (g00, g01), (g10, g11) = rows
+        if not (0.0 < g00 < math.inf and 0.0 < g11 < math.inf):
+            return None
+        g01 = 0.5 * g01 + 0.5 * g10
+        if not math.isfinite(g01):
+            return None
+        solved = closed_form_two(g00, g01, g11)
+    elif len(rows) == 3:
+        (g00, g01, g02), (g10, g11, g12), (g20, g21, g22) = rows
+        if not (0.0 < g00 < math.inf and 0.0 < g11 < math.inf and 0.0 < g22 < math.inf):
+            return None
+        g01, g02, g12 = 0.5 * g01 + 0.5 * g10, 0.5 * g02 + 0.5 * g20, 0.5 * g12 + 0.5 * g21
+        if not math.isfinite(g01 + g02 + g12):
+            return None
+        solved = closed_form_three(g00, g01, g02, g11, g12, g22)
+    else:
+        return None
+    if solved is None:
+        return None
+    weights, gap, stationary = solved
+    status = DEGENERATE if stationary else CONVERGED if gap <= tol else MAX_ITER
+    return weights, status, gap, 1
+
+
+def _iterated(
+    cosines: NDArray[np.float64],
+    r: NDArray[np.float64],
+    solver: str,
+    tol: float,
+    max_iter: int | None,
+) -> tuple[NDArray[np.float64], int, float, int]:
     if solver in FRANK_WOLFE:
         limit = DEFAULT_MAX_ITER if max_iter is None else max_iter
         v, num_iter = frank_wolfe(cosines, r, FRANK_WOLFE[solver], tol, limit)
-        gap, stationary, unresolved = certificate(cosines, r, v)
+        judged = certificate(cosines, r, v)
     elif solver == "exhaustive":
         v, num_iter = exhaustive(cosines, r)
-        gap, stationary, unresolved = certificate(cosines, r, v)
+        judged = certificate(cosines, r, v)
     else:
-        limit = 10 * m + 20 if max_iter is None else max_iter
+        limit = 10 * len(r) + 20 if max_iter is None else max_iter
         v, num_iter = active_set(cosines, r, limit)
-        gap, stationary, unresolved = certificate(cosines, r, v)
-        if unresolved and not stationary:
+        judged = certificate(cosines, r, v)
+        if judged.unresolved and not judged.stationary:
             # Rows much longer than the shortest cancel, so r is lost in the rounding of
             # C + r r^T; the hull of the unit rows finds the same weights without r.
             v, more = active_set(cosines, np.ones_like(r), limit)
             num_iter += more
-            gap, stationary, unresolved = certificate(cosines, r, v)
+            judged = certificate(cosines, r, v)
     weights = r * v
     weights /= weights.sum()
-    return weights.tolist(), status_code(gap, stationary, unresolved, tol), gap, num_iter
+    return weights, judged.status(tol), judged.gap, num_iter
 
 
 def _batched(
@@ -245,23 +251,13 @@ def _batched(
         )
         for i, one in enumerate(stack)
     ]
-    columns = zip(*results, strict=True) if results else ((), (), (), ())
-    return _result(tuple(map(list, columns)), batch, gramian.device, m)
-
-
-def _result(
-    values: tuple[Any, ...], batch: tuple[int, ...], device: torch.device, m: int | None = None
-) -> SolverResult:
-    """Tensors by way of numpy: half the cost of `torch.tensor` for so few numbers."""
-    dtypes = (np.float64, np.int64, np.float64, np.int64)
-    tensors = [torch.from_numpy(np.array(v, dtype=d)) for v, d in zip(values, dtypes, strict=True)]
-    if m is not None:
-        tensors = [
-            t.reshape(*batch, m) if i == 0 else t.reshape(batch) for i, t in enumerate(tensors)
-        ]
-    if device.type != "cpu":
-        tensors = [t.to(device) for t in tensors]
-    return SolverResult(*tensors)
+    weights, status, gap, num_iter = zip(*results, strict=True) if results else ((), (), (), ())
+    return SolverResult(
+        torch.tensor(weights, dtype=torch.float64).reshape(*batch, m),
+        torch.tensor(status, dtype=torch.int64).reshape(batch),
+        torch.tensor(gap, dtype=torch.float64).reshape(batch),
+        torch.tensor(num_iter, dtype=torch.int64).reshape(batch),
+    )
 
 
 def _check(
