@@ -8,7 +8,7 @@ from pathlib import Path
 DOCS = Path(__file__).resolve().parent
 sys.path[:0] = [str(DOCS.parent), str(DOCS / "_extensions")]
 
-from moopt.__version__ import __version__  # noqa: E402
+from moopt import __version__  # noqa: E402
 
 project = "moopt"
 author = "The moopt developers"

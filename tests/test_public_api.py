@@ -7,8 +7,8 @@ import importlib
 import importlib.util
 import inspect
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -18,7 +18,10 @@ import moopt
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = ["moopt", "moopt.solvers", "moopt.weightings", "moopt.losses"]
 NAMES = [
-    f"{module}.{name}" for module in MODULES for name in importlib.import_module(module).__all__
+    f"{module}.{name}"
+    for module in MODULES
+    for name in importlib.import_module(module).__all__
+    if name != "__version__"
 ]
 SUBMODULES = {"moopt.losses", "moopt.solvers", "moopt.weightings"}
 
@@ -49,7 +52,7 @@ def test_every_public_name_has_a_docstring_with_a_doctest(qualified: str) -> Non
     if callable(thing):
         assert undocumented(qualified, thing) is None
     else:
-        assert isinstance(thing, str | tuple | frozenset | ModuleType)
+        assert isinstance(thing, Mapping)  # the registry: data, not behaviour
 
 
 def test_the_documentation_check_can_fail() -> None:

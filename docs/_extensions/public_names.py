@@ -28,6 +28,8 @@ def undocumented(modules: Iterable[str], documented: Iterable[str]) -> list[str]
     for module in modules:
         loaded = importlib.import_module(module)
         for name in loaded.__all__:
+            if name == "__version__":
+                continue
             aliases.setdefault(id(getattr(loaded, name)), set()).add(f"{module}.{name}")
     present = set(documented)
     return sorted(min(names, key=len) for names in aliases.values() if not names & present)
