@@ -27,7 +27,7 @@ class SolverStatus(enum.IntEnum):
 
     @property
     def explanation(self) -> str:
-        """One sentence: what happened, why, and what to do."""
+        """What happened, why, and what to do, in one sentence."""
         return _EXPLANATIONS[self]
 
 

@@ -68,8 +68,8 @@ class Weighting(abc.ABC):
         name: the registered name.
         source: authors, title, venue, year.
 
-    Properties (they may depend on the hyper-parameters):
-        guarantees: the promises; see `Guarantee`.
+    Properties:
+        guarantees: the promises under the configured hyper-parameters; see `Guarantee`.
         needs: which optional fields of `StepStatistics` must be present ("losses", "names").
         state_axes: for each key of the state, how many leading axes index objectives
             (0: shared by all, 1: one entry each, 2: one per pair). The optimizer uses it to

@@ -37,7 +37,7 @@ class RegisteredWeighting:
 
     @property
     def name(self) -> str:
-        """The registered name: the class's."""
+        """The registered name, which is the class's."""
         return self.weighting_class.name
 
     @property
