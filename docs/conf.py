@@ -36,7 +36,12 @@ default_role = "literal"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
-napoleon_custom_sections = ["Numerics", "Source", ("Class attributes", "Attributes")]
+napoleon_custom_sections = [
+    "Numerics",
+    "Source",
+    ("Class attributes", "Attributes"),
+    ("Properties", "Attributes"),
+]
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
@@ -48,5 +53,6 @@ nitpicky = True
 # No network in the build, so names of other libraries cannot be resolved.
 nitpick_ignore_regex = [
     (r"py:.*", r"(torch|nn|Tensor|collections|numbers|typing)(\..*)?"),
-    (r"py:.*", r"(optional|Ellipsis|default.*)"),
+    # Annotations for type checkers alone, spelled out in the docstrings.
+    (r"py:class", r"(Losses|GradScaler)"),
 ]

@@ -68,7 +68,7 @@ def test_the_documentation_check_can_fail() -> None:
 
 def documented_in(pages: str) -> set[str]:
     """Names with an `auto...` directive in the text of the API pages."""
-    return set(re.findall(r"^\.\. auto\w+:: (\S+)", pages, flags=re.MULTILINE))
+    return set(re.findall(r"^\.\. auto\w+:: ([\w.]+)", pages, flags=re.MULTILINE))
 
 
 def missing_pages(names: list[str], documented: set[str]) -> set[str]:
