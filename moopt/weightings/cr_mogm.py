@@ -165,7 +165,7 @@ class CRMOGM(Weighting):
         pairs = on[..., :, None] & on[..., None, :]
         finite = (torch.isfinite(gramian) | ~pairs).all(-1).all(-1)[..., None]
         if output.result is not None:
-            finite = finite & (output.result.status != SolverStatus.NON_FINITE)[..., None]
+            finite = finite & (output.result.status != int(SolverStatus.NON_FINITE))[..., None]
         average = state[WEIGHTS].expand(new.shape)
         num_steps = state[NUM_STEPS].expand(new.shape)
         usable = on & finite

@@ -55,7 +55,7 @@ def dual_space_mgda_weights(
     Returns:
         The weights w, of any sign, with `d = sum_i w_i g_i`. `gap` is the relative residual
         `max_i |u_i . d - c_i| / c_i` before rescaling: a value below 1 proves `g_i . d > 0`.
-        Status: CONVERGED; RANK_DEFICIENT where the residual exceeds 1e-6; DEGENERATE where
+        Status: CONVERGED; RANK_DEFICIENT where the residual exceeds 1e-3; DEGENERATE where
         `sum_i c_i v_i = 0`, weights zero: then `sum_i c_i u_i = 0`, the point is Pareto
         stationary; NON_FINITE, weights uniform over the active objectives.
 

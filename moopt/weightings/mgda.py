@@ -68,7 +68,8 @@ def mgda_weights(
     # Dividing twice keeps the product of two small scales from underflowing.
     normalized = gramian / scale.unsqueeze(-1) / scale.unsqueeze(-2)
     result = min_norm_point(normalized, solver=solver, tol=tol, max_iter=max_iter, active=active)
-    non_finite = (result.status == SolverStatus.NON_FINITE).unsqueeze(-1)
+    # As an int: a trace takes the comparison of a tensor with an enum member for a plain False.
+    non_finite = (result.status == int(SolverStatus.NON_FINITE)).unsqueeze(-1)
     weights = torch.where(non_finite, result.weights, result.weights / scale)
     # The solver takes an empty mask for "all", a weighting for "none".
     return result._replace(weights=weights if active is None else weights * active)
@@ -109,10 +110,10 @@ class MGDA(Weighting):
     and `d = 0` exactly where the point is Pareto stationary. Plain MGDA favours the *smallest*
     gradient; normalising first divides row i by s_i and returns `w_i = u_i / s_i`:
 
-    - `"l2"`: s_i = ||g_i||. Independent of the scale of every loss; ||d|| <= 1, so the step
+    - `"l2"`: `s_i = ||g_i||`. Independent of the scale of every loss; ||d|| <= 1, so the step
       length no longer shrinks with the gradients.
-    - `"loss"`: s_i = |loss_i|. A loss below 1e-12 of the largest counts as that much.
-    - `"loss+"`: s_i = |loss_i| ||g_i||.
+    - `"loss"`: `s_i = |loss_i|`. A loss below 1e-12 of the largest counts as that much.
+    - `"loss+"`: `s_i = |loss_i| ||g_i||`.
 
     Args:
         normalize: "none", "l2", "loss" or "loss+"; default "none".

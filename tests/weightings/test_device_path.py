@@ -1,0 +1,63 @@
+"""The path that other devices take: no value is read on the host, and it traces in one graph."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from moopt.record import StepStatistics
+from tests.cases import case
+from tests.weightings.properties import DIRECTION_TOL
+from tests.weightings.settings import SETTINGS
+
+NAMES = [name for name in SETTINGS if name != "MGDA active_set"]
+
+
+def run(name: str, gramian: torch.Tensor, active: torch.Tensor) -> torch.Tensor:
+    losses = torch.ones_like(gramian[..., 0])
+    weighting = SETTINGS[name](range(gramian.shape[-1]))
+    return weighting(StepStatistics(gramian=gramian, losses=losses, active=active)).weights
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_value_is_read_on_the_host(name: str) -> None:
+    """A fake tensor has no values: any read of one raises."""
+    with FakeTensorMode():
+        gramian = torch.eye(3, dtype=torch.float64)
+        active = torch.ones(3, dtype=torch.bool)
+        weights = run(name, gramian, active)
+        assert weights.shape == (3,)
+        assert weights.dtype == torch.float64
+
+
+def test_reading_a_fake_value_raises() -> None:
+    """The violator of the test above: a read is noticed."""
+    with FakeTensorMode(), pytest.raises(Exception, match="_local_scalar_dense"):
+        torch.eye(3, dtype=torch.float64)[0, 0].item()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "m"),
+    [
+        ("MGDA", 3),
+        ("MGDA l2", 2),
+        ("MGDA loss+", 3),
+        ("DualSpaceMGDA", 3),
+        ("DualSpaceMGDA", 5),
+        ("CRMOGM", 2),
+        ("Constant", 3),
+        ("Mean", 3),
+    ],
+)
+def test_traces_in_one_graph_and_agrees_with_the_host(name: str, m: int) -> None:
+    torch.compiler.reset()
+    compiled = torch.compile(lambda g, a: run(name, g, a), fullgraph=True, backend="aot_eager")
+    for family in ("conflicting", "opposite" if m > 2 else "full_stationary"):
+        one = case(family, m, norm_ratio=1e2)
+        active = torch.ones(m, dtype=torch.bool)
+        host, traced = (f(one.gramian, active) for f in (lambda g, a: run(name, g, a), compiled))
+        difference = one.jacobian.T @ (host - traced)
+        scale = float((host.abs() * one.norms).sum())
+        assert float(difference.norm()) <= DIRECTION_TOL * scale

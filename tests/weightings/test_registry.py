@@ -1,0 +1,47 @@
+"""The registry: rows, names and errors."""
+
+from __future__ import annotations
+
+import pytest
+
+from moopt.weightings import CRMOGM, MGDA, WEIGHTINGS, Constant, DualSpaceMGDA, weighting_from_name
+
+
+@pytest.mark.parametrize("spelling", ["MGDA", "mgda", "Mgda"])
+def test_names_ignore_case(spelling: str) -> None:
+    assert weighting_from_name(spelling) == MGDA()
+
+
+@pytest.mark.parametrize("spelling", ["DualSpaceMGDA", "dual_space_mgda", "dual-space-mgda"])
+def test_names_ignore_separators(spelling: str) -> None:
+    assert weighting_from_name(spelling) == DualSpaceMGDA()
+
+
+def test_an_unknown_name_lists_the_names() -> None:
+    with pytest.raises(ValueError, match=r"got 'adam'.*MGDA, DualSpaceMGDA, CRMOGM, Mean, Sum"):
+        weighting_from_name("adam")
+
+
+def test_a_method_without_defaults_says_what_to_pass() -> None:
+    with pytest.raises(
+        ValueError, match=r"Pass an instance, such as moopt.Constant\(weights=...\)"
+    ):
+        weighting_from_name("constant")
+    assert WEIGHTINGS["Constant"].build(weights=[1.0]) == Constant([1.0])
+
+
+def test_rows_tell_what_instances_tell() -> None:
+    row = WEIGHTINGS["MGDA"]
+    assert row.settings == {"normalize": "none", "solver": "auto", "tol": 1e-10, "max_iter": None}
+    assert row.year == 2012
+    assert row.guarantees(normalize="l2") == MGDA(normalize="l2").guarantees
+    assert row.needs(normalize="loss") == {"losses"}
+    assert not row.stateful()
+    assert WEIGHTINGS["CRMOGM"].stateful()
+    assert WEIGHTINGS["CRMOGM"].settings == {"weighting": MGDA(), "momentum": CRMOGM().momentum}
+    assert WEIGHTINGS["Constant"].settings == {}
+
+
+def test_rows_cannot_be_changed() -> None:
+    with pytest.raises(TypeError):
+        WEIGHTINGS["MGDA"] = WEIGHTINGS["Mean"]
