@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 REFERENCES = ("original", "gold", "gold_other")
-#: World-fact NLL this many times the original model's is called damage.
-NLL_DAMAGE = 2.0
+#: World-fact NLL (nats per token) this many times the original model's *and* this far above it is
+#: called damage: a well-trained original is so close to 0 that a ratio alone means little.
+NLL_RATIO, NLL_RISE = 2.0, 0.1
 #: A membership AUC this far from gold's is called a leak, or over-forgetting.
 AUC_DISTANCE = 0.1
 
@@ -61,7 +62,7 @@ class MethodSummary:
         """The matched utility as a table cell."""
         if self.matched is not None:
             return str(self.matched)
-        return f"not reached ({self.num_reached}/{len(self.points)} seeds)"
+        return f"reached in {self.num_reached} of {len(self.points)}"
 
 
 def checked_results(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,7 +126,7 @@ def matched_interval(rows: Mapping[str, Mapping[str, float] | None]) -> Interval
     if len(reached) < len(rows) or not reached:
         return None
     if len(reached) > 1:
-        return t_interval([row["retain_utility"] for row in reached])
+        return t_interval([row["retain_utility"] for row in reached], bounds=(0.0, 1.0))
     row = reached[0]
     ends = row.get("retain_utility_low"), row.get("retain_utility_high")
     return Interval(row["retain_utility"], *ends, num=1)
@@ -200,13 +201,12 @@ def summary_table(results: Mapping[str, Any]) -> Table:
         pad_edge=False,
         width=100,
     )
+    widths = dict.fromkeys(headings, 6) | {"held-out forget": 8, MATCHED: 20, "KS D": 5, "KS p": 5}
     for i, heading in enumerate(headings):
         if i == 0:
-            table.add_column(heading, min_width=16, ratio=2, overflow="fold")
-        elif heading == MATCHED:
-            table.add_column(heading, justify="right", min_width=20, max_width=22)
+            table.add_column(heading, ratio=1, overflow="fold")
         else:
-            table.add_column(heading, justify="right", min_width=5, max_width=8)
+            table.add_column(heading, justify="right", width=widths[heading])
     split = sum(name in results["references"] for name in REFERENCES)
     for i, row in enumerate(rows):
         table.add_row(*row, end_section=i == split - 1)
@@ -254,6 +254,7 @@ def leader(ranked: Sequence[MethodSummary]) -> str:
     )
     if len(ranked) == 1:
         return text + " No other method is ranked."
+    text += " Below, 'tied' means that two 95 % intervals overlap."
     second = ranked[1]
     return text + f" The next is {second.name}, {comparison(best, second)}."
 
@@ -292,34 +293,35 @@ def side_effects(results: Mapping[str, Any], summaries: Sequence[MethodSummary])
     references = reference_scorecards(results)
     out = []
     base = references.get("original", {}).get("world_nll")
-    if isinstance(base, float) and base > 0:
-        ratios = {
-            s.name: s.scorecard["world_nll"] / base
-            for s in summaries
-            if isinstance(s.scorecard["world_nll"], float)
-        }
-        damaged = [f"{n} ({r:.1f} times)" for n, r in ratios.items() if r > NLL_DAMAGE]
+    if isinstance(base, float):
+        levels = {s.name: s.scorecard["world_nll"] for s in summaries}
+        limit = max(NLL_RATIO * base, base + NLL_RISE)
+        damaged = [
+            f"{name} ({level:.2f})"
+            for name, level in levels.items()
+            if isinstance(level, float) and level > limit
+        ]
         out.append(
-            f"World facts got worse (NLL more than {NLL_DAMAGE:g} times the original model's"
-            f" {base:.3f}) under {listed(damaged)}."
+            f"World facts, which nobody asked to forget, got worse under {listed(damaged)}, in nats"
+            f" per token; the original model has {base:.3f}."
             if damaged
-            else f"No method raised the world-fact NLL beyond {NLL_DAMAGE:g} times the original"
-            f" model's {base:.3f}."
+            else f"World facts survived every method: none has an NLL above {limit:.2f} nats per"
+            f" token (original {base:.3f})."
         )
-    auc = {
-        s.name: (s.scorecard["membership_min_k"], s.scorecard["membership_min_k_gold"])
-        for s in summaries
-    }
-    far = [
-        f"{name} ({own:.2f}; gold {gold:.2f})"
-        for name, (own, gold) in auc.items()
-        if isinstance(own, float) and isinstance(gold, float) and abs(own - gold) > AUC_DISTANCE
-    ]
-    if far:
+    gold = references.get("gold", {}).get("membership_min_k")
+    if isinstance(gold, float):
+        levels = {s.name: s.scorecard["membership_min_k"] for s in summaries}
+        far = [
+            f"{name} ({level:.2f})"
+            for name, level in levels.items()
+            if isinstance(level, float) and abs(level - gold) > AUC_DISTANCE
+        ]
         out.append(
-            f"An attacker can tell these from the gold model (membership AUC further than"
-            f" {AUC_DISTANCE:g} from gold's; above is a leak, below is over-forgetting):"
-            f" {listed(far)}."
+            f"An attacker can tell these from the gold model by their membership AUC (gold"
+            f" {gold:.2f}; higher leaks, lower has over-forgotten): {listed(far)}."
+            if far
+            else f"No method's membership AUC is further than {AUC_DISTANCE:g} from the gold"
+            f" model's {gold:.2f}."
         )
     diverged = [s.name for s in summaries if s.scorecard["num_nonfinite"]]
     if diverged:

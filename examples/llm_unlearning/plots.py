@@ -51,7 +51,7 @@ def write_plots(results: Mapping[str, Any], directory: Path) -> list[Path]:
 
     Returns:
         The files: `tradeoff.png`, `matched.png`, and one `steps-<method>.png` for each method
-        whose first seed has records.
+        whose first seed has records of at least two objectives.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -71,7 +71,7 @@ def write_plots(results: Mapping[str, Any], directory: Path) -> list[Path]:
         figures = {"tradeoff": tradeoff_figure(results), "matched": matched_figure(results)}
         for name in results["methods"]:
             seed, run = seed_runs(results, name)[0]
-            if run["records"]:
+            if len(keys_after("weight/", run["records"])) > 1:
                 figures[f"steps-{slug(name)}"] = steps_figure(name, seed, run["records"])
         for stem, figure in figures.items():
             out.append(directory / f"{stem}.png")
@@ -81,8 +81,13 @@ def write_plots(results: Mapping[str, Any], directory: Path) -> list[Path]:
 
 
 def slug(name: str) -> str:
-    """A method's name as part of a file name."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    """A method's name as part of a file name; names that differ by a plus stay apart.
+
+    Example:
+        >>> slug("MOLLM (MGDA loss+)")
+        'mollm-mgda-loss-plus'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", name.lower().replace("+", " plus ")).strip("-")
 
 
 def reference_point(results: Mapping[str, Any], name: str) -> tuple[float, float] | None:
@@ -200,20 +205,18 @@ def matched_figure(results: Mapping[str, Any]) -> Any:
                 points, [y + 0.22] * len(points), "o", color=ORANGE, markeredgecolor=INK,
                 markeredgewidth=0.5, markersize=4, zorder=5,
             )  # fmt: skip
-        end = max([*points, 0.0])
-        if summary.matched is not None and summary.matched.high is not None:
-            end = max(end, summary.matched.high)
-        text = (
-            f"{summary.matched.mean:.3f}"
-            if summary.matched is not None
-            else f"not ranked: reached in {summary.num_reached} of {len(summary.points)} seeds"
-        )
-        axes.text(end + 0.012, y, text, va="center", color=INK)
+        if summary.matched is not None:
+            axes.text(1.03, y, f"{summary.matched.mean:.3f}", va="center", color=INK)
+        else:
+            text = f"not ranked: reached in {summary.num_reached} of {len(summary.points)} seeds"
+            # A little lower where the few seeds that did reach it have their dots.
+            axes.text(0.01, y - 0.12, text, va="center", color=INK)
     gold = reference_point(results, "gold")
+    dots = "; dots: single seeds" if len(results["seeds"]) > 1 else " over the test set's subjects"
     axes.set(
-        yticks=range(len(ranked)), yticklabels=[s.name for s in ranked], xlim=(0, 1.12),
+        yticks=range(len(ranked)), yticklabels=[s.name for s in ranked], xlim=(0, 1.13),
         xticks=np.linspace(0, 1, 6), ylim=(-0.6, len(ranked) - 0.1),
-        xlabel="retain utility at matched forgetting (0 to 1)",
+        xlabel=f"retain utility at matched forgetting (0 to 1)\nblack: 95 % interval{dots}",
     )  # fmt: skip
     if gold is not None:
         axes.axvline(gold[1], color=INK, linewidth=1.0, linestyle=(0, (4, 3)), zorder=3)
@@ -247,7 +250,8 @@ def steps_figure(name: str, seed: str, records: Sequence[Mapping[str, float]]) -
     marks = " (x: inactive, weight 0)" if inactive.any() else ""
     axes[0].set(title=f"{name}, seed {seed}: weights{marks}", ylabel="weight / sum of |weights|")
     norms = columns(records, "norm/", objectives)
-    draw(axes[1], steps, np.where(norms > 0, norms, np.nan), objectives, log=True)
+    # A norm at its noise floor would stretch the axis over ten decades of rounding.
+    draw(axes[1], steps, np.where((norms > 0) & ~inactive, norms, np.nan), objectives, log=True)
     axes[1].set(title="Gradient norms", ylabel="norm (log scale)")
     axes[2].set_ylim(-1.05, 1.05)
     draw(axes[2], steps, columns(records, "cosine/", pairs), [p.replace(",", " – ") for p in pairs])
@@ -338,20 +342,26 @@ def place_labels(axes: Axes, ends: Sequence[float], labels: Sequence[str], spaci
 
 
 def spread(heights: Sequence[float], spacing: float) -> list[float]:
-    """Sorted heights, moved as little as needed to stand at least `spacing` apart.
+    """Sorted heights, moved as little as needed to stand `spacing` apart and inside [0, 1].
 
-    Neighbours that are too close are merged into one block around their common centre.
+    Neighbours that are too close are merged into one block around their common centre. More
+    labels than fit stick out, evenly spaced.
 
     Example:
-        >>> [round(h, 2) for h in spread([0.5, 0.5, 0.9], 0.1)]
-        [0.45, 0.55, 0.9]
+        >>> [round(h, 2) for h in spread([0.5, 0.5, 0.99], 0.1)]
+        [0.45, 0.55, 0.95]
     """
+
+    def inside(centre: float, size: int) -> float:
+        half = min(0.5, spacing * size / 2)
+        return min(max(centre, half), 1 - half)
+
     blocks: list[tuple[float, int]] = []
     for height in heights:
-        centre, size = height, 1
+        centre, size = inside(height, 1), 1
         while blocks and centre - blocks[-1][0] < spacing * (size + blocks[-1][1]) / 2:
             other, count = blocks.pop()
-            centre = (centre * size + other * count) / (size + count)
             size += count
+            centre = inside((centre * (size - count) + other * count) / size, size)
         blocks.append((centre, size))
     return [centre + spacing * (k - (size - 1) / 2) for centre, size in blocks for k in range(size)]

@@ -222,7 +222,7 @@ def html_table(headings: Sequence[str], rows: Sequence[Sequence[str]], num_refer
 
 def is_missing(cell: str) -> bool:
     """Whether a cell says what its metric lacks, or that it was not reached."""
-    return cell.startswith(("needs", "not reached"))
+    return cell.startswith(("needs", "reached in"))
 
 
 def comparison_table(results: Mapping[str, Any]) -> str:

@@ -44,12 +44,18 @@ class Interval:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
+def t_interval(
+    values: Sequence[float],
+    confidence: float = 0.95,
+    *,
+    bounds: tuple[float, float] | None = None,
+) -> Interval:
     """Mean over seeds with Student's t-interval `mean +- t s / sqrt(n)`.
 
     Args:
         values: one number per seed, n >= 1.
         confidence: in (0, 1), default 0.95.
+        bounds: the range of what is measured, such as (0, 1); the interval is cut to it.
 
     Returns:
         An interval without ends where n = 1: one seed says nothing about the spread over seeds.
@@ -72,7 +78,8 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
         raise ImportError("confidence intervals need scipy: pip install scipy") from error
     half = float(t.ppf((1 + confidence) / 2, sample.size - 1) * sample.std(ddof=1))
     half /= sample.size**0.5
-    return Interval(mean, mean - half, mean + half, int(sample.size))
+    low, high = bounds or (-np.inf, np.inf)
+    return Interval(mean, max(low, mean - half), min(high, mean + half), int(sample.size))
 
 
 def bootstrap_interval(
