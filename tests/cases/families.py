@@ -43,13 +43,15 @@ def aligned(seed: int, m: int) -> Tensor:
 
 
 def conflicting(seed: int, m: int) -> Tensor:
-    """Non-stationary with conflict: g_i . e = 0.05 > 0, and z_1 = -z_0.
+    """Non-stationary with conflict: g_i . e = 0.05 > 0, and z_1 = -z_0 + t / 2 with t orthogonal.
 
-    Hence g_0 . g_1 = 0.05^2 - (1 - 0.05^2) < 0 although a common descent direction exists.
+    With unit z_0 and t the cosine of z_0 and z_1 is -1 / sqrt(1.25), hence
+    g_0 . g_1 < 0.05^2 - 0.89 (1 - 0.05^2) < 0 although a common descent direction exists.
     """
-    z = _normal(seed, m, m + 3)
+    z = _unit(_normal(seed, m, m + 3))
     if m > 1:
-        z[1] = -z[0]
+        t = z[1] - (z[1] @ z[0]) * z[0]
+        z[1] = -z[0] + 0.5 * _unit(t)
     return _cone(0.05, z)
 
 
