@@ -42,7 +42,8 @@ def token_log_probs(logits: Tensor, labels: Tensor, ignore_index: int = -100) ->
         ignore_index: the label of tokens that are not supervised. Default -100.
 
     Returns:
-        `TokenLogProbs(values, mask)`, both `[B, T - 1]`. Finite logits give finite values.
+        `TokenLogProbs(values, mask)`, both `[B, T - 1]`. Finite logits give finite values. Sums
+        need no mask, the values being 0 where it is False; probabilities do: `values[mask].exp()`.
 
     Raises:
         ValueError: shapes that do not fit; on the CPU, a label outside [0, V).
