@@ -211,3 +211,10 @@ def test_the_losses_are_modules_with_a_functional_twin() -> None:
         assert list(parameters(module.forward))[:2] == ["logits", "labels"]
     twins = [name for name in moopt.losses.__all__ if name.endswith("_loss")]
     assert len(twins) == len(FIXED_NAMES["moopt.losses"].split())
+
+
+def test_every_status_is_explained_in_the_docs() -> None:
+    page = (ROOT / "docs" / "numerics.md").read_text("utf-8")
+    for status in moopt.SolverStatus:
+        assert f"`{status.name}`" in page
+        assert status.explanation
