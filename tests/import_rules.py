@@ -20,7 +20,9 @@ STEP = frozenset(
         "closure",
         "combine_rows",
         "common_descent",
+        "delegating_optimizer",
         "functional",
+        "record_rows",
         "resolve_weighting",
         "state_by_name",
     }
