@@ -119,9 +119,7 @@ MOLLM_LOSSES = {"forget": uce, "kl": kl, "retain": retain}
 
 
 def _mollm(label: str, weighting: Weighting) -> Method:
-    return Method(
-        name=f"MOLLM {label}", losses=MOLLM_LOSSES, weighting=weighting, evaluations=3
-    )
+    return Method(name=f"MOLLM {label}", losses=MOLLM_LOSSES, weighting=weighting, evaluations=3)
 
 
 METHODS: dict[str, Method] = {

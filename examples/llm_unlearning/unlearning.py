@@ -15,7 +15,7 @@ from moopt import CommonDescent
 
 #: Gradient evaluations at which a run is evaluated. Multiples of 6, so that methods with 1, 2 and
 #: 3 evaluations per step stop at exactly the same budgets; denser early, where ascent collapses.
-CHECKPOINTS = (0, 6, 12, 18, 24, 36, 48, 72, 96, 144, 192, 240, 300)
+CHECKPOINTS = (0, 6, 12, 18, 24, 36, 48, 66, 84, 102, 126, 156, 198, 240)
 
 Row = dict[str, float]
 
@@ -66,9 +66,7 @@ def unlearn(
     """
     method = METHODS[config.method]
     device = next(model.parameters()).device
-    adamw = torch.optim.AdamW(
-        model.parameters(), lr=config.lr, weight_decay=config.weight_decay
-    )
+    adamw = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     optimizer = adamw if method.weighting is None else CommonDescent(adamw, method.weighting)
     streams = [
         batches(
@@ -84,8 +82,7 @@ def unlearn(
         model.train()
         while spent + method.evaluations <= budget:
             forget_batch, retain_batch = (
-                {key: value.to(device) for key, value in next(stream).items()}
-                for stream in streams
+                {key: value.to(device) for key, value in next(stream).items()} for stream in streams
             )
             data = StepData(model, reference, forget_batch, retain_batch)
             records += _step(method, optimizer, data)
@@ -107,3 +104,15 @@ def _step(method: Method, optimizer: torch.optim.Optimizer, data: StepData) -> l
     torch.stack(list(losses.values())).sum().backward()
     optimizer.step()
     return []
+
+
+def checkpoints_within(budget: int) -> tuple[int, ...]:
+    """`CHECKPOINTS` stretched to another budget, in multiples of 6, the budget itself the last.
+
+    Args:
+        budget: gradient evaluations, a positive multiple of 6.
+    """
+    if budget <= 0 or budget % 6:
+        raise ValueError(f"`budget` must be a positive multiple of 6; got {budget}.")
+    stretched = {round(c * budget / CHECKPOINTS[-1] / 6) * 6 for c in CHECKPOINTS}
+    return tuple(sorted(stretched | {0, budget}))

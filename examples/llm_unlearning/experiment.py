@@ -1,0 +1,240 @@
+"""The synthetic experiment: train, unlearn with every method, and collect the results."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import platform
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from examples.llm_unlearning.cache import configuration_key, source_version, whole_file
+from examples.llm_unlearning.grid import (
+    GridConfig,
+    curve_splits,
+    run_grid,
+    scores_by_rate,
+)
+from examples.llm_unlearning.jobs import Job, run_jobs
+from examples.llm_unlearning.methods import DEMO_METHODS, METHODS
+from examples.llm_unlearning.references import References, measure_references
+from examples.llm_unlearning.scorecard import evaluate_world, scorecard
+from examples.llm_unlearning.training import (
+    HERE,
+    TrainingConfig,
+    WorldConfig,
+    load_trained,
+    train_model,
+)
+from examples.llm_unlearning.unlearning import CHECKPOINTS
+
+Progress = Callable[[int, int], None]
+ROLES = ("original", "gold", "gold_other")
+UNLEARNING_SOURCES = (
+    "evaluate",
+    "experiment",
+    "grid",
+    "methods",
+    "references",
+    "scorecard",
+    "selection",
+    "unlearning",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """What is run.
+
+    Attributes:
+        seeds: each has its own world, original model and gold models.
+        methods: names in `METHODS`.
+        learning_rates: one grid for every method.
+        checkpoints: gradient evaluations at which a run is evaluated; the last is the budget.
+        batch_size: rows of the forget batch and of the retain batch.
+        eval_limit, validation_limit, scorecard_limit: see `GridConfig`.
+        training: of every model; role, seed and world's seed are set per model.
+    """
+
+    seeds: tuple[int, ...]
+    methods: tuple[str, ...]
+    learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
+    checkpoints: tuple[int, ...] = CHECKPOINTS
+    batch_size: int = 20
+    eval_limit: int = 64
+    validation_limit: int = 40
+    scorecard_limit: int | None = 240
+    training: TrainingConfig = dataclasses.field(
+        default_factory=lambda: TrainingConfig(role="original")
+    )
+
+    def training_config(self, seed: int, role: str) -> TrainingConfig:
+        """One model's configuration; the two gold models differ in their seed alone."""
+        return dataclasses.replace(
+            self.training,
+            role=role.removesuffix("_other"),
+            seed=1000 + seed if role == "gold_other" else seed,
+            world=dataclasses.replace(self.training.world, seed=seed),
+        )
+
+    def grid(self, seed: int, method: str) -> GridConfig:
+        """One method's share."""
+        return GridConfig(
+            method=method,
+            learning_rates=self.learning_rates,
+            checkpoints=self.checkpoints,
+            batch_size=self.batch_size,
+            seed=seed,
+            eval_limit=self.eval_limit,
+            validation_limit=self.validation_limit,
+            scorecard_limit=self.scorecard_limit,
+        )
+
+
+PRESETS = {
+    "demo": Experiment(seeds=(0,), methods=DEMO_METHODS),
+    "full": Experiment(seeds=(0, 1, 2, 3, 4), methods=tuple(METHODS)),
+}
+
+
+def run_experiment(experiment: Experiment, runs: Path, workers: int, console: Any) -> dict:
+    """Run everything that is not in the cache; the results in the form of `report.py`.
+
+    Args:
+        experiment: what to run.
+        runs: the folder of caches.
+        workers: processes of one thread each.
+        console: a rich console, for the progress bars.
+    """
+    seeds = experiment.seeds
+    configs = {(s, r): experiment.training_config(s, r) for s in seeds for r in ROLES}
+    training = [
+        Job(f"seed {s}, {r}", train_model, (config, runs / "models"))
+        for (s, r), config in configs.items()
+    ]
+    paths = dict(zip(configs, run_jobs(training, workers, "training models", console), strict=True))
+    scoring = [
+        Job(
+            f"seed {s}",
+            reference_job,
+            (configs[s, "original"].world, {r: paths[s, r] for r in ROLES}, experiment),
+        )
+        for s in seeds
+    ]
+    measured = run_jobs(scoring, workers, "scoring the references", console)
+    references = dict(zip(seeds, measured, strict=True))
+    pairs = [(s, m) for s in seeds for m in experiment.methods]
+    unlearning = [
+        Job(
+            f"seed {s}, {m}",
+            method_job,
+            (
+                configs[s, "original"].world,
+                {role: paths[s, role] for role in ROLES},
+                experiment.grid(s, m),
+                references[s],
+                runs / "unlearning",
+            ),
+        )
+        for s, m in pairs
+    ]
+    outcomes = dict(zip(pairs, run_jobs(unlearning, workers, "unlearning", console), strict=True))
+    return {
+        "config": plain_config(experiment),
+        "environment": environment(),
+        "seeds": list(seeds),
+        "methods": {
+            m: {"seeds": {str(s): outcomes[s, m] for s in seeds}} for m in experiment.methods
+        },
+        "references": {
+            role: {"seeds": {str(s): references[s].entries[role] for s in seeds}} for role in ROLES
+        },
+    }
+
+
+def reference_job(
+    world_config: WorldConfig,
+    paths: Mapping[str, Path],
+    experiment: Experiment,
+    *,
+    progress: Progress,
+) -> References:
+    """Score one seed's original and gold models."""
+    world = world_config.build()
+    loaded = {role: load_trained(path) for role, path in paths.items()}
+    tokenizer = loaded["original"][1]
+    models = {role: model.eval() for role, (model, _) in loaded.items()}
+    splits = curve_splits(world, experiment.eval_limit, experiment.validation_limit)
+    return measure_references(models, tokenizer, world, splits, experiment.scorecard_limit)
+
+
+def method_job(
+    world_config: WorldConfig,
+    paths: Mapping[str, Path],
+    config: GridConfig,
+    references: References,
+    cache: Path,
+    *,
+    progress: Progress,
+) -> dict[str, Any]:
+    """One method on one seed: its entry in the results, from the cache where it was run before."""
+    key = configuration_key([p.name for p in paths.values()], config, library_version())
+    path = cache / f"{key}.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    world = world_config.build()
+    model, tokenizer = load_trained(paths["original"])
+    reference = copy.deepcopy(model).eval().requires_grad_(False)
+    assert references.forgotten is not None
+    outcome = run_grid(model, reference, tokenizer, world, config, references.forgotten, progress)
+    model.load_state_dict(outcome.state)
+    evaluations = evaluate_world(model.eval(), tokenizer, world, limit=config.scorecard_limit)
+    curve = outcome.curves[outcome.lr]
+    entry = {
+        "lr": outcome.lr,
+        "curve": curve,
+        "records": outcome.records,
+        "scorecard": scorecard(
+            evaluations,
+            gold=references.gold,
+            gold_other=references.gold_other,
+            original=references.original,
+        ).as_dict(),
+        "matched": None if outcome.matched is None else curve[outcome.matched],
+        "curves": {f"{lr:g}": rows for lr, rows in outcome.curves.items()},
+        "validation_scores": scores_by_rate(outcome, references.forgotten.validation),
+    }
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(entry))
+    return entry
+
+
+def library_version() -> str:
+    """A hash of the source code that a method's entry depends on: changed code is run again."""
+    example = (HERE / f"{name}.py" for name in UNLEARNING_SOURCES)
+    library = HERE.parents[1] / "moopt"
+    return source_version([*library.rglob("*.py"), *example, *(HERE / "metrics").glob("*.py")])
+
+
+def plain_config(experiment: Experiment) -> dict[str, Any]:
+    """The experiment as plain values, for the results file."""
+    return json.loads(json.dumps(dataclasses.asdict(experiment)))
+
+
+def environment() -> dict[str, str]:
+    """Versions that a reader needs to repeat the run."""
+    import transformers
+
+    import moopt
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "moopt": getattr(moopt, "__version__", "unknown"),
+        "machine": platform.machine(),
+    }
