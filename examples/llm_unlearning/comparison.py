@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -45,12 +44,14 @@ class MethodSummary:
         matched: mean with interval (over seeds; for one seed, over the test set's subjects); None
             unless every seed reached it: a mean over the lucky seeds would flatter.
         scorecard: mean of every metric over seeds; a text where a seed lacks it.
+        judged: whether there is a gold model, without which forgetting cannot be matched.
     """
 
     name: str
     points: Mapping[str, float | None]
     matched: Interval | None
     scorecard: Mapping[str, float | str]
+    judged: bool = True
 
     @property
     def num_reached(self) -> int:
@@ -62,6 +63,8 @@ class MethodSummary:
         """The matched utility as a table cell."""
         if self.matched is not None:
             return str(self.matched)
+        if not self.judged:
+            return "needs gold"
         return f"reached in {self.num_reached} of {len(self.points)}"
 
 
@@ -82,6 +85,11 @@ def checked_results(results: Mapping[str, Any]) -> dict[str, Any]:
     for name, method in results["methods"].items():
         for seed, run in method["seeds"].items():
             for key in ("lr", "curve", "records", "scorecard", "matched"):
+                if key not in run:
+                    raise ValueError(f"`results` of {name!r}, seed {seed}, lack `{key}`.")
+    for name, reference in results["references"].items():
+        for seed, run in reference["seeds"].items():
+            for key in ("scorecard", "row"):
                 if key not in run:
                     raise ValueError(f"`results` of {name!r}, seed {seed}, lack `{key}`.")
     methods = {
@@ -116,7 +124,15 @@ def summarise(results: Mapping[str, Any]) -> list[MethodSummary]:
         rows = {seed: run["matched"] for seed, run in runs.items()}
         points = {s: None if row is None else row["retain_utility"] for s, row in rows.items()}
         cards = [run["scorecard"] for run in runs.values()]
-        out.append(MethodSummary(name, points, matched_interval(rows), mean_scorecard(cards)))
+        out.append(
+            MethodSummary(
+                name,
+                points,
+                matched_interval(rows),
+                mean_scorecard(cards),
+                judged="gold" in results["references"],
+            )
+        )
     return out
 
 
@@ -151,6 +167,20 @@ def reference_scorecards(results: Mapping[str, Any]) -> dict[str, dict[str, floa
     }
 
 
+def reference_point(results: Mapping[str, Any], name: str) -> tuple[float, float] | None:
+    """(forget accuracy, retain utility) of a reference on the curves' examples; None without it.
+
+    Not the scorecard's utility: curves are measured on other phrasings than a scorecard.
+    """
+    rows = [run["row"] for _, run in seed_runs(results, name)]
+    if not rows:
+        return None
+    forget, kept = (
+        sum(row[key] for row in rows) / len(rows) for key in ("forget_accuracy", "retain_utility")
+    )
+    return forget, kept
+
+
 def table_rows(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Headings and cells of the comparison table: references first, then the methods."""
     headings = ["method", *(heading for heading, _, _ in COLUMNS)]
@@ -163,7 +193,9 @@ def table_rows(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
     rows = []
     for name, card in reference_scorecards(results).items():
-        kept = number(card["retain_utility"], 3) if name != "original" else "does not forget"
+        kept = "does not forget"
+        if name != "original":
+            kept = number(reference_point(results, name)[1], 3)
         rows.append(cells(name.replace("_other", " (other seed)"), card, kept))
     rows += [cells(s.name, s.scorecard, s.matched_text) for s in summarise(results)]
     return headings, rows
@@ -232,10 +264,10 @@ def findings(results: Mapping[str, Any]) -> list[str]:
         f"{s.name} reached matched forgetting in {s.num_reached} of {len(s.points)} seeds and is"
         " not ranked."
         for s in summaries
-        if s.matched is None and "gold" in results["references"]
+        if s.matched is None and s.judged
     ]
     out += side_effects(results, summaries)
-    if len(results["seeds"]) == 1:
+    if len(results["seeds"]) == 1 and len(summaries) > 1:
         out.append(
             "One seed: the intervals say how well the test set pins each number down, and nothing"
             " about how it varies from one training run to the next. Do not rank methods on it;"
@@ -247,14 +279,14 @@ def findings(results: Mapping[str, Any]) -> list[str]:
 def leader(ranked: Sequence[MethodSummary]) -> str:
     """The sentence about the method with the highest utility at matched forgetting."""
     best = ranked[0]
-    text = (
-        f"{best.name} keeps the most at matched forgetting: retain utility {best.matched}. (Matched"
-        f" forgetting: the first checkpoint whose forget accuracy is at most the gold model's +"
-        f" {MARGIN}.)"
+    rule = (
+        "(Matched forgetting: the first checkpoint whose forget accuracy is at most the gold"
+        f" model's + {MARGIN}.)"
     )
     if len(ranked) == 1:
-        return text + " No other method is ranked."
-    text += " Below, 'tied' means that two 95 % intervals overlap."
+        return f"{best.name} has retain utility {best.matched} at matched forgetting. {rule}"
+    text = f"{best.name} keeps the most at matched forgetting: retain utility {best.matched}."
+    text += f" {rule} Below, 'tied' means that two 95 % intervals overlap."
     second = ranked[1]
     return text + f" The next is {second.name}, {comparison(best, second)}."
 
@@ -338,4 +370,4 @@ def listed(names: Sequence[str]) -> str:
 def seed_runs(results: Mapping[str, Any], name: str) -> list[tuple[str, Mapping[str, Any]]]:
     """(seed, run) of one method or reference, in the order of the seeds."""
     entry = results["methods"].get(name) or results["references"].get(name, {"seeds": {}})
-    return list(itertools.chain(entry["seeds"].items()))
+    return list(entry["seeds"].items())

@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from examples.llm_unlearning.comparison import checked_results, seed_runs, summarise
+from examples.llm_unlearning.comparison import (
+    checked_results,
+    reference_point,
+    seed_runs,
+    summarise,
+)
 from examples.llm_unlearning.metrics.matched_forgetting import MARGIN
 
 if TYPE_CHECKING:
@@ -50,8 +55,8 @@ def write_plots(results: Mapping[str, Any], directory: Path) -> list[Path]:
         directory: where to; made where it is missing.
 
     Returns:
-        The files: `tradeoff.png`, `matched.png`, and one `steps-<method>.png` for each method
-        whose first seed has records of at least two objectives.
+        The files: `tradeoff.png`; `matched.png` where there is a gold model; and one
+        `steps-<method>.png` for each method whose first seed has records of two objectives or more.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -68,7 +73,9 @@ def write_plots(results: Mapping[str, Any], directory: Path) -> list[Path]:
     directory.mkdir(parents=True, exist_ok=True)
     out = []
     with pyplot.rc_context(STYLE):
-        figures = {"tradeoff": tradeoff_figure(results), "matched": matched_figure(results)}
+        figures = {"tradeoff": tradeoff_figure(results)}
+        if "gold" in results["references"]:
+            figures["matched"] = matched_figure(results)
         for name in results["methods"]:
             seed, run = seed_runs(results, name)[0]
             if len(keys_after("weight/", run["records"])) > 1:
@@ -88,15 +95,6 @@ def slug(name: str) -> str:
         'mollm-mgda-loss-plus'
     """
     return re.sub(r"[^a-z0-9]+", "-", name.lower().replace("+", " plus ")).strip("-")
-
-
-def reference_point(results: Mapping[str, Any], name: str) -> tuple[float, float] | None:
-    """(forget accuracy, retain utility) of a reference, the mean over seeds."""
-    rows = [run.get("row") or run["scorecard"] for _, run in seed_runs(results, name)]
-    pairs = [(row["forget_accuracy"], row["retain_utility"]) for row in rows]
-    if not pairs or any(isinstance(value, str) for pair in pairs for value in pair):
-        return None
-    return tuple(np.mean(pairs, axis=0).tolist())
 
 
 def tradeoff_figure(results: Mapping[str, Any]) -> Any:

@@ -8,28 +8,28 @@ The page embeds every picture, loads nothing from anywhere, and prints. `run.py`
       "environment": {"python": "3.11.7", "torch": "2.13.0", "commit": "...", ...}
       "seeds":       [0, 1, ...]
       "methods": {
-        "MOLLM (A)": {                      the name shown; methods appear in this order
+        "MOLLM dual_basis": {               the name shown; methods appear in this order
           "seeds": {
             "0": {                          the seed, as text
               "lr": 3e-4,                   chosen on the validation split
               "curve": [                    one row per checkpoint, the first at evaluations 0
                 {"evaluations": 0, "forget_accuracy": .97, "retain_utility": .93, ...}, ...],
               "records": [StepRecord.as_dict() rows, in order],   may be empty
-              "scorecard": {...},           `Scorecard.as_dict()` of the model that was kept
+              "scorecard": {...},           of the matched checkpoint, else of the last one
               "matched": {"evaluations": 120, "forget_accuracy": .08, "retain_utility": .9} or None
             }, ...}}, ...},
       "references": {                       "gold" and "gold_other" may be absent
-        "original":   {"seeds": {"0": {"scorecard": {...}}, ...}},
-        "gold":       {"seeds": {"0": {"scorecard": {...}}, ...}},
-        "gold_other": {"seeds": {"0": {"scorecard": {...}}, ...}}}
+        "original":   {"seeds": {"0": {"scorecard": {...}, "row": {...}}, ...}},
+        "gold":       {"seeds": {"0": {"scorecard": {...}, "row": {...}}, ...}},
+        "gold_other": {"seeds": {"0": {"scorecard": {...}, "row": {...}}, ...}}}
     }
 
 `evaluations` counts gradient evaluations (backward passes), the budget all methods share.
 `matched` is `metrics.matched_checkpoint(curve, gold_accuracy)`'s row, None where the method never
 forgot as much as the gold model. `scorecard.checkpoint_row` makes the rows of `curve`.
-`row` is the reference's own `checkpoint_row` on the curves' examples, for its point in the picture;
-without it the scorecard's forget accuracy and retain utility stand in. Scorecards and curves hold
-no NaN; records may (a weighting without a solver has no gap).
+`row` is the reference's own `checkpoint_row` on the curves' examples, so that it can be compared
+with them. Scorecards and curves hold no NaN; records may (a weighting without a solver has no gap).
+A run without `config["preset"]` is a user's own model and data.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from typing import Any
 from examples.llm_unlearning.comparison import (
     checked_results,
     findings,
+    listed,
     number,
     reference_scorecards,
     summarise,
@@ -88,9 +89,12 @@ RECONSTRUCTION = """
 ICASSP 2025) released no code; its problem (forget loss, KL and cross-entropy on retain data, a
 common descent direction from dual-space MGDA) is known, the direction's closed form is not, and
 the forget loss is taken from the authors' sibling code. The variants named here are our candidates.
-All numbers come from a small language model trained on synthetic facts; they compare
-methods under one budget, and say nothing about the paper's own results or about large models.</p>
+{scope}</p>
 """
+SYNTHETIC = """All numbers come from a small language model trained on synthetic facts; they compare
+methods under one budget, and say nothing about the paper's own results or about large models."""
+OWN_DATA = """Its claims were measured on a small language model trained on synthetic facts; the
+numbers on this page are of your own model and data."""
 
 LEGEND = (
     ("forget acc", "share of forget questions answered word for word; near gold is the aim"),
@@ -141,17 +145,22 @@ def parts(results: Mapping[str, Any], pictures: Mapping[str, Path]) -> Iterator[
     """The page, section by section."""
     seeds = results["seeds"]
     over = f"{len(seeds)} seeds" if len(seeds) > 1 else "one seed"
-    preset = results["config"].get("preset", "run")
+    preset = results["config"].get("preset")
+    gold = "gold" in results["references"]
+    title = "Unlearning in a small language model" if preset else "Unlearning in your own model"
     yield "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
     yield "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-    yield f"<title>Unlearning report: {escaped(preset)}</title><style>{STYLE}</style></head><body>"
-    yield "<h1>Unlearning in a small language model</h1>"
-    count = len(results["methods"])
-    yield f"<p class='lead'>Preset {escaped(preset)}, {count} methods, {over}.</p>"
+    yield f"<title>{title}</title><style>{STYLE}</style></head><body><h1>{title}</h1>"
+    what = f"Preset {escaped(preset)}: " if preset else ""
+    yield f"<p class='lead'>{what}{listed(list(map(escaped, results['methods'])))}; {over}.</p>"
     yield "<h2>What this run shows</h2><ul>"
     yield from (f"<li>{escaped(sentence)}</li>" for sentence in findings(results))
-    yield f"</ul>{RECONSTRUCTION}"
+    yield "</ul>" + RECONSTRUCTION.format(scope=SYNTHETIC if preset else OWN_DATA)
     yield "<h2>Comparison</h2>"
+    yield (
+        "<p>A method's row describes its model at the checkpoint that was kept: the first that"
+        " forgot enough, or the last one where none did.</p>"
+    )
     yield comparison_table(results)
     yield "<details open><summary>What the columns mean</summary><ul>"
     yield from (f"<li><b>{escaped(name)}</b>: {escaped(text)}.</li>" for name, text in LEGEND)
@@ -160,17 +169,18 @@ def parts(results: Mapping[str, Any], pictures: Mapping[str, Path]) -> Iterator[
     yield figure(
         pictures["tradeoff"],
         "Trade-off between forgetting and keeping",
-        "A path starts at the original model (square, right) and should run left along the top,"
-        " towards the gold model (star). The more it sags before it crosses the dashed line, the"
-        " more the method damaged on the way.",
+        "A path starts at the original model (square, right) and should run left along the top"
+        + (", towards the gold model (star)" if gold else "")
+        + ". The more it sags on the way, the more was damaged that should have been kept.",
     )
-    yield figure(
-        pictures["matched"],
-        "Retain utility at matched forgetting",
-        "Longer is better, and bars compare methods where they forgot equally much. Black: 95 %"
-        " interval over "
-        + ("seeds; dots are single seeds." if len(seeds) > 1 else "the test set's subjects."),
-    )
+    if "matched" in pictures:
+        yield figure(
+            pictures["matched"],
+            "Retain utility at matched forgetting",
+            "Longer is better, and bars compare methods where they forgot equally much. Black:"
+            " 95 % interval over "
+            + ("seeds; dots are single seeds." if len(seeds) > 1 else "the test set's subjects."),
+        )
     names = {f"steps-{slug(name)}": name for name in results["methods"]}
     for stem in (stem for stem in names if stem in pictures):
         yield figure(

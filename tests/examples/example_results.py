@@ -46,8 +46,16 @@ def example_results(
         "seeds": list(range(num_seeds)),
         "methods": methods,
         "references": {
-            name: {"seeds": {s: {"scorecard": example_scorecard(rng, a, 0.85)} for s in seeds}}
-            for name, a in references.items()
+            name: {
+                "seeds": {
+                    seed: {
+                        "scorecard": example_scorecard(rng, accuracy, 0.95),
+                        "row": {"forget_accuracy": accuracy, "retain_utility": 0.85},
+                    }
+                    for seed in seeds
+                }
+            }
+            for name, accuracy in references.items()
         },
     }
 

@@ -174,11 +174,15 @@ def test_the_report_is_self_contained_and_escapes_names(tmp_path):
 
 
 def test_a_run_without_gold_still_has_a_report(tmp_path):
-    damage = {"MOLLM": 0.1}
-    path = write_report(example_results(2, damage, gold=False), tmp_path)
+    results = example_results(1, {"MOLLM": 0.1}, gold=False)
+    results["config"] = {"model": "my-model", "data": "my-data"}
+    path = write_report(results, tmp_path)
     text = path.read_text(encoding="utf-8")
     assert "needs gold" in text
     assert "There is no gold model in this run" in text
+    assert "Unlearning in your own model" in text
+    assert "of your own model and data" in text
+    assert not (tmp_path / "matched.png").exists()
 
 
 def test_file_names_of_methods_stay_apart():
