@@ -13,6 +13,9 @@ from moopt.solvers import min_norm_point
 from moopt.status import SolverStatus
 from moopt.weightings.base import Weighting
 
+DEFAULT_INACTIVE_TOL = 1e-5
+"""A gradient this small beside the largest is noise: float32 rounding leaves about 4e-6."""
+
 DESCENT_TOL = 1e-9
 """(G w)_i >= -DESCENT_TOL ||g_i|| ||d|| counts as descent: ten times the solvers' tolerance."""
 

@@ -3,48 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from moopt.closure import weighted_closure
-from moopt.combine_rows import combine_rows_
-from moopt.functional import DEFAULT_INACTIVE_TOL, ids_of, record_rows, scale_of
+from moopt.certified_weights import DEFAULT_INACTIVE_TOL
+from moopt.closure import warn_of_unweighted, weighted_closure
+from moopt.combine_rows import combine_rows_, write_direction_
+from moopt.delegating_optimizer import DelegatingOptimizer
 from moopt.gradients import GradientStore, set_aside_gradients, take_gradients
 from moopt.named_losses import Losses, named_losses
+from moopt.progress import Progress
 from moopt.record import StepRecord
+from moopt.record_rows import ids_of, record_rows, scale_of
 from moopt.resolve_weighting import resolve_weighting
-from moopt.state_by_name import NAMES_KEY, enrol, is_stateful
+from moopt.state_by_name import enrol, is_stateful, refuse_unallocated
 from moopt.weightings import Sum, Weighting
 
 if TYPE_CHECKING:
     from torch.amp import GradScaler
 
 
-class _Progress:
-    """What changes from call to call. A container, so that proxies never rebind it."""
-
-    def __init__(self) -> None:
-        self.store = GradientStore()
-        self.losses: dict[str, Tensor | None] = {}
-        self.record = StepRecord()
-        self.step = 0
-        self.bypassed = 0
-        self.fallbacks: Tensor | None = None
-        self.combined = False  # a direction waits in `.grad`
-        self.capturing: str | None = None
-        self.unnamed: int | None = None
-
-    def drop_rows(self) -> None:
-        self.store.clear()
-        self.losses.clear()
-        self.combined = False
-
-
-class CommonDescent(torch.optim.Optimizer):
+class CommonDescent(DelegatingOptimizer):
     """Several losses, one step: a common descent direction for any optimizer.
 
     Each step solves, over the objectives' gradients `g_1 ... g_m`, the weighting's problem on
@@ -97,9 +79,12 @@ class CommonDescent(torch.optim.Optimizer):
     optimization", C. R. Acad. Sci. Paris, 2012; each weighting names its own.
     """
 
-    # A fused base advertises that it unscales by itself; forwarding that would let a GradScaler
-    # skip the unscaling of a direction it has never seen.
-    _step_supports_amp_scaling = False
+    weighting: Weighting
+    shared: list[Tensor] | None
+    objectives: tuple[str, ...] | None
+    inactive_tol: float
+    record_every: int
+    _progress: Progress
 
     def __init__(
         self,
@@ -132,38 +117,7 @@ class CommonDescent(torch.optim.Optimizer):
         )
         if self.shared is not None:
             ids_of(self.shared, self._parameters())
-        if self.objectives is not None and is_stateful(self.weighting):
-            device = next((p.device for p in self._parameters()), None)
-            enrol(self.param_groups[0], self.weighting, self.objectives, device)
-
-    # ------------------------------------------------------------ delegation to the base optimizer
-
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
-        """The wrapped optimizer's parameter groups (the same object, always)."""
-        return self.optimizer.param_groups
-
-    @param_groups.setter
-    def param_groups(self, value: list[dict[str, Any]]) -> None:
-        self.optimizer.param_groups = value
-
-    @property
-    def state(self) -> Any:  # type: ignore[override]
-        """The wrapped optimizer's state."""
-        return self.optimizer.state
-
-    @state.setter
-    def state(self, value: Any) -> None:
-        self.optimizer.state = value
-
-    @property
-    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
-        """The wrapped optimizer's default hyper-parameters."""
-        return self.optimizer.defaults
-
-    @defaults.setter
-    def defaults(self, value: dict[str, Any]) -> None:
-        self.optimizer.defaults = value
+        self._allocate_state()
 
     def __getstate__(self) -> dict[str, Any]:
         keys = ("optimizer", "weighting", "shared", "objectives", "inactive_tol", "record_every")
@@ -174,7 +128,7 @@ class CommonDescent(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
-        progress = _Progress()
+        progress = Progress()
         progress.step, progress.bypassed, progress.fallbacks = state.pop(
             "moopt_progress", (0, 0, None)
         )
@@ -184,30 +138,10 @@ class CommonDescent(torch.optim.Optimizer):
     def __repr__(self) -> str:
         return f"CommonDescent({self.optimizer!r}, weighting={self.weighting!r})"
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a parameter group to the wrapped optimizer."""
-        self.optimizer.add_param_group(param_group)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The wrapped optimizer's state; a weighting's own lies in its first parameter group."""
-        for before in self._optimizer_state_dict_pre_hooks.values():
-            before(self)
-        state_dict = self.optimizer.state_dict()
-        for after in self._optimizer_state_dict_post_hooks.values():
-            replaced = after(self, state_dict)
-            state_dict = state_dict if replaced is None else replaced
-        return state_dict
-
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned, or a state dict of the wrapped optimizer alone."""
-        for before in self._optimizer_load_state_dict_pre_hooks.values():
-            replaced = before(self, state_dict)
-            state_dict = state_dict if replaced is None else replaced
-        self.optimizer.load_state_dict(state_dict)
-        if self.objectives is not None and is_stateful(self.weighting):
-            enrol(self.param_groups[0], self.weighting, self.objectives)
-        for after in self._optimizer_load_state_dict_post_hooks.values():
-            after(self)
+        super().load_state_dict(state_dict)
+        self._allocate_state()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear `.grad`, and drop rows that were recorded and not yet combined."""
@@ -242,9 +176,9 @@ class CommonDescent(torch.optim.Optimizer):
             TypeError, ValueError: malformed losses.
             RuntimeError: the previous direction was not used by `step()`, or a backward failed.
         """
-        self._refuse_second_direction()
+        self._progress.refuse_second_direction(self._parameters())
         names, values, named = named_losses(losses)
-        self._check_unnamed_length(len(names), named)
+        self._progress.check_unnamed_length(len(names), named)
         if self._one_pass_is_enough(accumulate):
             total = torch.stack([v.to(values[0].device) for v in values]).sum()
             (total if scaler is None else scaler.scale(total)).backward()
@@ -269,21 +203,11 @@ class CommonDescent(torch.optim.Optimizer):
         Raises:
             RuntimeError: no gradient arrived, blocks are nested, or a direction waits for `step()`.
         """
-        self._refuse_second_direction()
-        progress = self._progress
-        if progress.capturing is not None:
-            raise RuntimeError(
-                f"objective({name!r}) was entered inside objective({progress.capturing!r}); close"
-                " one block before the next."
-            )
-        parameters = self._parameters()
-        progress.capturing = name
-        try:
-            with set_aside_gradients(parameters):
-                yield
-                row = take_gradients(parameters)
-        finally:
-            progress.capturing = None
+        progress, parameters = self._progress, self._parameters()
+        progress.refuse_second_direction(parameters)
+        with progress.capture(name), set_aside_gradients(parameters):
+            yield
+            row = take_gradients(parameters)
         if all(gradient is None for gradient in row):
             raise RuntimeError(
                 f"no gradient arrived in objective({name!r}); call loss.backward() inside the"
@@ -293,7 +217,7 @@ class CommonDescent(torch.optim.Optimizer):
         if loss is None:
             progress.losses.setdefault(name, None)
         else:
-            self._add_loss(name, loss)
+            progress.add_loss(name, loss)
 
     def combine_(self, *, scaler: GradScaler | None = None) -> StepRecord:
         """Combine the recorded rows into one direction, and add it to `.grad`.
@@ -327,14 +251,7 @@ class CommonDescent(torch.optim.Optimizer):
             lr=self._lr(),
             step=progress.step,
         )
-        if progress.fallbacks is not None:
-            record.fallbacks = record.fallbacks + progress.fallbacks.to(record.fallbacks.device)
-        progress.fallbacks = record.fallbacks
-        progress.losses.clear()
-        progress.combined = True
-        if progress.step % self.record_every == 0:
-            progress.record = record
-        progress.step += 1
+        progress.publish(record, self.record_every)
         return record
 
     def step(self, closure: Callable[[], Losses] | None = None) -> Any:  # type: ignore[override]
@@ -359,7 +276,13 @@ class CommonDescent(torch.optim.Optimizer):
                 " without accumulate=True."
             )
         if closure is not None:
-            result = self.optimizer.step(weighted_closure(self, closure))  # type: ignore[arg-type]
+            evaluate = weighted_closure(
+                closure,
+                zero_grad=self.zero_grad,
+                combine=self._combine_losses,
+                combine_again=self._combine_with,
+            )
+            result: Any = self.optimizer.step(evaluate)  # type: ignore[arg-type]
         else:
             if not progress.combined:
                 self._note_bypass()
@@ -369,21 +292,19 @@ class CommonDescent(torch.optim.Optimizer):
 
     # ---------------------------------------------------------------------------------- details
 
-    def _parameters(self) -> list[Tensor]:
-        return [p for group in self.param_groups for p in group["params"] if p.requires_grad]
+    def _allocate_state(self) -> None:
+        if self.objectives is not None and is_stateful(self.weighting):
+            device = next((p.device for p in self._parameters()), None)
+            enrol(self.param_groups[0], self.weighting, self.objectives, device)
 
     def _lr(self) -> float | None:
         lr = self.param_groups[0].get("lr")
-        return float(lr) if isinstance(lr, (int, float)) else None
+        return float(lr) if isinstance(lr, int | float) else None
 
     def _one_pass_is_enough(self, accumulate: bool) -> bool:
-        progress = self._progress
-        return (
-            isinstance(self.weighting, Sum)
-            and progress.step % self.record_every != 0
-            and not accumulate
-            and not len(progress.store)
-        )
+        thinned = self._progress.step % self.record_every != 0
+        rows = accumulate or len(self._progress.store) > 0
+        return isinstance(self.weighting, Sum) and thinned and not rows
 
     def _record_losses(
         self, names: tuple[str, ...], values: list[Tensor], scaler: GradScaler | None = None
@@ -394,59 +315,29 @@ class CommonDescent(torch.optim.Optimizer):
             self._progress.drop_rows()
             raise
         for name, value in zip(names, values, strict=True):
-            self._add_loss(name, value)
+            self._progress.add_loss(name, value)
 
-    def _combined_weights(self, losses: Losses) -> Tensor:
+    def _combine_losses(self, losses: Losses) -> Tensor:
         """The first evaluation of a closure: combine, and return this step's weights."""
         names, values, named = named_losses(losses)
-        self._check_unnamed_length(len(names), named)
+        self._progress.check_unnamed_length(len(names), named)
         self._record_losses(names, values)
         return self._combine().weights
 
-    def _add_loss(self, name: str, loss: Tensor) -> None:
-        value = loss.detach().reshape(()).to(torch.float64)
-        former = self._progress.losses.get(name)
-        self._progress.losses[name] = value if former is None else former + value
-
-    def _check_unnamed_length(self, length: int, named: bool) -> None:
-        if named:
-            return
-        former = self._progress.unnamed
-        if former is not None and former != length:
-            raise ValueError(
-                f"an unnamed sequence of losses must keep its length; got {length} after {former}."
-                " Pass a mapping name -> loss: objectives may then come and go."
-            )
-        self._progress.unnamed = length
-
-    def _refuse_second_direction(self) -> None:
-        progress = self._progress
-        if progress.combined and all(p.grad is None for p in self._parameters()):
-            progress.combined = False  # somebody else cleared the gradients: the step was skipped
-        if progress.combined:
-            raise RuntimeError(
-                "the direction of the previous backward was not used; call optimizer.step() or"
-                " optimizer.zero_grad() first, or pass accumulate=True for micro-batches."
-            )
+    def _combine_with(self, names: tuple[str, ...], losses: list[Tensor], weights: Tensor) -> None:
+        """A later evaluation of a closure: the gradient of `sum_i w_i loss_i` at another point."""
+        store = GradientStore()
+        parameters = self._parameters()
+        record_rows(store, names, losses, parameters)
+        flags = store.shared(None if self.shared is None else ids_of(self.shared, parameters))
+        warn_of_unweighted(type(self.optimizer).__name__, store.unweighted(flags))
+        write_direction_(store, weights, flags)
 
     def _note_bypass(self) -> None:
         if all(p.grad is None for p in self._parameters()):
             return
-        progress = self._progress
         if all(group.get("lr", 1.0) == 0 for group in self.param_groups):
             # Distributed checkpointing builds the state by one step with zero learning rate.
-            if is_stateful(self.weighting) and NAMES_KEY not in self.param_groups[0]:
-                raise RuntimeError(
-                    f"the state of {type(self.weighting).__name__} does not exist before the first"
-                    " step, so a distributed checkpoint would drop it silently; pass"
-                    " objectives=(names) to CommonDescent."
-                )
+            refuse_unallocated(self.param_groups[0], self.weighting)
             return
-        progress.bypassed += 1
-        if progress.bypassed == 1:
-            warnings.warn(
-                "CommonDescent.step() ran on gradients that no objective recorded: a plain step of"
-                " the wrapped optimizer. Call optimizer.backward(losses), not loss.backward().",
-                UserWarning,
-                stacklevel=4,
-            )
+        self._progress.count_bypass()

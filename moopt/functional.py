@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
+from moopt.certified_weights import DEFAULT_INACTIVE_TOL
 from moopt.combine_rows import combine_rows_
-from moopt.gradients import GradientStore, set_aside_gradients, take_gradients
+from moopt.common_descent import CommonDescent
+from moopt.gradients import GradientStore
 from moopt.named_losses import Losses, named_losses
 from moopt.record import StepRecord
+from moopt.record_rows import ids_of, record_rows, scale_of
 from moopt.resolve_weighting import resolve_weighting
 from moopt.state_by_name import is_stateful
 from moopt.weightings import Weighting
 
 if TYPE_CHECKING:
     from torch.amp import GradScaler
-
-DEFAULT_INACTIVE_TOL = 1e-5
-"""A gradient this small beside the largest is noise: float32 rounding leaves about 4e-6."""
 
 
 def backward(
@@ -65,8 +65,6 @@ def backward(
         >>> record.names, bool(record.descent)
         (('a', 'b'), True)
     """
-    from moopt.common_descent import CommonDescent
-
     owner = _unwrap(optimizer_or_parameters)
     if isinstance(owner, CommonDescent):
         for name, value in (("weighting", weighting), ("shared", shared), ("state", state)):
@@ -75,7 +73,7 @@ def backward(
                     f"`{name}` belongs to the CommonDescent that was passed; got a second one."
                     f" Set it in CommonDescent(optimizer, ...) and leave it out here."
                 )
-        return cast(StepRecord, owner.backward(losses, scaler=scaler))
+        return cast("StepRecord", owner.backward(losses, scaler=scaler))
     method = resolve_weighting(weighting)
     if is_stateful(method) and state is None:
         raise ValueError(
@@ -98,54 +96,8 @@ def backward(
     )
 
 
-def record_rows(
-    store: GradientStore,
-    names: Iterable[str],
-    losses: list[Tensor],
-    parameters: list[Tensor],
-    scaler: GradScaler | None = None,
-) -> None:
-    """One backward pass per loss, each into its row of `store`.
-
-    If a pass fails, `.grad` is as before and the rows of this step are dropped.
-    """
-    try:
-        with set_aside_gradients(parameters):
-            for i, (name, loss) in enumerate(zip(names, losses, strict=True)):
-                scaled = loss if scaler is None else scaler.scale(loss)
-                scaled.backward(retain_graph=i + 1 < len(losses))
-                store.add(name, parameters, take_gradients(parameters))
-    except BaseException as error:
-        if len(store):
-            error.add_note("moopt dropped the rows of this step; `.grad` is as it was before.")
-        store.clear()
-        raise
-
-
-def scale_of(scaler: GradScaler | None, like: Tensor) -> Tensor | None:
-    """The factor of `scaler` as a tensor on the device: reading it does not synchronise."""
-    if scaler is None or not scaler.is_enabled():
-        return None
-    return scaler.scale(torch.ones((), device=like.device))
-
-
-def ids_of(shared: Iterable[Tensor], parameters: list[Tensor]) -> frozenset[int]:
-    """The `id`s of `shared`, checked to be among `parameters`."""
-    chosen = list(shared)
-    known = {id(p) for p in parameters}
-    if not chosen or any(id(p) not in known for p in chosen):
-        raise ValueError(
-            "`shared` must be trainable parameters of the optimizer, at least one;"
-            f" {sum(id(p) not in known for p in chosen)} of {len(chosen)} are not. Pass for"
-            " instance model.backbone.parameters()."
-        )
-    return frozenset(id(p) for p in chosen)
-
-
 def _unwrap(owner: Any) -> Any:
     """Look through wrappers (accelerate, Lightning) for a `CommonDescent`."""
-    from moopt.common_descent import CommonDescent
-
     inner = owner
     while inner is not None and not isinstance(inner, CommonDescent):
         inner = getattr(inner, "optimizer", None)

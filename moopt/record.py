@@ -153,7 +153,7 @@ class StepRecord:
             0.0
         """
         cosines = self.cosines.tolist()
-        out = {}
+        out: dict[str, float] = {}
         for key, values in (("loss", self.losses), ("weight", self.weights), ("norm", self.norms)):
             out |= {f"{key}/{n}": v for n, v in zip(self.names, values.tolist(), strict=True)}
         for i, first in enumerate(self.names):

@@ -87,3 +87,17 @@ def scatter(
             whole[index[:, None], index[None, :]] = value
         bank[_PREFIX + key] = whole
     bank[STEP_KEY] += 1
+
+
+def refuse_unallocated(bank: MutableMapping[str, Any], weighting: Weighting) -> None:
+    """Raise where a distributed checkpoint would drop a state that does not exist yet.
+
+    Raises:
+        RuntimeError: `weighting` is stateful and `bank` holds nothing of it.
+    """
+    if is_stateful(weighting) and NAMES_KEY not in bank:
+        raise RuntimeError(
+            f"the state of {type(weighting).__name__} does not exist before the first step, so a"
+            " distributed checkpoint would drop it silently; pass objectives=(names) to"
+            " CommonDescent."
+        )

@@ -39,7 +39,7 @@ _EXPLANATIONS = {
     ),
     SolverStatus.DEGENERATE: (
         "the gradients cancel: zero lies in their convex hull up to rounding, so the point is"
-        " Pareto stationary and no direction lowers every objective; stop, or change the preference."
+        " Pareto stationary and no direction lowers every objective; stop, or change preference."
     ),
     SolverStatus.NON_FINITE: (
         "the Gramian holds NaN or infinity: a loss or a gradient overflowed; the weights are"

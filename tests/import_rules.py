@@ -22,6 +22,7 @@ STEP = frozenset(
         "common_descent",
         "delegating_optimizer",
         "functional",
+        "progress",
         "record_rows",
         "resolve_weighting",
         "state_by_name",

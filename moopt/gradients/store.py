@@ -85,6 +85,13 @@ class GradientStore:
             sum(row[t] is not None for row in rows) >= at_least for t in range(len(self.parameters))
         ]
 
+    def unweighted(self, shared: Sequence[bool]) -> int:
+        """How many parameters have a gradient outside the Gramian."""
+        rows = self.rows.values()
+        return sum(
+            not on and any(row[t] is not None for row in rows) for t, on in enumerate(shared)
+        )
+
     def gramian(self, shared: Sequence[bool]) -> Tensor:
         """float64 `[m, m]`: inner products of the rows over the shared positions."""
         rows = [[g for g, on in zip(row, shared, strict=True) if on] for row in self.rows.values()]

@@ -1,0 +1,77 @@
+"""DelegatingOptimizer: a torch optimizer whose groups, state and defaults are another's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class DelegatingOptimizer(torch.optim.Optimizer):
+    """Everything but `step` and `zero_grad` of a `torch.optim.Optimizer` around another one.
+
+    `param_groups`, `state` and `defaults` are properties: a copied reference would point at dead
+    lists as soon as `load_state_dict` gives the wrapped optimizer new ones. Nothing else is
+    forwarded.
+    """
+
+    # A fused base advertises that it unscales by itself; forwarding that would let a GradScaler
+    # skip the unscaling of a direction it has never seen.
+    _step_supports_amp_scaling = False
+
+    optimizer: torch.optim.Optimizer
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The wrapped optimizer's parameter groups (the same object, always)."""
+        return self.optimizer.param_groups
+
+    @param_groups.setter
+    def param_groups(self, value: list[dict[str, Any]]) -> None:
+        self.optimizer.param_groups = value
+
+    @property
+    def state(self) -> Any:
+        """The wrapped optimizer's state."""
+        return self.optimizer.state
+
+    @state.setter
+    def state(self, value: Any) -> None:
+        self.optimizer.state = value
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The wrapped optimizer's default hyper-parameters."""
+        return self.optimizer.defaults
+
+    @defaults.setter
+    def defaults(self, value: dict[str, Any]) -> None:
+        self.optimizer.defaults = value
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a parameter group to the wrapped optimizer."""
+        self.optimizer.add_param_group(param_group)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The wrapped optimizer's state; a weighting's own lies in its first parameter group."""
+        for before in self._optimizer_state_dict_pre_hooks.values():
+            before(self)
+        state_dict = self.optimizer.state_dict()
+        for after in self._optimizer_state_dict_post_hooks.values():
+            replaced = after(self, state_dict)
+            state_dict = state_dict if replaced is None else replaced
+        return state_dict
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict` returned, or a state dict of the wrapped optimizer alone."""
+        for before in self._optimizer_load_state_dict_pre_hooks.values():
+            replaced = before(self, state_dict)
+            state_dict = state_dict if replaced is None else replaced
+        self.optimizer.load_state_dict(state_dict)
+        for after in self._optimizer_load_state_dict_post_hooks.values():
+            after(self)
+
+    def _parameters(self) -> list[Tensor]:
+        """The trainable parameters, read afresh: wrappers swap them in place."""
+        return [p for group in self.param_groups for p in group["params"] if p.requires_grad]
