@@ -1,0 +1,1 @@
+"""Benchmarks: one file per claim, each run as `python -m benchmarks.NAME`."""

@@ -1,0 +1,23 @@
+"""Run every benchmark, each in a process of its own: `python -m benchmarks [--quick]`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+NAMES = ("import_time", "solver", "memory", "step_overhead")
+
+
+def run_all(arguments: list[str]) -> int:
+    """Return 0 if every benchmark passed its gates, else 1; all of them run in any case."""
+    failed = [
+        name
+        for name in NAMES
+        if subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *arguments]).returncode
+    ]
+    print(f"\nfailed: {', '.join(failed)}" if failed else "\nevery correctness gate passed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_all(sys.argv[1:]))

@@ -1,0 +1,102 @@
+"""Fair timing: interleaved repetitions, medians, wall and CPU time of one thread."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+import moopt
+from benchmarks import peer
+
+
+def environment() -> dict[str, str]:
+    """What a reader needs to judge the figures; no host name, no path."""
+    return {
+        "moopt": moopt.__version__,
+        "torch": torch.__version__,
+        "torchjd": peer.version() or peer.MISSING,
+        "python": platform.python_version(),
+        "machine": f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} thread used",
+        "load": f"{os.getloadavg()[0]:.1f} (1 min)" if hasattr(os, "getloadavg") else "?",
+        "when": time.strftime("%Y-%m-%d %H:%M"),
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Seconds per call, one entry per round; entry k of every function is from round k.
+
+    Attributes:
+        wall: elapsed time.
+        cpu: CPU time of the calling thread, which the load of other processes disturbs less.
+    """
+
+    wall: list[float]
+    cpu: list[float]
+
+    @property
+    def median(self) -> float:
+        """Median CPU seconds."""
+        return statistics.median(self.cpu)
+
+    @property
+    def median_wall(self) -> float:
+        """Median wall seconds."""
+        return statistics.median(self.wall)
+
+    def over(self, base: Timing) -> float:
+        """Median over rounds of the CPU seconds beyond `base` in the same round."""
+        return statistics.median(a - b for a, b in zip(self.cpu, base.cpu, strict=True))
+
+
+def interleaved(
+    functions: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    number: int = 1,
+    before: Callable[[], object] | None = None,
+) -> dict[str, Timing]:
+    """Time the functions in turn, round after round, each round starting with another one.
+
+    Slow drifts of the machine (frequency, other processes) so meet all functions alike. One
+    round more runs first and is not counted.
+
+    Args:
+        functions: what to time, by name.
+        rounds: counted rounds.
+        number: calls per measurement.
+        before: called before each measurement and not timed; its result is dropped.
+    """
+    names = list(functions)
+    wall: dict[str, list[float]] = {name: [] for name in names}
+    cpu: dict[str, list[float]] = {name: [] for name in names}
+    for k in range(rounds + 1):
+        shift = k % len(names)
+        for name in names[shift:] + names[:shift]:
+            function = functions[name]
+            if before is not None:
+                before()
+            wall_start, cpu_start = time.perf_counter(), time.thread_time()
+            for _ in range(number):
+                function()
+            cpu_stop, wall_stop = time.thread_time(), time.perf_counter()
+            if k > 0:
+                wall[name].append((wall_stop - wall_start) / number)
+                cpu[name].append((cpu_stop - cpu_start) / number)
+    return {name: Timing(wall[name], cpu[name]) for name in names}
