@@ -16,7 +16,9 @@ from examples.llm_unlearning.data import IGNORE_INDEX, encode
 if TYPE_CHECKING:
     from examples.llm_unlearning.world import Example
 
-#: float32 logits per batch (64 MiB): wide vocabularies get fewer rows, small ones stay in cache.
+#: A small model's activations then stay in a CPU's cache: a third less time than with 16384.
+TOKENS_PER_BATCH = 2**11
+#: float32 logits per batch (64 MiB), so that a wide vocabulary does not fill the memory.
 LOGITS_PER_BATCH = 2**24
 #: Stands for the log-probability of a token where a diverged model returns NaN or infinity.
 LOWEST_LOGPROB = -1e4
@@ -220,16 +222,17 @@ def greedy_answers(
     """
     from transformers import GenerationConfig
 
-    encoded = encode(tokenizer, pairs)
-    labels, mask = encoded["labels"], encoded["attention_mask"]
-    texts = [tokenizer.decode(row[row != IGNORE_INDEX], skip_special_tokens=True) for row in labels]
-    todo = torch.tensor(
-        [i for i in range(len(pairs)) if known is None or not np.all(known[i])], dtype=torch.int64
-    )
-    if not len(todo):
+    # Only what is decoded is encoded; a known answer is its own text.
+    texts = [answer for _, answer in pairs]
+    todo = [i for i in range(len(pairs)) if known is None or not np.all(known[i])]
+    if not todo:
         return [text.strip() for text in texts]
-    prompt = (labels[todo] == IGNORE_INDEX) & (mask[todo] == 1)
+    encoded = encode(tokenizer, [pairs[i] for i in todo])
+    labels = encoded["labels"]
+    prompt = (labels == IGNORE_INDEX) & (encoded["attention_mask"] == 1)
     longest = int((labels != IGNORE_INDEX).sum(dim=1).max())
+    if known is not None:
+        longest = max(map(len, known))
     end = tokenizer.eos_token_id
     padding = end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     config = GenerationConfig(
@@ -241,7 +244,7 @@ def greedy_answers(
     )
     with evaluating(model) as device:
         for part in by_length(prompt, len(tokenizer)):
-            rows = [encoded["input_ids"][todo[i]][prompt[i]] for i in part.tolist()]
+            rows = [encoded["input_ids"][i][prompt[i]] for i in part.tolist()]
             width = max(len(row) for row in rows)
             # Padding on the left: every row's next token then stands in the same column.
             input_ids = torch.full((len(rows), width), padding)
@@ -255,7 +258,7 @@ def greedy_answers(
                 generation_config=config,
             )
             for i, new in zip(part.tolist(), output[:, width:], strict=True):
-                texts[int(todo[i])] = tokenizer.decode(new, skip_special_tokens=True)
+                texts[todo[i]] = tokenizer.decode(new, skip_special_tokens=True)
     return [text.strip() for text in texts]
 
 
@@ -282,14 +285,16 @@ def by_length(mask: Tensor, vocabulary_size: int) -> Iterator[Tensor]:
 
     Args:
         mask: `[N, T]`, non-zero on tokens.
-        vocabulary_size: V; a batch holds at most `LOGITS_PER_BATCH` logits, and at least one row.
+        vocabulary_size: V; a batch holds at most `TOKENS_PER_BATCH` tokens and `LOGITS_PER_BATCH`
+            logits, and at least one row.
     """
     lengths = mask.sum(dim=1)
     order = lengths.argsort(descending=True, stable=True)
     start = 0
     while start < len(order):
         longest = max(1, int(lengths[order[start]]))
-        rows = max(1, LOGITS_PER_BATCH // (longest * vocabulary_size))
+        tokens = min(TOKENS_PER_BATCH, LOGITS_PER_BATCH // vocabulary_size)
+        rows = max(1, tokens // longest)
         yield order[start : start + rows]
         start += rows
 

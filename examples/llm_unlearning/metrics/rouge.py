@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from rouge_score.rouge_scorer import RougeScorer
 
 
 def rouge_l_recall(predictions: Sequence[str], references: Sequence[str]) -> np.ndarray:
@@ -35,13 +40,7 @@ def rouge_l_recall(predictions: Sequence[str], references: Sequence[str]) -> np.
             "`predictions` and `references` of `rouge_l_recall` must have equal length; got"
             f" {len(predictions)} and {len(references)}. Pass one prediction per reference."
         )
-    try:
-        from rouge_score.rouge_scorer import RougeScorer
-    except ImportError as error:
-        raise ImportError(
-            "ROUGE-L needs the rouge-score package: pip install rouge-score"
-        ) from error
-    scorer = RougeScorer(["rougeL"], use_stemmer=True)
+    scorer = stemming_scorer()
     return np.array(
         [
             scorer.score(reference, prediction)["rougeL"].recall
@@ -49,3 +48,27 @@ def rouge_l_recall(predictions: Sequence[str], references: Sequence[str]) -> np.
         ],
         dtype=np.float64,
     )
+
+
+@functools.cache
+def stemming_scorer() -> RougeScorer:
+    """The package's scorer with its own stemming tokenizer, which remembers recent texts.
+
+    Stemming takes nearly all of its time, and a training run asks for the same references at every
+    checkpoint.
+    """
+    try:
+        from rouge_score import rouge_scorer, tokenizers
+    except ImportError as error:
+        raise ImportError(
+            "ROUGE-L needs the rouge-score package: pip install rouge-score"
+        ) from error
+
+    class RememberingTokenizer(tokenizers.Tokenizer):
+        tokenize = staticmethod(
+            functools.lru_cache(maxsize=10_000)(
+                tokenizers.DefaultTokenizer(use_stemmer=True).tokenize
+            )
+        )
+
+    return rouge_scorer.RougeScorer(["rougeL"], tokenizer=RememberingTokenizer())
