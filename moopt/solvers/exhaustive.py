@@ -18,9 +18,7 @@ def exhaustive(
 ) -> tuple[NDArray[np.float64], int]:
     """Try the `2^m - 1` faces and return v of the face with the best certificate.
 
-    The point of face S has v_S proportional to A_S^{-1} r_S with A = C + r r^T. Where rows much
-    longer than the shortest cancel, r_S hides in the rounding of A_S; the same solve with ones in
-    place of r (the hull of the *unit* rows) finds those weights, so each face is tried with both.
+    The point of face S has v_S proportional to A_S^{-1} r_S with A = C + r r^T.
 
     Args:
         cosines: float64 `[m, m]`, the matrix C with unit diagonal, m <= 10.
@@ -30,28 +28,23 @@ def exhaustive(
         v, `[m]`, >= 0 with a positive sum, and the number of faces tried.
     """
     faces = _faces(len(r))
-    best, best_score = np.eye(len(r))[int(r.argmax())], np.inf
-    for right in (r, np.ones_like(r)):
-        a = cosines + np.outer(right, right)
-        masked = np.where(faces[:, :, None] & faces[:, None, :], a, np.eye(len(r)))
-        v = _solutions(masked, np.where(faces, right, 0.0))
-        feasible = np.isfinite(v).all(-1) & (v >= 0.0).all(-1) & (v.sum(-1) > 0.0)
-        v = v[feasible]
-        if not len(v):
-            continue
-        y = v @ cosines
-        squared = (v * y).sum(-1)
-        s = v @ r
-        worst = (r * (squared / s)[:, None] - y).max(-1)
-        relative = squared / v.sum(-1) ** 2
-        gap = np.maximum(worst, 0.0) / np.sqrt(np.maximum(squared, np.finfo(np.float64).tiny))
-        # A zero up to rounding has no gap worth comparing: it wins, the closest to zero first.
-        zero = (relative <= RESOLUTION) | (squared <= STATIONARY * s * s)
-        score = np.where(zero, relative - 1.0, gap)
-        first = int(score.argmin())
-        if score[first] < best_score:
-            best, best_score = v[first], float(score[first])
-    return best, len(faces)
+    a = cosines + r[:, None] * r
+    masked = np.where(faces[:, :, None] & faces[:, None, :], a, np.eye(len(r)))
+    v = _solutions(masked, np.where(faces, r, 0.0))
+    feasible = np.isfinite(v).all(-1) & (v >= 0.0).all(-1) & (v.sum(-1) > 0.0)
+    # The rows themselves are always feasible, so there is something to choose from.
+    v = v[feasible]
+    v /= v.max(-1, keepdims=True)
+    y = v @ cosines
+    squared = (v * y).sum(-1)
+    s = v @ r
+    worst = (r * (squared / s)[:, None] - y).max(-1)
+    gap = np.maximum(worst, 0.0) / np.sqrt(np.maximum(squared, np.finfo(np.float64).tiny))
+    relative = squared / v.sum(-1) ** 2
+    zero = (relative <= RESOLUTION) | (squared <= STATIONARY * s * s)
+    # A zero up to rounding has no gap worth comparing: it wins, the closest to zero first.
+    score = np.where(zero, relative - 1.0, gap)
+    return v[int(score.argmin())], len(faces)
 
 
 @functools.cache
@@ -68,11 +61,12 @@ def _solutions(masked: NDArray[np.float64], right: NDArray[np.float64]) -> NDArr
         inverses = np.stack([_inverse_or_nan(one) for one in masked])
     v: NDArray[np.float64] = (inverses @ right[:, :, None])[:, :, 0]
     residual: NDArray[np.float64] = right - (masked @ v[:, :, None])[:, :, 0]
-    return v + (inverses @ residual[:, :, None])[:, :, 0]
+    v += (inverses @ residual[:, :, None])[:, :, 0]
+    return v
 
 
 def _inverse_or_nan(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     try:
-        return np.linalg.inv(matrix)
+        return np.asarray(np.linalg.inv(matrix), dtype=np.float64)
     except np.linalg.LinAlgError:
         return np.full_like(matrix, np.nan)

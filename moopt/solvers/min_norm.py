@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moopt.kernels.min_norm import min_norm_reference
+from moopt.kernels.min_norm.tolerances import CERTIFIED
 from moopt.solvers.active_set import active_set
 from moopt.solvers.closed_form import closed_form_three, closed_form_two
 from moopt.solvers.equilibrated import certificate, equilibrated
@@ -58,8 +59,8 @@ def min_norm_point(
             reproducing papers: "frank_wolfe", "away_step", "pairwise". Default "auto".
         tol: positive, dimensionless; the `gap` up to which the status is CONVERGED. Exact
             solvers go as far as float64 lets them, whatever `tol` is. Default 1e-10.
-        max_iter: limit on pivots (default `10 m + 20`; `3 m + 4` on a device) or on Frank-Wolfe
-            steps (default 1000). Closed forms and enumeration ignore it.
+        max_iter: limit on pivots (default `10 m + 20`; on a device `3 m + 4` for m > 8) or on
+            Frank-Wolfe steps (default 1000). Closed forms and enumeration ignore it.
         active: bool `[..., m]`; other rows get weight exactly 0 and have no influence, not even
             when they hold NaN. None, or no active row at all, means all.
 
@@ -217,23 +218,25 @@ def _iterated(
     tol: float,
     max_iter: int | None,
 ) -> tuple[NDArray[np.float64], int, float, int]:
-    if solver in FRANK_WOLFE:
-        limit = DEFAULT_MAX_ITER if max_iter is None else max_iter
-        v, num_iter = frank_wolfe(cosines, r, FRANK_WOLFE[solver], tol, limit)
-        judged = certificate(cosines, r, v)
-    elif solver == "exhaustive":
-        v, num_iter = exhaustive(cosines, r)
-        judged = certificate(cosines, r, v)
-    else:
-        limit = 10 * len(r) + 20 if max_iter is None else max_iter
-        v, num_iter = active_set(cosines, r, limit)
-        judged = certificate(cosines, r, v)
-        if judged.unresolved and not judged.stationary:
-            # Rows much longer than the shortest cancel, so r is lost in the rounding of
-            # C + r r^T; the hull of the unit rows finds the same weights without r.
-            v, more = active_set(cosines, np.ones_like(r), limit)
-            num_iter += more
-            judged = certificate(cosines, r, v)
+    def solve(right: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
+        if solver in FRANK_WOLFE:
+            limit = DEFAULT_MAX_ITER if max_iter is None else max_iter
+            return frank_wolfe(cosines, right, FRANK_WOLFE[solver], tol, limit)
+        if solver == "exhaustive":
+            return exhaustive(cosines, right)
+        return active_set(cosines, right, 10 * len(r) + 20 if max_iter is None else max_iter)
+
+    v, num_iter = solve(r)
+    judged = certificate(cosines, r, v)
+    doubtful = judged.unresolved or judged.gap > CERTIFIED
+    if doubtful and not judged.stationary and solver not in FRANK_WOLFE:
+        # Where rows much longer than the shortest cancel, r is lost in the rounding of
+        # C + r r^T; the hull of the unit rows, r = 1, finds the same weights without r.
+        other, more = solve(np.ones_like(r))
+        num_iter += more
+        second = certificate(cosines, r, other)
+        if judged.unresolved or second.unresolved:
+            v, judged = other, second
     weights = r * v
     weights /= weights.sum()
     return weights, judged.status(tol), judged.gap, num_iter
@@ -302,12 +305,19 @@ def _check(
 
 
 def _check_active(active: Tensor, shape: torch.Size) -> None:
+    if not isinstance(active, Tensor):
+        raise TypeError(
+            "`active` of `min_norm_point` must be a tensor; got"
+            f" {type(active).__name__}. Pass `torch.tensor(active)`."
+        )
     if active.dtype != torch.bool:
         raise TypeError(
             f"`active` of `min_norm_point` must have dtype torch.bool; got {active.dtype}. Pass"
             " `active.bool()`."
         )
-    if active.ndim < 1 or active.shape[-1] != shape[-1] or active.ndim > len(shape) - 1:
+    ours, full = active.shape, shape[:-1]
+    fits = 1 <= len(ours) <= len(full) and ours[-1] == full[-1]
+    if not fits or any(a not in (1, b) for a, b in zip(ours, full[-len(ours) :], strict=True)):
         raise ValueError(
             f"`active` of `min_norm_point` must have shape [..., m] like {list(shape[:-1])}; got"
             f" {list(active.shape)}. Pass one boolean for each row of the Gramian."

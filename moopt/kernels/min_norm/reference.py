@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from moopt.kernels.min_norm.tolerances import (
+    CERTIFIED,
     DEPENDENT,
     RESOLUTION,
     ROUNDING,
@@ -16,7 +17,7 @@ from moopt.kernels.min_norm.tolerances import (
 from moopt.status import SolverStatus
 
 # Up to here 2^m - 1 faces at once are fewer kernel launches than one pivot after the other.
-LARGEST_ENUMERATED = 4
+LARGEST_ENUMERATED = 8
 
 
 def min_norm_reference(
@@ -34,8 +35,9 @@ def min_norm_reference(
         active: bool `[..., m]`; rows that are not active get weight 0 and have no influence.
             None, or no active row at all, means all.
         tol: the gap up to which the status is CONVERGED; default 1e-10.
-        max_iter: the number of pivots, all of which are executed; default `3 m + 4`.
-        enumerate_faces: try every face (m <= 10) instead of pivoting; default for m <= 4.
+        max_iter: the number of pivots, all of which are executed; default `3 m + 4`. Enumeration
+            ignores it.
+        enumerate_faces: try every face (m <= 10) instead of pivoting; default for m <= 8.
 
     Returns:
         weights float64 `[..., m]`, status int64 `[...]`, gap float64 `[...]` and num_iter int64
@@ -55,7 +57,7 @@ def min_norm_reference(
     m = gramian.shape[-1]
     if active is None:
         active = torch.ones_like(gramian[..., 0], dtype=torch.bool)
-    active = active | ~active.any(-1, keepdim=True)
+    active = (active | ~active.any(-1, keepdim=True)).expand(gramian.shape[:-1])
     pairs = active[..., :, None] & active[..., None, :]
     finite = (gramian.isfinite() | ~pairs).all(-1).all(-1)
     eye = torch.eye(m, dtype=torch.bool, device=gramian.device)
@@ -75,19 +77,23 @@ def min_norm_reference(
     )
     cosines = torch.where(eye, 1.0, cosines)
 
+    # The second right-hand side is the hull of the unit rows: where rows much longer than the
+    # shortest cancel, r is lost in the rounding of C + r r^T, and it finds the weights without r.
+    right = torch.stack([r, usable.to(r.dtype)], -2)
     if enumerate_faces if enumerate_faces is not None else m <= LARGEST_ENUMERATED:
-        v, num_iter = _best_face(cosines, r)
+        v, num_iter = _best_face(cosines[..., None, :, :], right)
     else:
-        v, num_iter = _pivoted(cosines, r, 3 * m + 4 if max_iter is None else max_iter)
-
-    worst, squared, s, total = _measured(cosines, r, v)
-    level = squared.clamp_min(torch.finfo(squared.dtype).tiny).sqrt()
-    gap = torch.where(
-        squared > 0.0, worst / level, torch.where(worst > 0.0, math.inf, torch.zeros_like(worst))
-    )
-    degenerate = (squared <= STATIONARY * s * s) | (squared <= RESOLUTION * total * total)
-    weights = r * v / s[..., None]
+        trips = 3 * m + 4 if max_iter is None else max_iter
+        v, num_iter = _pivoted(cosines[..., None, :, :], right, trips)
+    gaps, stationary, unresolved = _judged(cosines[..., None, :, :], r[..., None, :], v)
+    doubtful = (unresolved[..., 0] | (gaps[..., 0] > CERTIFIED)) & ~stationary[..., 0]
+    second = doubtful & unresolved.any(-1)
+    weights = r * torch.where(second[..., None], v[..., 1, :], v[..., 0, :])
     weights = weights / weights.sum(-1, keepdim=True)
+    gap = torch.where(second, gaps[..., 1], gaps[..., 0])
+    degenerate = stationary | unresolved
+    degenerate = torch.where(second, degenerate[..., 1], degenerate[..., 0])
+    num_iter = torch.where(doubtful, num_iter.sum(-1), num_iter[..., 0])
 
     any_zero = zero.any(-1)
     weights = torch.where(any_zero[..., None], zero / zero.sum(-1, keepdim=True), weights)
@@ -106,27 +112,27 @@ def min_norm_reference(
     return weights, status, gap, num_iter
 
 
-def _measured(cosines: Tensor, r: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """worst violation, ||sum v_i u_i||^2, r^T v and sum(v) of weights proportional to r * v."""
+def _judged(cosines: Tensor, r: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """gap, stationary, unresolved: `moopt.solvers.equilibrated.certificate` on tensors."""
     y = (cosines * v[..., None, :]).sum(-1)
     squared = (v * y).sum(-1)
     s = (r * v).sum(-1)
     worst = (r * (squared / s)[..., None] - y).amax(-1).clamp_min(0.0)
-    return worst, squared, s, v.sum(-1)
+    positive = squared > 0.0
+    gap = worst / torch.where(positive, squared, 1.0).sqrt()
+    gap = torch.where(positive | (worst == 0.0), gap, math.inf)
+    return gap, squared <= STATIONARY * s * s, squared <= RESOLUTION * v.sum(-1).square()
 
 
 def _best_face(cosines: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
-    """v of the face with the best certificate, among all faces and two right-hand sides."""
+    """v of the face with the best certificate: `moopt.solvers.exhaustive`, all faces at once."""
     m = r.shape[-1]
     codes = torch.arange(1, 2**m, device=r.device)
     faces = (codes[:, None] >> torch.arange(m, device=r.device)) & 1 == 1
-    # The unit rows (a right-hand side of ones) find weights that cancel rows much longer than
-    # the shortest, which r alone loses in the rounding of C + r r^T.
-    right = torch.stack([r, (r > 0.0).to(r.dtype)], -2)[..., :, None, :]
-    a = cosines[..., None, None, :, :] + right[..., :, None] * right[..., None, :]
+    a = (cosines + r[..., :, None] * r[..., None, :])[..., None, :, :]
     pairs = faces[:, :, None] & faces[:, None, :]
     a = torch.where(pairs, a, torch.eye(m, dtype=r.dtype, device=r.device))
-    right = torch.where(faces, right, 0.0)
+    right = torch.where(faces, r[..., None, :], 0.0)
 
     table = a
     regular = torch.ones_like(right[..., 0], dtype=torch.bool)
@@ -140,13 +146,13 @@ def _best_face(cosines: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
     v = v - (table @ (right[..., None] - a @ v[..., None]))[..., 0]
 
     feasible = regular & (v >= 0.0).all(-1) & (v.sum(-1) > 0.0)
-    v = torch.where(feasible[..., None], v, faces.to(r.dtype)).flatten(-3, -2)
-    worst, squared, s, total = _measured(cosines[..., None, :, :], r[..., None, :], v)
-    gap = worst / squared.clamp_min(torch.finfo(r.dtype).tiny).sqrt()
-    relative = squared / (total * total)
-    zero = (relative <= RESOLUTION) | (squared <= STATIONARY * s * s)
-    score = torch.where(zero, relative - 1.0, gap)
-    score = torch.where(feasible.flatten(-2) & ~score.isnan(), score, math.inf)
+    v = torch.where(feasible[..., None], v, faces.to(r.dtype))
+    v = v / v.amax(-1, keepdim=True)
+    gap, stationary, unresolved = _judged(cosines[..., None, :, :], r[..., None, :], v)
+    # A zero up to rounding has no gap worth comparing: it wins, the closest to zero first.
+    squared = (v * (v @ cosines)).sum(-1)
+    score = torch.where(stationary | unresolved, squared / v.sum(-1).square() - 1.0, gap)
+    score = torch.where(feasible & ~score.isnan(), score, math.inf)
     best = score.argmin(-1)[..., None, None]
     v = v.take_along_dim(best, -2)[..., 0, :]
     return v, torch.full_like(r[..., 0], 2**m - 1, dtype=torch.int64)
@@ -166,16 +172,6 @@ def _swept(table: Tensor, row: Tensor, diagonal: Tensor, hot: Tensor, sign: Tens
 
 def _pivoted(cosines: Tensor, r: Tensor, trips: int) -> tuple[Tensor, Tensor]:
     """The active-set method of `moopt.solvers.active_set`, one pivot a trip."""
-    usable = (r > 0.0).to(r.dtype)
-    right = torch.stack([r, usable], -2)
-    v, pivots = _pivots(cosines[..., None, :, :], right, trips)
-    _, squared, s, total = _measured(cosines, r, v[..., 0, :])
-    hidden = (squared <= RESOLUTION * total * total) & (squared > STATIONARY * s * s)
-    v = torch.where(hidden[..., None], v[..., 1, :], v[..., 0, :])
-    return v, torch.where(hidden, pivots.sum(-1), pivots[..., 0])
-
-
-def _pivots(cosines: Tensor, r: Tensor, trips: int) -> tuple[Tensor, Tensor]:
     rows = torch.arange(r.shape[-1], device=r.device)
     table = cosines + r[..., :, None] * r[..., None, :]
     z = r

@@ -6,6 +6,9 @@ import sys
 
 EPS = sys.float_info.epsilon
 
+# What exact solvers aim at, and nearly always beat by orders: max_i (||x||^2 - x . g_i) / (||x||
+# ||g_i||).
+CERTIFIED = 1e-10
 # A Schur complement this small is the rounding of a unit diagonal: the row is dependent.
 DEPENDENT = 16 * EPS
 # A gradient of the scaled problem this small, relative to 1 + sum(v), is rounding of its terms.
