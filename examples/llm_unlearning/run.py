@@ -163,7 +163,12 @@ def _own(options: Options) -> int:
     ((entry,),) = (method["seeds"].values() for method in results["methods"].values())
     ((original,),) = (results["references"]["original"]["seeds"].values(),)
     console.print(_before_after(original["scorecard"], entry["scorecard"]))
-    if not entry["target_reached"]:
+    if entry["at_target_before"]:
+        console.print(
+            "The model did not answer word for word even before, so accuracy cannot tell when it"
+            " has forgotten: the whole budget was spent. Look at the probabilities."
+        )
+    elif not entry["target_reached"]:
         console.print(
             "The forgetting target was not reached: raise --evaluations or --lrs. The saved model"
             " is the last one."

@@ -66,10 +66,7 @@ def run_user(run: UserRun, out: Path, console: Any) -> dict[str, Any]:
     world = read_world(run.data)
     model, tokenizer = load_causal_model(run.model, "--model", run.device)
     references = _references(run, model, tokenizer, world)
-    forgotten = references.forgotten
-    if forgotten is None:
-        # `run_grid` asks for gold's accuracy and allows a margin above it.
-        forgotten = Forgotten(run.forget_target - MARGIN, run.forget_target - MARGIN)
+    forgotten = _forgotten(run, references)
     reference = copy.deepcopy(model).requires_grad_(False)
     with Progress(console=console, transient=True) as display:
         task = display.add_task(run.grid.method)
@@ -88,7 +85,9 @@ def run_user(run: UserRun, out: Path, console: Any) -> dict[str, Any]:
         gold=references.gold,
         original=references.original,
     ).as_dict()
-    entry = _entry(outcome, card, with_gold=references.gold is not None)
+    gold = references.forgotten
+    target = run.forget_target if gold is None else gold.test + MARGIN
+    entry = _entry(outcome, card, target, with_gold=gold is not None)
     model.save_pretrained(out / MODEL_FOLDER)
     tokenizer.save_pretrained(out / MODEL_FOLDER)
     results = {
@@ -116,7 +115,23 @@ def _references(run: UserRun, model: Any, tokenizer: Any, world: World) -> Refer
     return measure_references(models, tokenizer, world, splits, run.grid.scorecard_limit)
 
 
-def _entry(outcome: GridResult, card: Mapping[str, Any], with_gold: bool) -> dict[str, Any]:
+def _forgotten(run: UserRun, references: References) -> Forgotten:
+    """The accuracies that count as forgotten, gold's or the user's target.
+
+    A model that never answered word for word is at the target before the first step. Accuracy
+    cannot tell then when to stop, so the target is put out of reach and the budget is spent.
+    """
+    # `run_grid` asks for gold's accuracy and allows a margin above it.
+    forgotten = references.forgotten or Forgotten(
+        run.forget_target - MARGIN, run.forget_target - MARGIN
+    )
+    start = references.entries["original"]["row"]["forget_accuracy"]
+    return forgotten if start > forgotten.test + MARGIN else Forgotten(-1.0, -1.0)
+
+
+def _entry(
+    outcome: GridResult, card: Mapping[str, Any], target: float, with_gold: bool
+) -> dict[str, Any]:
     """One method's entry; matched forgetting is defined only beside a gold model."""
     curve = outcome.curves[outcome.lr]
     reached = outcome.matched is not None
@@ -130,6 +145,7 @@ def _entry(outcome: GridResult, card: Mapping[str, Any], with_gold: bool) -> dic
             "matched": curve[outcome.matched] if reached and with_gold else None,
             "kept": curve[outcome.matched] if reached else curve[-1],
             "target_reached": reached,
+            "at_target_before": curve[0]["forget_accuracy"] <= target,
         }
     )
 
