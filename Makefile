@@ -32,7 +32,6 @@ endif
 PYTEST = $(PY) -m pytest
 # xdist is optional, so that SYSTEM=1 needs nothing but torch and pytest.
 WORKERS = $(shell $(PY) -c "import xdist" 2>/dev/null && echo "-n 2")
-BENCHMARKS := solver step_overhead memory import_time
 
 .PHONY: help demo full test check coverage docs bench clean python-version system-packages
 
@@ -71,7 +70,7 @@ docs: $(SETUP)
 	@echo "open docs/_build/html/index.html"
 
 bench: $(BENCH_SETUP)
-	@for name in $(BENCHMARKS); do $(PY) -m benchmarks.$$name; done
+	@$(PY) -m benchmarks $(ARGS)
 
 clean:
 	rm -rf $(VENV) docs/_build build *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -94,3 +94,19 @@ def test_the_readme_unlearning_step_forgets_and_names_the_inactive_divergence(
     assert last.losses[0] < first.losses[0]
     assert last.losses[2] < first.losses[2]
     assert last.inactive == ()
+
+
+def broken_links(page: Path) -> list[str]:
+    """Relative links of a Markdown page that lead to no file."""
+    targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    local = [target for target in targets if "://" not in target]
+    return [target for target in local if not (page.parent / target).exists()]
+
+
+def test_links_lead_to_files(tmp_path: Path) -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("examples/*/*.md")]
+    pages = [page for page in pages if "_build" not in page.parts]
+    assert {str(p.relative_to(ROOT)): broken_links(p) for p in pages if broken_links(p)} == {}
+    planted = tmp_path / "page.md"
+    planted.write_text("[here](page.md) and [nowhere](missing.md#part)")
+    assert broken_links(planted) == ["missing.md"]
