@@ -106,7 +106,7 @@ def tradeoff_figure(results: Mapping[str, Any]) -> Any:
     columns = min(3, len(names))
     rows = math.ceil(len(names) / columns)
     figure, axes = pyplot.subplots(
-        rows, columns, figsize=(3.1 * columns + 0.6, 2.7 * rows + 1.0),
+        rows, columns, figsize=((3.1 if columns > 1 else 5.4) * columns + 0.6, 2.7 * rows + 1.0),
         sharex=True, sharey=True, squeeze=False, layout="constrained",
     )  # fmt: skip
     curves = {
@@ -140,44 +140,24 @@ def tradeoff_figure(results: Mapping[str, Any]) -> Any:
         # The lowest visible panel of a column carries the tick labels.
         lowest = max(row for row in range(rows) if row * columns + column < len(names))
         axes[lowest, column].tick_params(labelbottom=True)
-    figure.supxlabel("accuracy on the forget set (share of answers; lower is more forgotten)")
-    figure.supylabel("retain utility (0 to 1)")
-    handles = [
-        Line2D([], [], color=BLUE, marker="o", markersize=3, label="this method, one line a seed"),
-        Line2D([], [], color=GREY, label="other methods"),
-    ]
+    label = "accuracy on the forget set (share of answers; lower is more forgotten)"
+    figure.supxlabel(label, fontsize=9)
+    figure.supylabel("retain utility (0 to 1)", fontsize=9)
+    dashed = (0, (4, 3))
+    entries = [("this method, one line a seed", {"color": BLUE, "marker": "o", "markersize": 3})]
+    if len(names) > 1:
+        entries.append(("other methods", {"color": GREY}))
+    outlined = {"color": "white", "markeredgecolor": INK}
     if original is not None:
-        handles.append(
-            Line2D([], [], color="white", marker="s", markeredgecolor=INK, label="original model")
-        )
+        entries.append(("original model", outlined | {"marker": "s"}))
     if gold is not None:
-        handles.append(
-            Line2D(
-                [],
-                [],
-                color="white",
-                marker="*",
-                markersize=11,
-                markerfacecolor=ORANGE,
-                markeredgecolor=INK,
-                label="gold model",
-            )
+        star = {"marker": "*", "markersize": 11, "markerfacecolor": ORANGE}
+        entries.append(("gold model", outlined | star))
+        entries.append(
+            (f"matched forgetting (gold + {MARGIN})", {"color": INK, "linestyle": dashed})
         )
-        handles.append(
-            Line2D(
-                [],
-                [],
-                color=INK,
-                linestyle=(0, (4, 3)),
-                label=f"matched forgetting (gold + {MARGIN})",
-            )
-        )
-    figure.legend(
-        handles=handles,
-        loc="outside upper center",
-        ncols=min(len(handles), 3 if columns == 3 else 2 if columns == 2 else 1),
-        frameon=False,
-    )
+    handles = [Line2D([], [], label=text, **style) for text, style in entries]
+    figure.legend(handles=handles, loc="outside upper center", ncols=max(2, columns), frameon=False)
     return figure
 
 

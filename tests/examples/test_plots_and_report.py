@@ -79,6 +79,17 @@ def test_overviews_have_no_overlapping_text(results, make):
     assert set(DAMAGE) <= {text for text, _ in texts}
 
 
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("gold", [True, False])
+def test_the_trade_off_of_few_methods_fits_its_page(count, gold):
+    damage = dict(itertools.islice(DAMAGE.items(), count))
+    texts = drawn(plots.tradeoff_figure, checked_results(example_results(1, damage, gold)))
+    check_no_overlap(texts)
+    written = {text for text, _ in texts}
+    assert ("other methods" in written) == (count > 1)
+    assert ("gold model" in written) == gold
+
+
 def test_steps_have_no_overlapping_text_and_name_every_line(results):
     records = results["methods"]["GA"]["seeds"]["0"]["records"]
     texts = drawn(plots.steps_figure, "MOLLM", "0", records)
