@@ -121,7 +121,7 @@ def test_violators_fail(violator: Combine, rows: Rows) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_long_rows(dtype: torch.dtype) -> None:
     weights = torch.tensor([0.3, -0.6, 0.1], dtype=torch.float64)
-    assert_combination(combine_, normal_rows(3, dtype, 700_001, 3, 300_000), weights)
+    assert_combination(combine_, normal_rows(3, dtype, 700_001, 3, 600_000), weights)
 
 
 @IMPLEMENTATIONS
@@ -129,7 +129,7 @@ def test_long_rows(dtype: torch.dtype) -> None:
 def test_written_into_the_first_row_and_nowhere_else(
     implementation: Combine, dtype: torch.dtype
 ) -> None:
-    rows = normal_rows(3, dtype, 5, 70, 300_000)
+    rows = normal_rows(3, dtype, 5, 70, 600_000)
     rows[0][1] = None
     addresses = [rows[0][0].data_ptr(), rows[1][1].data_ptr(), rows[0][2].data_ptr()]
     before = copied(rows)
@@ -159,7 +159,7 @@ def test_one_row_with_weight_one_is_untouched(implementation: Combine, dtype: to
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("bad", [torch.inf, torch.nan])
 @pytest.mark.parametrize("row", [0, 1])
-@pytest.mark.parametrize("size", [3, 300_000])
+@pytest.mark.parametrize("size", [3, 600_000])
 def test_weight_zero_does_not_hide_non_finite_gradients(
     implementation: Combine, dtype: torch.dtype, bad: float, row: int, size: int
 ) -> None:

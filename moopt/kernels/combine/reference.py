@@ -11,10 +11,10 @@ from moopt.kernels.pieces import Position, Rows, concatenated, flatten, pieces, 
 
 # Elements of one row that are widened or grouped together: they stay in the last-level cache
 # between the m passes over them (on a device: long enough to hide the launches).
-_HOST_CHUNK = 1 << 17
+_HOST_CHUNK = 1 << 18
 _DEVICE_CHUNK = 1 << 22
 # Longer tensors gain nothing from being grouped; the host walks them in parts of this length.
-_LONG = 1 << 18
+_LONG = 1 << 19
 # Outside this range a weight, or its product with a moderate gradient, leaves the normal
 # numbers of float32; the host then computes in float64.
 _SMALLEST_FLOAT32_WEIGHT = 2.0**-120

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # Elements of one row that are looked at together. On the host m chunks and one product share
 # the last-level cache; on a device a chunk is long enough to hide the launches.
-_HOST_CHUNK = 1 << 17
+_HOST_CHUNK = 1 << 18
 _HOST_CHUNK_MANY_ROWS = 1 << 15
 _DEVICE_CHUNK = 1 << 22
 # Float32 sums run over one block only, then continue in float64. A dot product over the whole
