@@ -42,14 +42,13 @@ from typing import Any
 
 from examples.llm_unlearning.comparison import (
     checked_results,
-    findings,
-    listed,
     number,
     reference_scorecards,
     summarise,
     summary_table,
     table_rows,
 )
+from examples.llm_unlearning.findings import findings, listed
 from examples.llm_unlearning.plots import slug, write_plots
 
 __all__ = ["summary_table", "write_plots", "write_report"]

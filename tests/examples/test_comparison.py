@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from examples.llm_unlearning import comparison
-from examples.llm_unlearning.comparison import findings, summarise, summary_table, table_rows
+from examples.llm_unlearning.comparison import summarise, summary_table, table_rows
+from examples.llm_unlearning.findings import findings
 from tests.examples.example_results import example_results
 
 
