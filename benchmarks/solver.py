@@ -88,7 +88,6 @@ def run(report: Report, quick: bool) -> None:
                     f"{statistics.mean(excess):.1e}",
                     f"{max(excess):.1e}",
                     f"{sum(e > 0.01 for e in excess)} of {len(excess)}",
-                    f"{sum(e > 0.01 for e in excess)} of {len(excess)}",
                     f"{against} of {len(found)}",
                 ]
             )

@@ -1,0 +1,1 @@
+"""Tests of the benchmarks' harness: what may be printed, and when."""

@@ -1,0 +1,130 @@
+"""Reports: no ratio of wrong results, 100 columns, an exit code that tells; timing in turn."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks import __main__ as all_benchmarks
+from benchmarks import peer, solver
+from benchmarks.harness import Timing, interleaved
+from benchmarks.report import MAX_COLUMNS, REFUSED, Report, format_table, main
+from moopt.solvers import SolverResult
+
+
+def uniform(gramian: Tensor) -> SolverResult:
+    """Planted violator: a fast answer that is no minimum-norm point."""
+    nothing = torch.zeros(())
+    return SolverResult(torch.full_like(gramian[0], 1 / len(gramian)), nothing, nothing, nothing)
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The solver benchmark, cut down to seconds."""
+    monkeypatch.setattr(solver, "SIZES", (2,))
+    monkeypatch.setattr(solver, "GOALS", {})
+    monkeypatch.setattr(solver, "NORM_RATIOS", (1.0,))
+
+
+def test_a_failed_gate_withholds_every_ratio(capsys: pytest.CaptureFixture[str]) -> None:
+    report = Report("name", "claim")
+    assert report.gate("first", True, "") is True
+    assert report.speedup(4.0, 2.0) == "2.0x"
+    assert report.gate("second", False, "") is False
+    assert report.speedup(4.0, 2.0) == REFUSED
+    report.goal("speed", 100.0, 1.0)
+    assert "100" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("short")
+def test_the_solver_benchmark_without_its_peer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(peer, "version", lambda: None)
+    report = Report("solver", "claim")
+    solver.run(report, True)
+    assert report.passed
+    assert capsys.readouterr().out.count(peer.MISSING) == 2
+
+
+@pytest.mark.usefixtures("short")
+def test_the_solver_benchmark_refuses_a_wrong_solver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(solver, "min_norm_point", uniform)
+    report = Report("solver", "claim")
+    solver.run(report, True)
+    assert not report.passed
+
+
+@pytest.mark.parametrize("passes", [True, False])
+def test_the_exit_code_and_the_file(
+    passes: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "sub" / "out.json"
+    monkeypatch.setattr(sys, "argv", ["x", "--json", str(path), "--quick"])
+    threads = torch.get_num_threads()
+    seen: list[bool] = []
+
+    def run(report: Report, quick: bool) -> None:
+        seen.append(quick)
+        report.gate("gate", passes, "detail")
+
+    try:
+        if passes:
+            main("name", "claim", run)
+        else:
+            with pytest.raises(SystemExit) as caught:
+                main("name", "claim", run)
+            assert caught.value.code == 1
+    finally:
+        torch.set_num_threads(threads)
+    assert seen == [True]
+    written = json.loads(path.read_text())
+    assert written["gates"] == {"gate": {"passed": passes, "detail": "detail"}}
+    assert written["environment"]["torch"] == torch.__version__
+
+
+def test_one_failure_fails_the_whole_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    class Done:
+        def __init__(self, command: list[str]) -> None:
+            calls.append(command[2])
+            self.returncode = int(command[2].endswith("memory"))
+
+    monkeypatch.setattr(all_benchmarks.subprocess, "run", Done)
+    assert all_benchmarks.run_all([]) == 1
+    assert calls == [f"benchmarks.{name}" for name in all_benchmarks.NAMES]
+    monkeypatch.setattr(all_benchmarks, "NAMES", ("solver",))
+    assert all_benchmarks.run_all([]) == 0
+
+
+def test_tables_fit_their_columns() -> None:
+    text = format_table(["name", "value"], [["a", 1], ["long name", "22"]])
+    assert text.splitlines() == [
+        "name       value",
+        "-" * 16,
+        "a              1",
+        "long name     22",
+    ]
+    format_table(["x" * MAX_COLUMNS], [])
+    with pytest.raises(ValueError, match="100 columns"):
+        format_table(["x" * (MAX_COLUMNS + 1)], [])
+
+
+def test_timing_goes_in_turn_and_pairs_the_rounds() -> None:
+    calls: list[str] = []
+    timings = interleaved(
+        {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")},
+        rounds=2,
+        before=lambda: calls.append("-"),
+    )
+    assert "".join(calls) == "-a-b-b-a-a-b"
+    assert [len(t.cpu) for t in timings.values()] == [2, 2]
+    slow, base = Timing([], [5.0, 9.0, 2.0]), Timing([], [1.0, 1.0, 1.0])
+    assert slow.over(base) == 4.0
+    assert slow.median == 5.0
