@@ -21,11 +21,13 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "public_names",
+    "mathml",
 ]
 exclude_patterns = ["_build"]
 
 html_theme = "furo"
 html_title = "moopt"
+html_math_renderer = "mathml"
 html_static_path = ["_static"]
 
 myst_enable_extensions = ["colon_fence", "deflist"]
@@ -36,6 +38,7 @@ default_role = "literal"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_attr_annotations = False
 napoleon_custom_sections = [
     "Numerics",
     "Source",
