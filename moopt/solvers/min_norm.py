@@ -67,7 +67,9 @@ def min_norm_point(
     Returns:
         `SolverResult` on the Gramian's device: weights float64 `[..., m]` on the simplex, status
         int64 `[...]`, gap float64 `[...]`, num_iter int64 `[...]`.
-        gap is `max_i (||x||^2 - x . g_i) / (||x|| ||g_i||)` over active rows, at least 0.
+        gap is `max_i (||x||^2 - x . g_i) / (||x|| ||g_i||)` over active rows, at least 0; where
+        rounding leaves ||x||^2 <= 0 it is 0 if no x . g_i is negative and infinite otherwise,
+        because such an x is zero for all the Gramian tells, and noise as a direction.
         status is DEGENERATE where `||x||^2 <= 1e-13 min ||g_i||^2`, or where float64 Gramians
         cannot tell ||x|| from zero, `||x|| <= 6e-8 sum_i w_i ||g_i||` (zero rows share the
         weight, gap 0); NON_FINITE, with uniform weights and gap NaN, where an active entry is

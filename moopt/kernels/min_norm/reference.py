@@ -44,8 +44,8 @@ def min_norm_reference(
         `[...]`, as in `moopt.solvers.SolverResult`.
 
     Numerics: works in scale-free coordinates, as `moopt.solvers.min_norm_point` on the host, with
-        the same tolerances. Traceable by `torch.compile(fullgraph=True)`, capturable in a CUDA
-        graph.
+        the same tolerances. Reads no value, so that it runs on meta tensors and is traceable by
+        `torch.compile(fullgraph=True)`.
 
     Example:
         >>> import torch
@@ -146,7 +146,7 @@ def _best_face(cosines: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
     v = v - (table @ (right[..., None] - a @ v[..., None]))[..., 0]
 
     feasible = regular & (v >= 0.0).all(-1) & (v.sum(-1) > 0.0)
-    v = torch.where(feasible[..., None], v, faces.to(r.dtype))
+    v = torch.where(feasible[..., None], v.abs(), faces.to(r.dtype))  # abs: no weight of -0.0
     v = v / v.amax(-1, keepdim=True)
     gap, stationary, unresolved = _judged(cosines[..., None, :, :], r[..., None, :], v)
     # A zero up to rounding has no gap worth comparing: it wins, the closest to zero first.
