@@ -55,7 +55,9 @@ def npo_loss(
 
     Numerics:
         Differences are taken per token and then summed; `log_sigmoid` neither overflows nor
-        loses digits. Otherwise that of `token_log_probs`; never synchronises a device.
+        loses digits. The gradient is finite for finite logits; the value is as long as
+        2 max(1, beta) r_b is a float32 (logits up to 1e37). Otherwise that of `token_log_probs`;
+        never synchronises a device.
 
     Example:
         >>> import torch

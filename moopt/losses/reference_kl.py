@@ -57,8 +57,8 @@ def reference_kl_loss(
         TypeError: logits that are not floating point, labels that are not int64.
 
     Numerics:
-        That of `token_kl_divergences`: float32 in chunks, log-probabilities saturate at the lowest
-        finite number. Never synchronises a device.
+        That of `token_kl_divergences`: float32 in chunks, log-probabilities saturate, so that
+        the loss is finite whatever the logits. Never synchronises a device.
 
     Example:
         >>> import torch

@@ -169,19 +169,19 @@ def test_finite_from_probability_zero_to_one(case: LossCase, dtype: torch.dtype)
 @every_loss
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @given(seed=st.integers(0, 2**31))
-@settings(deadline=None, max_examples=10)
-def test_gradients_are_finite_at_the_ends_of_the_dtype(
-    case: LossCase, dtype: torch.dtype, seed: int
-) -> None:
+@settings(deadline=None, max_examples=30)
+def test_finite_at_the_ends_of_the_dtype(case: LossCase, dtype: torch.dtype, seed: int) -> None:
     largest = torch.finfo(dtype).max
     generator = torch.Generator().manual_seed(seed)
-    corners = torch.tensor([-largest, 0.0, 1.0, largest], dtype=torch.float64)
+    corners = torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0], dtype=torch.float64) * largest
     logits, reference = (
-        corners[torch.randint(0, 4, (2, 2, 5), generator=generator)].to(dtype) for _ in range(2)
+        corners[torch.randint(0, 5, (2, 2, 5), generator=generator)].to(dtype) for _ in range(2)
     )
     labels = torch.randint(0, 5, (2, 2), generator=generator)
-    _, gradient = value_and_gradient(case.call, logits, labels, reference)
+    value, gradient = value_and_gradient(case.call, logits, labels, reference)
     assert gradient.isfinite().all()
+    # NPO is twice a difference of log-probabilities, which float32 may not hold.
+    assert value.isfinite() or case.name.startswith("npo")
 
 
 @every_loss
@@ -189,7 +189,8 @@ def test_gradients_are_finite_at_the_ends_of_the_dtype(
 def test_a_batch_without_supervised_tokens_is_zero(case: LossCase, length: int) -> None:
     logits = torch.randn(2, length, 5)
     labels = torch.full((2, length), IGNORED)
-    value, gradient = value_and_gradient(case.call, logits, labels, logits)
+    with torch.autograd.set_detect_anomaly(True):  # no NaN on the way either
+        value, gradient = value_and_gradient(case.call, logits, labels, logits)
     assert value == 0
     assert (gradient == 0).all()
 
@@ -306,6 +307,7 @@ def test_strided_logits_and_autocast(case: LossCase) -> None:
 def test_the_reference_is_a_constant(case: LossCase) -> None:
     logits, labels, reference = Sample().tensors()
     reference.requires_grad_()
+    assert not case.call(logits, labels, reference).requires_grad
     case.call(logits.requires_grad_(), labels, reference).backward()
     assert reference.grad is None
     assert logits.grad is not None

@@ -29,6 +29,14 @@ def test_precomputed_references_equal_reference_logits(sample: Sample) -> None:
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=lost)
 
 
+def test_precomputed_references_are_constants() -> None:
+    logits, labels, reference = Sample().tensors()
+    values = token_log_probs(reference, labels).values
+    for given_values in (values, values.sum(1)):
+        given_values.requires_grad_()
+        assert not npo_loss(logits, labels, reference_log_probs=given_values).requires_grad
+
+
 def test_value_at_the_reference() -> None:
     logits, labels, _ = Sample(dtype=torch.float64).tensors()
     for beta in (0.01, 0.1, 2.0):

@@ -43,9 +43,9 @@ def token_kl_divergences(
 
     Numerics:
         As `token_log_probs`: float32 chunks, no float32 copy of `[B, T, V]`, no synchronisation,
-        nothing leaks from ignored positions. Log-probabilities saturate at the lowest finite
-        number, so that 0 log 0 is 0. Equal logits give exactly 0, value and gradient; rounding
-        below 0 is clipped, because a divergence may be a divisor.
+        nothing leaks from ignored positions. Log-probabilities saturate at a quarter of the lowest
+        finite number, so that 0 log 0 is 0 and no sum overflows. Equal logits give exactly 0,
+        value and gradient; rounding below 0 is clipped, because a divergence may be a divisor.
 
     Source:
         S. Kullback and R. Leibler, On Information and Sufficiency, Ann. Math. Stat. 1951.
@@ -60,7 +60,8 @@ def token_kl_divergences(
 
 
 def _log_softmax(rows: Tensor, dtype: torch.dtype) -> Tensor:
-    return rows.log_softmax(-1, dtype=dtype).clamp_min(torch.finfo(dtype).min)
+    # A quarter: differences of two, their mean, and a difference less the mean stay finite.
+    return rows.log_softmax(-1, dtype=dtype).clamp_min(torch.finfo(dtype).min / 4)
 
 
 def _chunk_divergences(log_p: Tensor, log_r: Tensor, reverse: bool) -> Tensor:
@@ -101,9 +102,7 @@ class _RowDivergences(torch.autograd.Function):
                 log_p = _log_softmax(rows[chunk], dtype)
                 log_r = _log_softmax(reference[chunk], dtype)
                 divergence = _chunk_divergences(log_p, log_r, True)[:, None]
-                # Two products: the sum in one bracket can overflow where p is 0.
-                probability = log_p.exp()
-                part = probability * (log_p - log_r) - probability * divergence
+                part = log_p.exp() * (log_p - log_r - divergence)
             else:
                 part = rows[chunk].softmax(-1, dtype=dtype)
                 part = part - reference[chunk].softmax(-1, dtype=dtype)
