@@ -19,7 +19,7 @@ from examples.llm_unlearning.grid import (
     run_grid,
     scores_by_rate,
 )
-from examples.llm_unlearning.jobs import Job, run_jobs
+from examples.llm_unlearning.jobs import Job, Workers
 from examples.llm_unlearning.methods import DEMO_METHODS, METHODS
 from examples.llm_unlearning.references import References, measure_references
 from examples.llm_unlearning.scorecard import evaluate_world, scorecard
@@ -101,14 +101,13 @@ PRESETS = {
 }
 
 
-def run_experiment(experiment: Experiment, runs: Path, workers: int, console: Any) -> dict:
+def run_experiment(experiment: Experiment, runs: Path, workers: Workers) -> dict[str, Any]:
     """Run everything that is not in the cache; the results in the form of `report.py`.
 
     Args:
         experiment: what to run.
         runs: the folder of caches.
-        workers: processes of one thread each.
-        console: a rich console, for the progress bars.
+        workers: one pool for all stages, since a worker takes seconds to start.
     """
     seeds = experiment.seeds
     configs = {(s, r): experiment.training_config(s, r) for s in seeds for r in ROLES}
@@ -116,7 +115,7 @@ def run_experiment(experiment: Experiment, runs: Path, workers: int, console: An
         Job(f"seed {s}, {r}", train_model, (config, runs / "models"))
         for (s, r), config in configs.items()
     ]
-    paths = dict(zip(configs, run_jobs(training, workers, "training models", console), strict=True))
+    paths = dict(zip(configs, workers.run(training, "training models"), strict=True))
     scoring = [
         Job(
             f"seed {s}",
@@ -125,7 +124,7 @@ def run_experiment(experiment: Experiment, runs: Path, workers: int, console: An
         )
         for s in seeds
     ]
-    measured = run_jobs(scoring, workers, "scoring the references", console)
+    measured = workers.run(scoring, "scoring the references")
     references = dict(zip(seeds, measured, strict=True))
     pairs = [(s, m) for s in seeds for m in experiment.methods]
     unlearning = [
@@ -142,7 +141,7 @@ def run_experiment(experiment: Experiment, runs: Path, workers: int, console: An
         )
         for s, m in pairs
     ]
-    outcomes = dict(zip(pairs, run_jobs(unlearning, workers, "unlearning", console), strict=True))
+    outcomes = dict(zip(pairs, workers.run(unlearning, "unlearning"), strict=True))
     return {
         "config": plain_config(experiment),
         "environment": environment(),

@@ -28,63 +28,77 @@ class Job:
     arguments: tuple[Any, ...]
 
 
-def run_jobs(jobs: Sequence[Job], workers: int, title: str, console: Any) -> list[Any]:
-    """Run jobs on `workers` processes; their results, in the order of `jobs`.
+class Workers:
+    """A pool of worker processes, to be used in a `with` block; leaving it ends them.
 
-    The first exception of a job is raised here, and the remaining jobs are cancelled. Progress
-    bars are drawn on a terminal; elsewhere each finished job prints a line.
+    Args:
+        count: processes of one thread each.
+        console: a rich console. Progress bars are drawn on a terminal; elsewhere each finished job
+            prints a line.
     """
-    if not jobs:
-        return []
-    from rich import progress as bars
 
-    context = multiprocessing.get_context("spawn")
-    events = context.Queue()
-    others = set(multiprocessing.active_children())
-    pool = concurrent.futures.ProcessPoolExecutor(
-        min(workers, len(jobs)), context, initializer=_start_worker, initargs=(events,)
-    )
-    columns = (
-        bars.TextColumn("{task.description}"),
-        bars.BarColumn(),
-        bars.TaskProgressColumn(),
-        bars.TimeElapsedColumn(),
-    )
-    finished = False
-    try:
-        with bars.Progress(*columns, console=console, transient=True) as display:
+    def __init__(self, count: int, console: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._console = console
+        self._events = context.Queue()
+        self._stage = 0
+        self._others = set(multiprocessing.active_children())
+        self._pool = concurrent.futures.ProcessPoolExecutor(
+            count, context, initializer=_start_worker, initargs=(self._events,)
+        )
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
+        if kind is not None:  # an unfinished job may run for minutes more
+            for process in set(multiprocessing.active_children()) - self._others:
+                process.terminate()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._events.cancel_join_thread()
+        self._events.close()
+
+    def run(self, jobs: Sequence[Job], title: str) -> list[Any]:
+        """Run jobs; their results, in the order of `jobs`. A job's exception is raised here."""
+        from rich import progress as bars
+
+        columns = (
+            bars.TextColumn("{task.description}"),
+            bars.BarColumn(),
+            bars.TaskProgressColumn(),
+            bars.TimeElapsedColumn(),
+        )
+        # Events of a stage may arrive after its end, so they carry its number.
+        self._stage += 1
+        quiet = {"transient": True, "disable": not self._console.is_terminal}
+        with bars.Progress(*columns, console=self._console, **quiet) as display:
             whole = display.add_task(f"[bold]{title}", total=len(jobs))
             futures = {
-                pool.submit(_call, i, job.function, job.arguments): i for i, job in enumerate(jobs)
+                self._pool.submit(_call, (self._stage, i), job.function, job.arguments): i
+                for i, job in enumerate(jobs)
             }
             tasks: dict[int, Any] = {}
             waiting = set(futures)
             while waiting:
                 done, waiting = concurrent.futures.wait(waiting, POLL_SECONDS)
-                for index, steps, total in _drain(events):
+                for (stage, index), steps, total in _drain(self._events):
+                    if stage != self._stage:
+                        continue
                     if index not in tasks:
                         tasks[index] = display.add_task(f"  {jobs[index].label}")
                     display.update(tasks[index], completed=steps, total=total)
                 for future in done:
                     future.result()
-                    display.advance(whole)
                     index = futures[future]
+                    display.advance(whole)
                     if index in tasks:
                         display.update(tasks[index], visible=False)
-                    if not console.is_terminal:
-                        console.print(f"{title}: {jobs[index].label} done")
-        finished = True
+                    if not self._console.is_terminal:
+                        self._console.print(f"{title}: {jobs[index].label} done")
         return [future.result() for future in futures]
-    finally:
-        if not finished:
-            for process in set(multiprocessing.active_children()) - others:
-                process.terminate()
-        pool.shutdown(wait=True, cancel_futures=True)
-        events.cancel_join_thread()
-        events.close()
 
 
-def _drain(events: Any) -> list[tuple[int, int, int]]:
+def _drain(events: Any) -> list[tuple[tuple[int, int], int, int]]:
     out = []
     while True:
         try:
@@ -108,8 +122,8 @@ def deterministic() -> None:
     logging.disable_progress_bar()
 
 
-def _call(index: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+def _call(key: tuple[int, int], function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     def progress(done: int, total: int) -> None:
-        _events.put((index, done, total))
+        _events.put((key, done, total))
 
     return function(*arguments, progress=progress)

@@ -112,6 +112,7 @@ def _check(options: Options) -> None:
 
 def _preset(options: Options) -> int:
     from examples.llm_unlearning.experiment import PRESETS, run_experiment
+    from examples.llm_unlearning.jobs import Workers
     from examples.llm_unlearning.user_model import writable_folder
 
     experiment = PRESETS[options.preset]
@@ -130,7 +131,8 @@ def _preset(options: Options) -> int:
         f" results go to {out}"
     )
     workers = options.workers or min(2, os.cpu_count() or 1)
-    results = run_experiment(experiment, RUNS, workers, console)
+    with Workers(workers, console) as pool:
+        results = run_experiment(experiment, RUNS, pool)
     results["config"] = {"preset": options.preset, **results["config"]}
     _write(results, out, console, table=True)
     return 0

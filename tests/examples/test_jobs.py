@@ -10,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from examples.llm_unlearning.jobs import Job, run_jobs
+from examples.llm_unlearning.jobs import Job, Workers
 
 
 def squared(value: int, *, progress: Any) -> int:
@@ -35,15 +35,14 @@ def num_threads(*, progress: Any) -> int:
 def test_results_come_in_the_order_of_the_jobs() -> None:
     text = io.StringIO()
     jobs = [Job(f"job {i}", squared, (i,)) for i in range(3)] + [Job("threads", num_threads, ())]
-    assert run_jobs(jobs, 2, "squaring", Console(file=text)) == [0, 1, 4, 1]
+    with Workers(2, Console(file=text)) as workers:
+        assert workers.run(jobs, "squaring") == [0, 1, 4, 1]
+        assert workers.run([], "nothing") == []
     assert "squaring: job 2 done" in text.getvalue()
 
 
 @pytest.mark.slow
 def test_the_first_exception_is_raised() -> None:
-    with pytest.raises(ValueError, match="this job fails"):
-        run_jobs([Job("bad", failing, ())], 1, "failing", Console(file=io.StringIO()))
-
-
-def test_no_jobs() -> None:
-    assert run_jobs([], 2, "nothing", Console(file=io.StringIO())) == []
+    console = Console(file=io.StringIO())
+    with pytest.raises(ValueError, match="this job fails"), Workers(1, console) as workers:
+        workers.run([Job("bad", failing, ())], "failing")
