@@ -9,9 +9,6 @@ from numpy.typing import NDArray
 
 from moopt.kernels.min_norm.tolerances import RESOLUTION, STATIONARY
 
-# 2^10 - 1 faces of a ten by ten matrix are a millisecond; each further row doubles it.
-LARGEST = 10
-
 
 def exhaustive(
     cosines: NDArray[np.float64], r: NDArray[np.float64]

@@ -2,39 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from moopt.kernels.min_norm import min_norm_reference
-from moopt.kernels.min_norm.tolerances import CERTIFIED
-from moopt.solvers.active_set import active_set
-from moopt.solvers.closed_form import closed_form_three, closed_form_two
-from moopt.solvers.equilibrated import certificate, equilibrated
-from moopt.solvers.exhaustive import LARGEST, exhaustive
-from moopt.solvers.frank_wolfe import DEFAULT_MAX_ITER, Variant, frank_wolfe
 from moopt.solvers.result import SolverResult
-from moopt.status import SolverStatus
 
-# Each maps to the variant of `frank_wolfe` that it names.
-FRANK_WOLFE: dict[str, Variant] = {
-    "frank_wolfe": "vanilla",
-    "away_step": "away_step",
-    "pairwise": "pairwise",
-}
+FRANK_WOLFE = ("frank_wolfe", "away_step", "pairwise")
 SOLVERS = ("auto", "exhaustive", "active_set", *FRANK_WOLFE)
-
-CONVERGED = int(SolverStatus.CONVERGED)
-MAX_ITER = int(SolverStatus.MAX_ITER)
-DEGENERATE = int(SolverStatus.DEGENERATE)
-NON_FINITE = int(SolverStatus.NON_FINITE)
-
-Rows = list[list[float]] | NDArray[np.float64]
-# (weights, status code, gap, number of iterations) of one Gramian.
-HostResult = tuple[list[float], int, float, int]
+# 2^10 - 1 faces of a ten by ten matrix are a millisecond; each further row doubles it.
+LARGEST_EXHAUSTIVE = 10
 
 
 def min_norm_point(
@@ -119,149 +96,48 @@ def min_norm_point(
             f"`solver` of `min_norm_point` must not be {solver!r} under `torch.compile` or a fake"
             " tensor: the Frank-Wolfe methods read the Gramian on the host. Use solver='auto'."
         )
+    result = _on_host(gramian, active, solver, tol, max_iter)
+    return result if on_host else SolverResult(*(t.to(gramian.device) for t in result))
+
+
+def _on_host(
+    gramian: Tensor, active: Tensor | None, solver: str, tol: float, max_iter: int | None
+) -> SolverResult:
+    # numpy, and with it every host solver, is loaded by the first solve, not by `import moopt`.
+    import numpy as np
+
+    from moopt.solvers.host import min_norm_array
+
     m = gramian.shape[-1]
     if gramian.ndim == 2:
         rows = gramian.tolist() if m <= 3 else gramian.to("cpu", torch.float64).numpy()
         mask = None if active is None else active.tolist()
-        weights, status, gap, num_iter = _solved(rows, mask, solver, tol, max_iter)
+        weights, status, gap, num_iter = min_norm_array(rows, mask, solver, tol, max_iter)
         # By way of numpy: half the cost of `torch.tensor` for so few numbers.
-        result = SolverResult(
+        return SolverResult(
             torch.from_numpy(np.array(weights)),
             torch.from_numpy(np.array(status)),
             torch.from_numpy(np.array(gap)),
             torch.from_numpy(np.array(num_iter)),
         )
-    else:
-        result = _batched(gramian, active, solver, tol, max_iter)
-    return result if on_host else SolverResult(*(t.to(gramian.device) for t in result))
-
-
-def min_norm_host(
-    rows: Rows,
-    active: list[bool] | None = None,
-    *,
-    solver: str = "auto",
-    tol: float = 1e-10,
-    max_iter: int | None = None,
-) -> HostResult:
-    """`min_norm_point` for one Gramian whose numbers are already on the host; nothing is checked.
-
-    Args:
-        rows: `[m, m]`, nested lists of floats or a float64 array.
-        active: `m` booleans, or None for all.
-        solver, tol, max_iter: as in `min_norm_point`.
-
-    Returns:
-        (weights, status code, gap, number of iterations) as a list of floats, int, float, int.
-    """
-    weights, status, gap, num_iter = _solved(rows, active, solver, tol, max_iter)
-    listed = weights if isinstance(weights, list) else weights.tolist()
-    return listed, status, gap, num_iter
-
-
-def _solved(
-    rows: Rows, active: list[bool] | None, solver: str, tol: float, max_iter: int | None
-) -> tuple[list[float] | NDArray[np.float64], int, float, int]:
-    m = len(rows)
-    if active is not None and not all(active) and any(active):
-        index = [i for i in range(m) if active[i]]
-        dropped = [[float(rows[i][j]) for j in index] for i in index]
-        inner, status, gap, num_iter = _solved(dropped, None, solver, tol, max_iter)
-        weights = np.zeros(m)
-        weights[index] = inner
-        return weights, status, gap, num_iter
-    if m <= 3 and solver == "auto":
-        small = _small(rows if isinstance(rows, list) else rows.tolist(), tol)
-        if small is not None:
-            return small
-    gramian = np.asarray(rows, dtype=np.float64)
-    if not np.isfinite(gramian).all():
-        return [1.0 / m] * m, NON_FINITE, math.nan, 0
-    squares = gramian.diagonal()
-    if squares[squares.argmin()] <= 0.0:
-        zeros = (squares <= 0.0).astype(np.float64)
-        return zeros / zeros.sum(), DEGENERATE, 0.0, 0
-    # Extreme norm ratios may underflow or overflow on the way; the certificate is the judge.
-    with np.errstate(all="ignore"):
-        return _iterated(*equilibrated(gramian, np.sqrt(squares)), solver, tol, max_iter)
-
-
-def _small(rows: list[list[float]], tol: float) -> HostResult | None:
-    """The closed forms; None for whatever is not regular, which the general path handles."""
-    if len(rows) == 2:
-        (g00, g01), (g10, g11) = rows
-        if not (0.0 < g00 < math.inf and 0.0 < g11 < math.inf):
-            return None
-        g01 = 0.5 * g01 + 0.5 * g10
-        if not math.isfinite(g01):
-            return None
-        solved = closed_form_two(g00, g01, g11)
-    elif len(rows) == 3:
-        (g00, g01, g02), (g10, g11, g12), (g20, g21, g22) = rows
-        if not (0.0 < g00 < math.inf and 0.0 < g11 < math.inf and 0.0 < g22 < math.inf):
-            return None
-        g01, g02, g12 = 0.5 * g01 + 0.5 * g10, 0.5 * g02 + 0.5 * g20, 0.5 * g12 + 0.5 * g21
-        if not math.isfinite(g01 + g02 + g12):
-            return None
-        solved = closed_form_three(g00, g01, g02, g11, g12, g22)
-    else:
-        return None
-    if solved is None:
-        return None
-    weights, gap, stationary = solved
-    status = DEGENERATE if stationary else CONVERGED if gap <= tol else MAX_ITER
-    return weights, status, gap, 1
-
-
-def _iterated(
-    cosines: NDArray[np.float64],
-    r: NDArray[np.float64],
-    solver: str,
-    tol: float,
-    max_iter: int | None,
-) -> tuple[NDArray[np.float64], int, float, int]:
-    def solve(right: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
-        if solver in FRANK_WOLFE:
-            limit = DEFAULT_MAX_ITER if max_iter is None else max_iter
-            return frank_wolfe(cosines, right, FRANK_WOLFE[solver], tol, limit)
-        if solver == "exhaustive":
-            return exhaustive(cosines, right)
-        return active_set(cosines, right, 10 * len(r) + 20 if max_iter is None else max_iter)
-
-    v, num_iter = solve(r)
-    judged = certificate(cosines, r, v)
-    doubtful = judged.unresolved or judged.gap > CERTIFIED
-    if doubtful and not judged.stationary and solver not in FRANK_WOLFE:
-        # Where rows much longer than the shortest cancel, r is lost in the rounding of
-        # C + r r^T; the hull of the unit rows, r = 1, finds the same weights without r.
-        other, more = solve(np.ones_like(r))
-        num_iter += more
-        second = certificate(cosines, r, other)
-        if judged.unresolved or second.unresolved:
-            v, judged = other, second
-    weights = r * v
-    weights /= weights.sum()
-    return weights, judged.status(tol), judged.gap, num_iter
-
-
-def _batched(
-    gramian: Tensor, active: Tensor | None, solver: str, tol: float, max_iter: int | None
-) -> SolverResult:
-    batch, m = gramian.shape[:-2], gramian.shape[-1]
+    batch = gramian.shape[:-2]
     stack = gramian.reshape(-1, m, m).to("cpu", torch.float64).numpy()
-    masks = None if active is None else active.expand(*batch, m).reshape(-1, m).tolist()
-    results = [
-        min_norm_host(
-            one, None if masks is None else masks[i], solver=solver, tol=tol, max_iter=max_iter
-        )
-        for i, one in enumerate(stack)
-    ]
-    weights, status, gap, num_iter = zip(*results, strict=True) if results else ((), (), (), ())
+    if active is None:
+        masks = [None] * len(stack)
+    else:
+        masks = active.expand(*batch, m).reshape(-1, m).tolist()
+    columns: list[list] = [[], [], [], []]
+    for one, mask in zip(stack, masks, strict=True):
+        solved = min_norm_array(one, mask, solver, tol, max_iter)
+        for column, value in zip(columns, solved, strict=True):
+            column.append(value)
+    shapes = ((*batch, m), batch, batch, batch)
+    dtypes = (np.float64, np.int64, np.float64, np.int64)
     return SolverResult(
-        torch.tensor(weights, dtype=torch.float64).reshape(*batch, m),
-        torch.tensor(status, dtype=torch.int64).reshape(batch),
-        torch.tensor(gap, dtype=torch.float64).reshape(batch),
-        torch.tensor(num_iter, dtype=torch.int64).reshape(batch),
+        *(
+            torch.from_numpy(np.array(column, dtype=dtype).reshape(shape))
+            for column, dtype, shape in zip(columns, dtypes, shapes, strict=True)
+        )
     )
 
 
@@ -289,10 +165,10 @@ def _check(
             f"`solver` of `min_norm_point` must be one of {', '.join(SOLVERS)}; got {solver!r}."
             " Use 'auto'."
         )
-    if solver == "exhaustive" and shape[-1] > LARGEST:
+    if solver == "exhaustive" and shape[-1] > LARGEST_EXHAUSTIVE:
         raise ValueError(
-            f"`solver='exhaustive'` of `min_norm_point` needs m <= {LARGEST}, because it tries"
-            f" 2^m - 1 faces; got m = {shape[-1]}. Use solver='active_set', which is exact too."
+            f"`solver='exhaustive'` of `min_norm_point` needs m <= {LARGEST_EXHAUSTIVE}, because it"
+            f" tries 2^m - 1 faces; got m = {shape[-1]}. Use solver='active_set', which is exact too."
         )
     if not tol > 0.0:
         raise ValueError(

@@ -16,7 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from moopt import SolverStatus
 from moopt.kernels.min_norm import min_norm_reference
 from moopt.solvers import SolverResult, min_norm_point
-from moopt.solvers.min_norm import SOLVERS, min_norm_host
+from moopt.solvers.host import min_norm_host
+from moopt.solvers.min_norm import SOLVERS
 from tests.cases import all_cases, case, cases
 from tests.solvers.oracles import assert_exact, assert_simplex
 
