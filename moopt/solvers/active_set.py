@@ -105,9 +105,11 @@ def _on_full_face(
     except np.linalg.LinAlgError:
         return None
     v = inverse @ r
+    if not v[v.argmin()] > 0.0:
+        return None
     residual = r * (1.0 - float(r @ v)) - cosines @ v
-    allowed = INVERTED * (1.0 + float(np.abs(v).sum()))
-    if not (v[v.argmin()] > 0.0 and float(residual @ residual) < allowed * allowed):
+    allowed = INVERTED * (1.0 + float(np.add.reduce(v)))
+    if not float(residual @ residual) < allowed * allowed:
         return None
     v += inverse @ residual
     return v if v[v.argmin()] >= 0.0 else None

@@ -60,7 +60,7 @@ def certificate(
     s = float(r @ v)
     violation = r * (squared / s) - y
     worst = float(violation[violation.argmax()])
-    total = float(v.sum())
+    total = float(np.add.reduce(v))
     if squared > 0.0:
         gap = max(worst, 0.0) / math.sqrt(squared)
     else:

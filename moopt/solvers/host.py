@@ -73,14 +73,16 @@ def min_norm_array(
         if small is not None:
             return small
     gramian = np.asarray(rows, dtype=np.float64)
-    if not np.isfinite(gramian).all():
-        return [1.0 / m] * m, NON_FINITE, math.nan, 0
-    squares = gramian.diagonal()
-    if squares[squares.argmin()] <= 0.0:
-        zeros = (squares <= 0.0).astype(np.float64)
-        return zeros / zeros.sum(), DEGENERATE, 0.0, 0
-    # Extreme norm ratios may underflow or overflow on the way; the certificate is the judge.
+    # Sums and extreme norm ratios may overflow on the way; the certificate is the judge.
     with np.errstate(all="ignore"):
+        # A difference with itself is 0 unless the sum overflowed or an entry is not finite.
+        total = np.add.reduce(gramian, axis=None)
+        if total - total != 0.0 and not np.isfinite(gramian).all():
+            return [1.0 / m] * m, NON_FINITE, math.nan, 0
+        squares = gramian.diagonal()
+        if squares[squares.argmin()] <= 0.0:
+            zeros = (squares <= 0.0).astype(np.float64)
+            return zeros / zeros.sum(), DEGENERATE, 0.0, 0
         return _iterated(*equilibrated(gramian, np.sqrt(squares)), solver, tol, max_iter)
 
 
@@ -138,5 +140,5 @@ def _iterated(
         if judged.unresolved or second.unresolved:
             v, judged = other, second
     weights = r * v
-    weights /= weights.sum()
+    weights /= np.add.reduce(weights)
     return weights, judged.status(tol), judged.gap, num_iter

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from moopt.kernels.min_norm import min_norm_reference
 from moopt.solvers.result import SolverResult
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 FRANK_WOLFE = ("frank_wolfe", "away_step", "pairwise")
 SOLVERS = ("auto", "exhaustive", "active_set", *FRANK_WOLFE)
@@ -110,7 +116,7 @@ def _on_host(
 
     m = gramian.shape[-1]
     if gramian.ndim == 2:
-        rows = gramian.tolist() if m <= 3 else gramian.to("cpu", torch.float64).numpy()
+        rows = gramian.tolist() if m <= 3 else _array(gramian)
         mask = None if active is None else active.tolist()
         weights, status, gap, num_iter = min_norm_array(rows, mask, solver, tol, max_iter)
         # By way of numpy: half the cost of `torch.tensor` for so few numbers.
@@ -121,7 +127,7 @@ def _on_host(
             torch.from_numpy(np.array(num_iter)),
         )
     batch = gramian.shape[:-2]
-    stack = gramian.reshape(-1, m, m).to("cpu", torch.float64).numpy()
+    stack = _array(gramian.reshape(-1, m, m))
     if active is None:
         masks = [None] * len(stack)
     else:
@@ -139,6 +145,12 @@ def _on_host(
             for column, dtype, shape in zip(columns, dtypes, shapes, strict=True)
         )
     )
+
+
+def _array(gramian: Tensor) -> NDArray[np.float64]:
+    if gramian.dtype != torch.float64 or not gramian.is_cpu:
+        gramian = gramian.to("cpu", torch.float64)
+    return gramian.numpy()
 
 
 def _check(
@@ -168,7 +180,7 @@ def _check(
     if solver == "exhaustive" and shape[-1] > LARGEST_EXHAUSTIVE:
         raise ValueError(
             f"`solver='exhaustive'` of `min_norm_point` needs m <= {LARGEST_EXHAUSTIVE}, because it"
-            f" tries 2^m - 1 faces; got m = {shape[-1]}. Use solver='active_set', which is exact too."
+            f" tries 2^m - 1 faces; got m = {shape[-1]}. Use solver='active_set', exact as well."
         )
     if not tol > 0.0:
         raise ValueError(
