@@ -140,7 +140,7 @@ def _preset(options: Options) -> int:
 
 def _own(options: Options) -> int:
     from examples.llm_unlearning.grid import GridConfig
-    from examples.llm_unlearning.user_model import chosen_device, writable_folder
+    from examples.llm_unlearning.user_model import chosen_device
     from examples.llm_unlearning.user_run import MODEL_FOLDER, UserRun, run_user
 
     assert options.model is not None
@@ -160,7 +160,7 @@ def _own(options: Options) -> int:
         device=chosen_device(options.device),
     )
     console = _console()
-    out = writable_folder(options.out or RUNS / "own")
+    out = options.out or RUNS / "own"
     results = run_user(run, out, console)
     ((entry,),) = (method["seeds"].values() for method in results["methods"].values())
     ((original,),) = (results["references"]["original"]["seeds"].values(),)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 HERE = Path(__file__).parent
-SOURCES = ("cache", "data", "model", "tokenizer", "training", "vocabulary", "world")
+SOURCES = ("data", "model", "tokenizer", "training", "vocabulary", "world")
 
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
 

@@ -24,7 +24,7 @@ from examples.llm_unlearning.metrics.matched_forgetting import MARGIN
 from examples.llm_unlearning.references import References, measure_references
 from examples.llm_unlearning.scorecard import evaluate_world, scorecard
 from examples.llm_unlearning.user_data import read_world
-from examples.llm_unlearning.user_model import load_causal_model, same_vocabulary
+from examples.llm_unlearning.user_model import load_causal_model, same_vocabulary, writable_folder
 from examples.llm_unlearning.world import World
 
 NEEDS = {
@@ -66,6 +66,7 @@ def run_user(run: UserRun, out: Path, console: Any) -> dict[str, Any]:
     world = read_world(run.data)
     model, tokenizer = load_causal_model(run.model, "--model", run.device)
     references = _references(run, model, tokenizer, world)
+    writable_folder(out)
     forgotten = _forgotten(run, references)
     reference = copy.deepcopy(model).requires_grad_(False)
     with Progress(console=console, transient=True) as display:
