@@ -126,7 +126,7 @@ def _boxes(position: Position, limit: int) -> Iterator[Position]:
 
 
 def concatenated(group: Sequence[Position], row: int) -> Tensor:
-    """Return one row of a group of pieces as a 1-D tensor; missing entries are zero.
+    """Return one row of a group of pieces as a contiguous 1-D tensor; missing entries are zero.
 
     The dtype is the promoted one of the row's tensors. A group of one piece is not copied
     where its tensor is contiguous.
@@ -136,7 +136,7 @@ def concatenated(group: Sequence[Position], row: int) -> Tensor:
     if any(g.dtype != dtype for g in present):
         dtype = functools.reduce(torch.promote_types, (g.dtype for g in present))
     if len(group) == 1:
-        return present[0].reshape(-1)
+        return present[0].reshape(-1).contiguous()
     parts = []
     for piece in group:
         part = piece[row]

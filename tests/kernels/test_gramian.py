@@ -12,7 +12,7 @@ from torch import Tensor
 
 from moopt.kernels.gramian import gramian, reference
 from moopt.kernels.pieces import positions
-from tests.kernels.gradient_rows import Rows, gradient_rows, gramian_oracle, values
+from tests.kernels.gradient_rows import Rows, gradient_rows, gramian_oracle, laid_out, values
 
 # The goal of the design: ten times below the rounding of a bf16 gradient's norm at n = 1e8, and
 # what a certificate of 1e-6 needs. Relative to ||g_i|| ||g_j||.
@@ -139,6 +139,13 @@ def test_violators_fail(violator: Callable[[Rows], Tensor], rows: Rows) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_long_rows(kind: str, dtype: torch.dtype) -> None:
     assert_gramian(gramian, one_row(kind, dtype, size=3_000_001))
+
+
+@pytest.mark.parametrize("layout", ["expanded", "sliced"])
+def test_strided_constants(layout: str) -> None:
+    """A lone strided piece: numpy would sum it one by one, wrong by 1e-5."""
+    constant = torch.full((1025,), -2.3104)
+    assert_gramian(gramian, [[laid_out(constant, layout, 0)]])
 
 
 def test_1e8_ones_are_counted_exactly() -> None:
