@@ -35,6 +35,7 @@ def own(model: Path, data: Path, out: Path) -> list[str]:
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     """The one line on stderr of a command that must exit with 2."""
+    capsys.readouterr()  # what setting the test up printed
     assert run.main([str(a) for a in arguments]) == 2
     captured = capsys.readouterr()
     lines = captured.err.strip().splitlines()
