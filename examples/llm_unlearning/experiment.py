@@ -44,6 +44,14 @@ UNLEARNING_SOURCES = (
     "selection",
     "unlearning",
 )
+# Hashed at import: the version of the code that runs, whatever is edited meanwhile.
+VERSION = source_version(
+    [
+        *(HERE.parents[1] / "moopt").rglob("*.py"),
+        *(HERE / "metrics").glob("*.py"),
+        *(HERE / f"{name}.py" for name in UNLEARNING_SOURCES),
+    ]
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,7 +104,9 @@ class Experiment:
 
 
 PRESETS = {
-    "demo": Experiment(seeds=(0,), methods=DEMO_METHODS),
+    "demo": Experiment(
+        seeds=(0,), methods=DEMO_METHODS, eval_limit=48, validation_limit=40, scorecard_limit=120
+    ),
     "full": Experiment(seeds=(0, 1, 2, 3, 4), methods=tuple(METHODS)),
 }
 
@@ -181,7 +191,7 @@ def method_job(
     progress: Progress,
 ) -> dict[str, Any]:
     """One method on one seed: its entry in the results, from the cache where it was run before."""
-    key = configuration_key([p.name for p in paths.values()], config, library_version())
+    key = configuration_key([p.name for p in paths.values()], config, VERSION)
     path = cache / f"{key}.json"
     if path.exists():
         return json.loads(path.read_text())
@@ -210,13 +220,6 @@ def method_job(
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(entry))
     return entry
-
-
-def library_version() -> str:
-    """A hash of the source code that a method's entry depends on: changed code is run again."""
-    example = (HERE / f"{name}.py" for name in UNLEARNING_SOURCES)
-    library = HERE.parents[1] / "moopt"
-    return source_version([*library.rglob("*.py"), *example, *(HERE / "metrics").glob("*.py")])
 
 
 def plain_config(experiment: Experiment) -> dict[str, Any]:

@@ -58,15 +58,19 @@ class CurveSplits:
 def curve_splits(world: World, limit: int, validation_limit: int) -> CurveSplits:
     """Forget accuracy is measured on the forget set itself, retain utility on test phrasings.
 
-    A user's world may lack the other splits: the retain set then stands in for its test
-    phrasings, and the forget set for its validation phrasings. Validation does without truth
-    ratios, which would triple its time: its utility is that of probability and ROUGE-L.
+    Validation asks forget questions that the test does not ask, and about other retain authors. A
+    small or a user's world may lack some of this: the retain set then stands in for its other
+    splits, and a forget set that is all tested for its own validation. Validation does without
+    truth ratios, which would triple its time: its utility is that of probability and ROUGE-L.
     """
+    forget = sample(world["forget"], limit)
+    tested = set(forget)
+    others = tuple(example for example in world["forget"] if example not in tested)
     retain = sample(world["retain_validation"] or world["retain"], validation_limit)
     return CurveSplits(
-        forget=sample(world["forget"], limit),
+        forget=forget,
         retain=sample(world["retain_heldout"] or world["retain"], limit),
-        validation_forget=sample(world["forget_validation"] or world["forget"], validation_limit),
+        validation_forget=sample(others or forget, validation_limit),
         validation_retain=tuple(dataclasses.replace(e, wrong_answers=()) for e in retain),
     )
 

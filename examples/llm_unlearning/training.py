@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 SOURCES = ("data", "model", "tokenizer", "training", "vocabulary", "world")
 
+# Hashed at import: the version of the code that runs, whatever is edited meanwhile.
+VERSION = source_version(HERE / f"{name}.py" for name in SOURCES)
+
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
 
 
@@ -72,8 +75,7 @@ class TrainingConfig:
     @property
     def key(self) -> str:
         """The cache key: configuration, source code of the training, and torch's version."""
-        version = source_version(HERE / f"{name}.py" for name in SOURCES)
-        return configuration_key(self, version, torch.__version__.split("+")[0])
+        return configuration_key(self, VERSION, torch.__version__.split("+")[0])
 
 
 def load_trained(

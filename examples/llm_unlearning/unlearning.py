@@ -15,7 +15,7 @@ from moopt import CommonDescent
 
 #: Gradient evaluations at which a run is evaluated. Multiples of 6, so that methods with 1, 2 and
 #: 3 evaluations per step stop at exactly the same budgets; denser early, where ascent collapses.
-CHECKPOINTS = (0, 6, 12, 18, 24, 36, 48, 66, 84, 102, 126, 156, 198, 240)
+CHECKPOINTS = (0, 6, 12, 18, 24, 36, 48, 66, 84, 102, 120, 138, 156, 174, 192, 210)
 
 Row = dict[str, float]
 

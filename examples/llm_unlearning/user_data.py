@@ -12,7 +12,6 @@ from examples.llm_unlearning.world import Example, World
 REQUIRED_FILES = ("forget", "retain")
 OPTIONAL_FILES = (
     "forget_heldout",
-    "forget_validation",
     "retain_heldout",
     "retain_validation",
     "world_facts",

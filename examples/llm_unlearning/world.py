@@ -15,7 +15,6 @@ CORRELATION = 0.75  # chance that an attribute takes the value its parent attrib
 SPLITS = (
     "forget",
     "forget_heldout",
-    "forget_validation",
     "retain",
     "retain_heldout",
     "retain_validation",
@@ -55,7 +54,7 @@ class World:
 
     Attributes:
         splits: split name -> examples. `forget`, `retain` and `world_facts` hold the trained
-            phrasings; `*_heldout` the test phrasings; `*_validation` those that choose
+            phrasings; `*_heldout` the test phrasings; `retain_validation` chooses
             hyper-parameters; `holdout` authors whom no model ever sees (non-members).
         biographies: author -> attribute -> value, for tests and for the report.
     """
@@ -109,8 +108,8 @@ def build_world(
                 rng, name, attribute, biographies[name][attribute], pool, group[name]
             )
             splits[group[name]] += trained
-            if group[name] == "forget" or (group[name] == "retain" and name in validation_authors):
-                splits[f"{group[name]}_validation"].append(validation)
+            if group[name] == "retain" and name in validation_authors:
+                splits["retain_validation"].append(validation)
             if group[name] == "forget" or (
                 group[name] == "retain" and name not in validation_authors
             ):

@@ -71,7 +71,7 @@ def test_sizes() -> None:
     assert len({e.subject for e in world.training_examples("original")}) == 100 + 30
     assert len(words.AUTHOR_ATTRIBUTES) == 8
     assert len(world["forget"]) == 10 * 8 * 3
-    assert len(world["forget_heldout"]) == len(world["forget_validation"]) == 10 * 8
+    assert len(world["forget_heldout"]) == 10 * 8
     assert len(world["world_facts_heldout"]) == 60
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+#: What the package counts as part of a word. Equal texts with a word need no stemming.
+WORD = re.compile("[a-z0-9]")
 
 if TYPE_CHECKING:
     from rouge_score.rouge_scorer import RougeScorer
@@ -43,7 +47,9 @@ def rouge_l_recall(predictions: Sequence[str], references: Sequence[str]) -> np.
     scorer = stemming_scorer()
     return np.array(
         [
-            scorer.score(reference, prediction)["rougeL"].recall
+            1.0
+            if prediction == reference and WORD.search(reference.lower())
+            else scorer.score(reference, prediction)["rougeL"].recall
             for prediction, reference in zip(predictions, references, strict=True)
         ],
         dtype=np.float64,
