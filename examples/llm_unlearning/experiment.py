@@ -38,6 +38,7 @@ UNLEARNING_SOURCES = (
     "evaluate",
     "experiment",
     "grid",
+    "measures",
     "methods",
     "references",
     "scorecard",

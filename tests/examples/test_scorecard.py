@@ -10,9 +10,9 @@ import pytest
 
 from examples.llm_unlearning import metrics
 from examples.llm_unlearning.evaluate import evaluate
+from examples.llm_unlearning.measures import ATTACKS
 from examples.llm_unlearning.model import ModelConfig, build_model
 from examples.llm_unlearning.scorecard import (
-    ATTACKS,
     checkpoint_row,
     evaluate_world,
     reference,
@@ -133,7 +133,7 @@ def test_sample_is_the_same_for_every_model_and_covers_attributes(world):
 
 
 def test_rouge_without_generations_and_min_k_without_moments_are_errors(models, tokenizer, world):
-    from examples.llm_unlearning.scorecard import membership_scores, rouge
+    from examples.llm_unlearning.measures import membership_scores, rouge
 
     bare = evaluate(models[0], tokenizer, world["forget"][:2], generation=False)
     with pytest.raises(ValueError, match="generation=True"):
