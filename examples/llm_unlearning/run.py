@@ -73,8 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     import tyro
 
-    options = tyro.cli(Options, args=arguments)
     try:
+        options = tyro.cli(Options, args=arguments)
         _check(options)
         return _own(options) if options.model is not None else _preset(options)
     except UserError as error:
@@ -111,8 +111,9 @@ def _check(options: Options) -> None:
 
 
 def _preset(options: Options) -> int:
-    from examples.llm_unlearning.experiment import PRESETS, run_experiment
+    from examples.llm_unlearning.experiment import run_experiment
     from examples.llm_unlearning.jobs import Workers
+    from examples.llm_unlearning.presets import PRESETS
     from examples.llm_unlearning.user_model import writable_folder
 
     experiment = PRESETS[options.preset]

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from examples.llm_unlearning.experiment import PRESETS, Experiment, run_experiment
+from examples.llm_unlearning.experiment import run_experiment
 from examples.llm_unlearning.grid import curve_splits
 from examples.llm_unlearning.jobs import Workers
 from examples.llm_unlearning.methods import DEFAULT_MOLLM, DEMO_METHODS, METHODS
+from examples.llm_unlearning.presets import PRESETS, Experiment
 from examples.llm_unlearning.report import summary_table, write_report
 from tests.examples.tiny import TINY, TINY_WORLD
 
