@@ -11,7 +11,7 @@ from torch import Tensor
 from moopt.record import StepStatistics
 from moopt.solvers import min_norm_point
 from moopt.status import SolverStatus
-from moopt.weightings.base import Weighting
+from moopt.weightings import Sum, Weighting
 
 DEFAULT_INACTIVE_TOL = 1e-5
 """A gradient this small beside the largest is noise: float32 rounding leaves about 4e-6."""
@@ -21,6 +21,10 @@ DESCENT_TOL = 1e-9
 
 ROUNDING = 64 * torch.finfo(torch.float64).eps
 """Slack for the rounding of (G w)_i itself, relative to ||g_i|| sum_j |w_j| ||g_j||."""
+
+
+RESOLVED = 1e-3
+"""A direction is resolved when rounding turns it by less than this angle."""
 
 
 class CertifiedWeights(NamedTuple):
@@ -42,6 +46,7 @@ def certified_weights(
     state: dict[str, Tensor] | None = None,
     *,
     inactive_tol: float,
+    eps: float = torch.finfo(torch.float64).eps,
 ) -> CertifiedWeights:
     """Weigh the objectives, and check that the direction is what the method promises.
 
@@ -50,7 +55,11 @@ def certified_weights(
     3. The direction `d = sum_i w_i g_i` is checked: `(G w)_i >= 0` for every active i, up to
        rounding. A weighting that guarantees this and fails is replaced, for this step, by
        l2-normalised MGDA at the scale of the mean gradient norm.
+    4. A direction that rounding alone could turn by more than `RESOLVED` is no direction: the
+       gradients cancel. Then `descent` is False, and a weighting that guarantees common descent
+       gets weights 0 and status DEGENERATE, so that an adaptive optimizer never blows noise up.
 
+    `Sum` is today's training: it sees every objective as active, whatever the record names.
     Everything is branch-free: nothing synchronises the device.
 
     Args:
@@ -58,12 +67,14 @@ def certified_weights(
         weighting: the method.
         state: its state, aligned with the objectives of `statistics`.
         inactive_tol: relative noise floor, >= 0; 0 disables the rule.
+        eps: unit of rounding of the combination, relative to `sum_i |w_i| ||g_i||`.
     """
     gramian = statistics.gramian
     finite = torch.isfinite(gramian).all()
     norms = gramian.diagonal().clamp_min(0.0).sqrt()
     active = above_noise_floor(norms, inactive_tol)
-    statistics = dataclasses.replace(statistics, active=active)
+    seen = None if isinstance(weighting, Sum) else active
+    statistics = dataclasses.replace(statistics, active=seen)
     if state is None:
         state = weighting.initial_state(statistics.num_objectives, gramian.device)
     output = weighting(statistics, state)
@@ -73,7 +84,7 @@ def certified_weights(
     cosines = gramian / scale[:, None] / scale[None, :]
     unit = min_norm_point(cosines, active=active)
     squared = (unit.weights * (cosines @ unit.weights)).sum().clamp_min(0.0)
-    degenerate = unit.status == SolverStatus.DEGENERATE
+    degenerate = unit.status == int(SolverStatus.DEGENERATE)
     stationarity = squared.sqrt().masked_fill(degenerate, 0.0)
 
     descent = is_common_descent(gramian, weights, active)
@@ -86,12 +97,19 @@ def certified_weights(
         descent = torch.where(fell_back, is_common_descent(gramian, weights, active), descent)
 
     result = output.result
+    status = unit.status if result is None else result.status
+    resolved = is_resolved(gramian, weights, eps) | ~finite
+    descent = descent & resolved
+    if weighting.claims_common_descent:
+        fell_back = fell_back & resolved
+        weights = weights.where(resolved, 0.0)
+        status = status.where(resolved, int(SolverStatus.DEGENERATE))
     return CertifiedWeights(
         weights=weights,
         state={key: torch.where(finite, output.state[key], state[key]) for key in state},
         active=active,
         stationarity=stationarity,
-        status=unit.status if result is None else result.status,
+        status=status,
         gap=torch.full_like(stationarity, float("nan")) if result is None else result.gap,
         descent=descent,
         fell_back=fell_back,
@@ -121,3 +139,16 @@ def is_common_descent(gramian: Tensor, weights: Tensor, active: Tensor) -> Tenso
     rounding = ROUNDING * (weights.abs() * norms).sum()
     lowers = inner >= -norms * (DESCENT_TOL * length + rounding)
     return (lowers | ~active).all() & torch.isfinite(inner).all()
+
+
+def is_resolved(gramian: Tensor, weights: Tensor, eps: float) -> Tensor:
+    """bool scalar: whether `||d||` exceeds the rounding of `d` itself by `1 / RESOLVED`.
+
+    Args:
+        gramian: float64 `[m, m]`.
+        weights: float64 `[m]`.
+        eps: unit of rounding of the combination, relative to `sum_i |w_i| ||g_i||`.
+    """
+    norms = gramian.diagonal().clamp_min(0.0).sqrt()
+    length = (weights * (gramian @ weights)).sum().clamp_min(0.0).sqrt()
+    return length * RESOLVED > eps * (weights.abs() * norms).sum()

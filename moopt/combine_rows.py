@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from moopt.gradients.sharding import refuse_unsynchronised
 from moopt.record import StepRecord, StepStatistics
 from moopt.state_by_name import STEP_KEY, gather, is_stateful, scatter
 from moopt.status import SolverStatus
-from moopt.weightings.base import Weighting
+from moopt.weightings import Constant, Weighting
 
 
 def combine_rows_(
@@ -28,6 +29,7 @@ def combine_rows_(
     scale: Tensor | None = None,
     lr: float | None = None,
     step: int = 0,
+    checked: Counter[tuple[str, ...]] | None = None,
 ) -> StepRecord:
     """Combine the rows of `store` into a direction and add it to `.grad`; the rows are consumed.
 
@@ -42,9 +44,12 @@ def combine_rows_(
             unscaled, what lands in `.grad` keeps the factor.
         lr: learning rate, for weightings that use it.
         step: number of combined steps before this one.
+        checked: for `refuse_unsynchronised`; None compares no processes.
 
     Raises:
-        ValueError: the weighting needs losses and one is missing.
+        ValueError: the weighting needs losses and one is missing, or asks for ascent on parameters
+            that take their gradients unweighted.
+        RuntimeError: the processes hold different gradients.
     """
     names = tuple(store.rows)
     missing = [name for name in names if losses.get(name) is None]
@@ -57,8 +62,9 @@ def combine_rows_(
     gramian = store.gramian(flags)
     if scale is not None:
         gramian = gramian / scale.to(gramian.device, torch.float64).square()
-    refuse_unsynchronised(gramian, step)
-    nan = torch.tensor(float("nan"), dtype=torch.float64, device=gramian.device)
+    if checked is not None:
+        refuse_unsynchronised(gramian, names, checked)
+    nan = torch.full((), float("nan"), dtype=torch.float64, device=gramian.device)
     values = [losses.get(name) for name in names]
     stacked = torch.stack([nan if v is None else v.to(nan) for v in values])
     statistics = StepStatistics(
@@ -68,13 +74,20 @@ def combine_rows_(
         lr=lr,
         step=bank.get(STEP_KEY, step),
     )
+    _refuse_ascent(weighting, names, store.unweighted(flags))
     if len(names) == 1 or not any(flags):
         certified = _unweighted(gramian)
     else:
         state = None
         if is_stateful(weighting):
             state = gather(bank, weighting, names, gramian.device)
-        certified = certified_weights(statistics, weighting, state, inactive_tol=inactive_tol)
+        certified = certified_weights(
+            statistics,
+            weighting,
+            state,
+            inactive_tol=inactive_tol,
+            eps=store.accumulation_eps(),
+        )
         if is_stateful(weighting):
             scatter(bank, weighting, names, certified.state)
 
@@ -105,6 +118,18 @@ def write_direction_(store: GradientStore, weights: Tensor, shared: Sequence[boo
             p.grad = d
         else:
             p.grad.add_(d)
+
+
+def _refuse_ascent(weighting: Weighting, names: tuple[str, ...], unweighted: int) -> None:
+    """A constant negative weight would turn into descent wherever gradients go unweighted."""
+    if not isinstance(weighting, Constant) or not weighting.has_negative:
+        return
+    if len(names) == 1 or unweighted:
+        raise ValueError(
+            "Constant with a negative weight needs every objective in every step and every"
+            f" parameter in `shared`; got {len(names)} objective(s) and {unweighted} parameters"
+            " outside. Pass shared=model.parameters(), or negate the loss instead of its weight."
+        )
 
 
 def _unweighted(gramian: Tensor) -> CertifiedWeights:

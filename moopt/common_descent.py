@@ -9,17 +9,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from moopt.bypass import note_bypass
 from moopt.certified_weights import DEFAULT_INACTIVE_TOL
 from moopt.closure import warn_of_unweighted, weighted_closure
 from moopt.combine_rows import combine_rows_, write_direction_
 from moopt.delegating_optimizer import DelegatingOptimizer
-from moopt.gradients import GradientStore, set_aside_gradients, take_gradients
+from moopt.gradients import GradientStore, resume_row, set_aside_gradients, take_gradients
 from moopt.named_losses import Losses, named_losses
 from moopt.progress import Progress
 from moopt.record import StepRecord
 from moopt.record_rows import ids_of, record_rows, scale_of
 from moopt.resolve_weighting import resolve_weighting
-from moopt.state_by_name import enrol, is_stateful, refuse_unallocated
+from moopt.state_by_name import (
+    enrol,
+    is_stateful,
+    refuse_other_state,
+    refuse_unknown,
+    roster_of,
+)
 from moopt.weightings import Sum, Weighting
 
 if TYPE_CHECKING:
@@ -39,7 +46,7 @@ class CommonDescent(DelegatingOptimizer):
 
     - `backward(losses)`, then `step()`;
     - `with optimizer.objective(name): loss.backward()` for each, then `combine_()` and `step()`;
-    - `step(closure)`, where the closure returns the losses and calls no backward.
+    - `step(closure)`; the closure returns the losses and calls no backward.
 
     Args:
         optimizer: any optimizer instance; its parameter groups, state and defaults are this
@@ -54,6 +61,9 @@ class CommonDescent(DelegatingOptimizer):
             that step and are named in the record; 0 disables the rule.
         record_every: build a record in every k-th step only. With `Sum()` the steps between need
             one backward pass in all.
+        check_replicas: in a process group, compare the processes' gradients in the first steps of
+            each set of objectives and in every 100th, and raise where they differ. False for
+            processes that train different models.
 
     Raises:
         TypeError: `optimizer` is not a torch optimizer instance, or `weighting` not a weighting.
@@ -84,6 +94,7 @@ class CommonDescent(DelegatingOptimizer):
     objectives: tuple[str, ...] | None
     inactive_tol: float
     record_every: int
+    check_replicas: bool
     _progress: Progress
 
     def __init__(
@@ -95,6 +106,7 @@ class CommonDescent(DelegatingOptimizer):
         objectives: Iterable[str] | None = None,
         inactive_tol: float = DEFAULT_INACTIVE_TOL,
         record_every: int = 1,
+        check_replicas: bool = True,
     ) -> None:
         if not isinstance(optimizer, torch.optim.Optimizer) or isinstance(optimizer, CommonDescent):
             raise TypeError(
@@ -103,16 +115,17 @@ class CommonDescent(DelegatingOptimizer):
             )
         if not 0.0 <= inactive_tol < 1.0:
             raise ValueError(f"`inactive_tol` must be in [0, 1); got {inactive_tol}. Use 1e-5.")
-        if record_every < 1:
-            raise ValueError(f"`record_every` must be at least 1; got {record_every}. Use 1.")
+        if not isinstance(record_every, int) or record_every < 1:
+            raise ValueError(f"`record_every` must be an int >= 1; got {record_every!r}. Use 1.")
         self.__setstate__(
             {
                 "optimizer": optimizer,
                 "weighting": resolve_weighting(weighting),
                 "shared": None if shared is None else list(shared),
-                "objectives": None if objectives is None else tuple(objectives),
+                "objectives": None if objectives is None else roster_of(objectives),
                 "inactive_tol": float(inactive_tol),
-                "record_every": int(record_every),
+                "record_every": record_every,
+                "check_replicas": bool(check_replicas),
             }
         )
         if self.shared is not None:
@@ -120,11 +133,8 @@ class CommonDescent(DelegatingOptimizer):
         self._allocate_state()
 
     def __getstate__(self) -> dict[str, Any]:
-        keys = ("optimizer", "weighting", "shared", "objectives", "inactive_tol", "record_every")
-        progress = self._progress
-        return {key: self.__dict__[key] for key in keys} | {
-            "moopt_progress": (progress.step, progress.bypassed, progress.fallbacks)
-        }
+        kept = (self._progress.step, self._progress.bypassed, self._progress.fallbacks)
+        return super().__getstate__() | {"moopt_progress": kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
@@ -141,14 +151,15 @@ class CommonDescent(DelegatingOptimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned, or a state dict of the wrapped optimizer alone."""
         super().load_state_dict(state_dict)
+        self._progress.drop_rows()
+        if is_stateful(self.weighting):
+            refuse_other_state(self.param_groups[0], self.weighting)
         self._allocate_state()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear `.grad`, and drop rows that were recorded and not yet combined."""
         self._progress.drop_rows()
         self.optimizer.zero_grad(set_to_none=set_to_none)
-
-    # ------------------------------------------------------------------------------ the ways in
 
     @property
     def record(self) -> StepRecord:
@@ -177,8 +188,7 @@ class CommonDescent(DelegatingOptimizer):
             RuntimeError: the previous direction was not used by `step()`, or a backward failed.
         """
         self._progress.refuse_second_direction(self._parameters())
-        names, values, named = named_losses(losses)
-        self._progress.check_unnamed_length(len(names), named)
+        names, values = self._named(losses)
         if self._one_pass_is_enough(accumulate):
             total = torch.stack([v.to(values[0].device) for v in values]).sum()
             (total if scaler is None else scaler.scale(total)).backward()
@@ -205,19 +215,22 @@ class CommonDescent(DelegatingOptimizer):
         """
         progress, parameters = self._progress, self._parameters()
         progress.refuse_second_direction(parameters)
+        refuse_unknown((name,), self.objectives)
+        value = None if loss is None else torch.as_tensor(loss)
         with progress.capture(name), set_aside_gradients(parameters):
+            resume_row(parameters, progress.store.take(name, parameters))
             yield
             row = take_gradients(parameters)
-        if all(gradient is None for gradient in row):
-            raise RuntimeError(
-                f"no gradient arrived in objective({name!r}); call loss.backward() inside the"
-                " block, on a loss that depends on the optimizer's parameters."
-            )
-        progress.store.add(name, parameters, row)
-        if loss is None:
+            if all(gradient is None for gradient in row):
+                raise RuntimeError(
+                    f"no gradient arrived in objective({name!r}); call loss.backward() inside the"
+                    " block, on a loss that depends on the optimizer's parameters."
+                )
+            progress.store.add(name, row)
+        if value is None:
             progress.losses.setdefault(name, None)
         else:
-            progress.add_loss(name, loss)
+            progress.add_loss(name, value)
 
     def combine_(self, *, scaler: GradScaler | None = None) -> StepRecord:
         """Combine the recorded rows into one direction, and add it to `.grad`.
@@ -240,17 +253,19 @@ class CommonDescent(DelegatingOptimizer):
                 " loss.backward()` for each one first."
             )
         parameters = progress.store.parameters
-        record = combine_rows_(
-            progress.store,
-            progress.losses,
-            self.weighting,
-            self.param_groups[0],
-            shared=None if self.shared is None else ids_of(self.shared, parameters),
-            inactive_tol=self.inactive_tol,
-            scale=scale_of(scaler, parameters[0]),
-            lr=self._lr(),
-            step=progress.step,
-        )
+        with progress.dropping_rows_on_failure():
+            record = combine_rows_(
+                progress.store,
+                progress.losses,
+                self.weighting,
+                self.param_groups[0],
+                shared=self._shared_ids(),
+                inactive_tol=self.inactive_tol,
+                scale=scale_of(scaler, parameters[0]),
+                lr=self._lr(),
+                step=progress.step,
+                checked=progress.checked if self.check_replicas else None,
+            )
         progress.publish(record, self.record_every)
         return record
 
@@ -285,17 +300,18 @@ class CommonDescent(DelegatingOptimizer):
             result: Any = self.optimizer.step(evaluate)  # type: ignore[arg-type]
         else:
             if not progress.combined:
-                self._note_bypass()
+                note_bypass(progress, self.param_groups, self._parameters(), self.weighting)
             result = self.optimizer.step()
         progress.combined = False
         return result
-
-    # ---------------------------------------------------------------------------------- details
 
     def _allocate_state(self) -> None:
         if self.objectives is not None and is_stateful(self.weighting):
             device = next((p.device for p in self._parameters()), None)
             enrol(self.param_groups[0], self.weighting, self.objectives, device)
+
+    def _shared_ids(self) -> frozenset[int] | None:
+        return None if self.shared is None else frozenset(id(p) for p in self.shared)
 
     def _lr(self) -> float | None:
         lr = self.param_groups[0].get("lr")
@@ -306,38 +322,29 @@ class CommonDescent(DelegatingOptimizer):
         rows = accumulate or len(self._progress.store) > 0
         return isinstance(self.weighting, Sum) and thinned and not rows
 
+    def _named(self, losses: Losses) -> tuple[tuple[str, ...], list[Tensor]]:
+        names, values, named = named_losses(losses)
+        self._progress.check_unnamed_length(len(names), named)
+        refuse_unknown(names, self.objectives)
+        return names, values
+
     def _record_losses(
         self, names: tuple[str, ...], values: list[Tensor], scaler: GradScaler | None = None
     ) -> None:
-        try:
+        with self._progress.dropping_rows_on_failure():
             record_rows(self._progress.store, names, values, self._parameters(), scaler)
-        except BaseException:
-            self._progress.drop_rows()
-            raise
         for name, value in zip(names, values, strict=True):
             self._progress.add_loss(name, value)
 
     def _combine_losses(self, losses: Losses) -> Tensor:
         """The first evaluation of a closure: combine, and return this step's weights."""
-        names, values, named = named_losses(losses)
-        self._progress.check_unnamed_length(len(names), named)
-        self._record_losses(names, values)
+        self._record_losses(*self._named(losses))
         return self._combine().weights
 
     def _combine_with(self, names: tuple[str, ...], losses: list[Tensor], weights: Tensor) -> None:
         """A later evaluation of a closure: the gradient of `sum_i w_i loss_i` at another point."""
         store = GradientStore()
-        parameters = self._parameters()
-        record_rows(store, names, losses, parameters)
-        flags = store.shared(None if self.shared is None else ids_of(self.shared, parameters))
+        record_rows(store, names, losses, self._parameters())
+        flags = store.shared(self._shared_ids())
         warn_of_unweighted(type(self.optimizer).__name__, store.unweighted(flags))
         write_direction_(store, weights, flags)
-
-    def _note_bypass(self) -> None:
-        if all(p.grad is None for p in self._parameters()):
-            return
-        if all(group.get("lr", 1.0) == 0 for group in self.param_groups):
-            # Distributed checkpointing builds the state by one step with zero learning rate.
-            refuse_unallocated(self.param_groups[0], self.weighting)
-            return
-        self._progress.count_bypass()

@@ -49,6 +49,10 @@ class DelegatingOptimizer(torch.optim.Optimizer):
     def defaults(self, value: dict[str, Any]) -> None:
         self.optimizer.defaults = value
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Schedulers patch `step` on the instance with a closure that cannot be pickled.
+        return {k: v for k, v in vars(self).items() if not k.startswith("_") and k != "step"}
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group to the wrapped optimizer."""
         self.optimizer.add_param_group(param_group)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, MutableMapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from torch.amp import GradScaler
 
 
+_CHECKED: Counter[tuple[str, ...]] = Counter()
+"""How often this process combined each set of objectives without a `CommonDescent`."""
+
+
 def backward(
     losses: Losses,
     optimizer_or_parameters: torch.optim.Optimizer | Iterable[Tensor],
@@ -31,7 +36,8 @@ def backward(
     scaler: GradScaler | None = None,
     shared: Iterable[Tensor] | None = None,
     state: MutableMapping[str, Any] | None = None,
-) -> StepRecord:
+    accumulate: bool = False,
+) -> StepRecord | None:
     """Differentiate several losses and leave one direction in `.grad`.
 
     Runs one backward pass per objective, weighs the gradients `g_i` through their Gramian, and
@@ -48,9 +54,11 @@ def backward(
         shared: parameters whose gradients enter the Gramian; default: those that at least two
             objectives reach. The others take their gradients unweighted.
         state: a dictionary that keeps the state of a stateful weighting between calls.
+        accumulate: only add to the rows of a `CommonDescent` (a micro-batch). Under accelerate:
+            `accumulate=not accelerator.sync_gradients`.
 
     Returns:
-        The record of the step.
+        The record of the step; None with `accumulate=True`.
 
     Raises:
         ValueError: malformed losses; a stateful weighting without `state`; settings that a
@@ -73,7 +81,12 @@ def backward(
                     f"`{name}` belongs to the CommonDescent that was passed; got a second one."
                     f" Set it in CommonDescent(optimizer, ...) and leave it out here."
                 )
-        return cast("StepRecord", owner.backward(losses, scaler=scaler))
+        return owner.backward(losses, scaler=scaler, accumulate=accumulate)
+    if accumulate:
+        raise ValueError(
+            "`accumulate=True` needs a CommonDescent, which keeps the rows; got"
+            f" {type(owner).__name__}. Wrap it: CommonDescent(optimizer)."
+        )
     method = resolve_weighting(weighting)
     if is_stateful(method) and state is None:
         raise ValueError(
@@ -93,6 +106,7 @@ def backward(
         shared=chosen,
         inactive_tol=DEFAULT_INACTIVE_TOL,
         scale=scale_of(scaler, values[0]),
+        checked=_CHECKED,
     )
 
 
@@ -111,6 +125,17 @@ def _parameters_of(owner: Any) -> list[Tensor]:
         raise TypeError(
             "`optimizer_or_parameters` must be an optimizer or an iterable of parameters; got one"
             " tensor. Pass [tensor]."
+        )
+    if isinstance(owner, torch.nn.Module) or not isinstance(owner, Iterable):
+        raise TypeError(
+            "`optimizer_or_parameters` must be an optimizer or an iterable of parameters; got"
+            f" {type(owner).__name__}. Pass model.parameters()."
+        )
+    owner = list(owner)
+    if not all(isinstance(p, Tensor) for p in owner):
+        raise TypeError(
+            "`optimizer_or_parameters` must hold parameters; got other entries, such as (name,"
+            " parameter) pairs or groups. Pass model.parameters()."
         )
     parameters = [p for p in owner if p.requires_grad]
     if not parameters:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from torch import Tensor
@@ -25,6 +26,7 @@ class Progress:
         combined: a direction waits in `.grad`.
         capturing: the objective whose block is open.
         unnamed: the length of an unnamed sequence of losses.
+        checked: how often the processes combined each set of objectives.
     """
 
     def __init__(self) -> None:
@@ -37,9 +39,19 @@ class Progress:
         self.combined = False
         self.capturing: str | None = None
         self.unnamed: int | None = None
+        self.checked: Counter[tuple[str, ...]] = Counter()
 
     def drop_rows(self) -> None:
-        """Forget what was recorded and not yet stepped along."""
+        """Forget what was recorded and not yet stepped along.
+
+        Raises:
+            RuntimeError: an objective's block is open.
+        """
+        if self.capturing is not None:
+            raise RuntimeError(
+                f"the gradients cannot be cleared inside objective({self.capturing!r}): that would"
+                " drop the other objectives. Call optimizer.zero_grad() before the first block."
+            )
         self.store.clear()
         self.losses.clear()
         self.combined = False
@@ -52,11 +64,22 @@ class Progress:
                 f"objective({name!r}) was entered inside objective({self.capturing!r}); close one"
                 " block before the next."
             )
-        self.capturing = name
+        with self.dropping_rows_on_failure():
+            self.capturing = name
+            try:
+                yield
+            finally:
+                self.capturing = None
+
+    @contextlib.contextmanager
+    def dropping_rows_on_failure(self) -> Iterator[None]:
+        """After an exception, start over: half a step's rows would mix into the next one."""
         try:
             yield
-        finally:
-            self.capturing = None
+        except BaseException as error:
+            error.add_note("moopt dropped the rows of this step; `.grad` is as it was before.")
+            self.drop_rows()
+            raise
 
     def add_loss(self, name: str, loss: Tensor) -> None:
         """Add the value of a micro-batch's loss."""

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from moopt.status import SolverStatus
 
+CONFLICT_TOL = 1e-6
+"""A cosine closer to zero than this is the rounding of a float32 gradient, not a conflict."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepStatistics:
@@ -120,14 +123,14 @@ class StepRecord:
 
     @functools.cached_property
     def conflicts(self) -> tuple[tuple[str, str], ...]:
-        """Pairs of active objectives whose gradients have a negative inner product."""
-        gramian, active = self.gramian.tolist(), self.active.tolist()
+        """Pairs of active objectives whose gradients have a negative cosine, beyond rounding."""
+        cosines, active = self.cosines.tolist(), self.active.tolist()
         m = len(self.names)
         return tuple(
             (self.names[i], self.names[j])
             for i in range(m)
             for j in range(i + 1, m)
-            if active[i] and active[j] and gramian[i][j] < 0
+            if active[i] and active[j] and cosines[i][j] < -CONFLICT_TOL
         )
 
     @property
@@ -147,6 +150,9 @@ class StepRecord:
     def as_dict(self) -> dict[str, float]:
         """Plain floats for any logger, with keys such as `weight/forget` and `cosine/a,b`.
 
+        `gap` is left out where the weighting has no solver. Values that overflowed stay infinite
+        or NaN, so that a logger sees them.
+
         Example:
             >>> import moopt
             >>> moopt.StepRecord().as_dict()["bypassed"]
@@ -159,11 +165,12 @@ class StepRecord:
         for i, first in enumerate(self.names):
             out |= {f"cosine/{first},{n}": cosines[i][j] for j, n in enumerate(self.names) if j > i}
         out |= {f"inactive/{n}": float(n in self.inactive) for n in self.names}
+        gap = float(self.gap)
         return out | {
             "stationarity": self.stationarity,
             "conflicts": float(len(self.conflicts)),
             "status": float(self.status),
-            "gap": float(self.gap),
+            **({} if gap != gap else {"gap": gap}),
             "descent": float(self.descent),
             "fell_back": float(self.fell_back),
             "fallbacks": float(self.fallbacks),

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from moopt.gradients import GradientStore, set_aside_gradients, take_gradients
+from moopt.gradients import GradientStore, resume_row, set_aside_gradients, take_gradients
+from moopt.shared_graph import shares_graph
 
 if TYPE_CHECKING:
     from torch.amp import GradScaler
@@ -23,19 +24,29 @@ def record_rows(
 ) -> None:
     """One backward pass per loss, each into its row of `store`.
 
-    If a pass fails, `.grad` is as before and the rows of this step are dropped.
+    A graph is freed as soon as no later loss needs it. If a pass fails, `.grad` is as before; the
+    store is then incomplete, and the caller drops it.
+
+    Raises:
+        ValueError: there is no parameter, or no loss reaches any.
     """
-    try:
-        with set_aside_gradients(parameters):
-            for i, (name, loss) in enumerate(zip(names, losses, strict=True)):
-                scaled = loss if scaler is None else scaler.scale(loss)
-                scaled.backward(retain_graph=i + 1 < len(losses))
-                store.add(name, parameters, take_gradients(parameters))
-    except BaseException as error:
-        if len(store):
-            error.add_note("moopt dropped the rows of this step; `.grad` is as it was before.")
-        store.clear()
-        raise
+    if not parameters:
+        raise ValueError(
+            "there must be at least one parameter that requires grad; got none. Unfreeze some, or"
+            " pass model.parameters() to the optimizer."
+        )
+    with set_aside_gradients(parameters):
+        retained = shares_graph(losses)
+        for name, loss, retain in zip(names, losses, retained, strict=True):
+            resume_row(parameters, store.take(name, parameters))
+            scaled = loss if scaler is None else scaler.scale(loss)
+            scaled.backward(retain_graph=retain)
+            store.add(name, take_gradients(parameters))
+    if store.is_empty():
+        raise ValueError(
+            "no loss reaches a parameter of the optimizer, so there is nothing to combine. Build"
+            " the optimizer from the parameters of the model that computes the losses."
+        )
 
 
 def scale_of(scaler: GradScaler | None, like: Tensor) -> Tensor | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ def enrol(
     enrolled keep their state; new ones get the initial one.
     """
     known = list(bank.get(NAMES_KEY, []))
+    refuse_other_state(bank, weighting)
     roster = known + [name for name in names if name not in known]
     if roster == known:
         return
@@ -58,6 +59,8 @@ def gather(
     """The state of the objectives in `names`, in that order, on `device`."""
     enrol(bank, weighting, names, device)
     positions = [bank[NAMES_KEY].index(name) for name in names]
+    if positions == list(range(len(bank[NAMES_KEY]))):
+        return {key: bank[_PREFIX + key].to(device) for key in weighting.state_axes}
     state = {}
     for key, axes in weighting.state_axes.items():
         value = bank[_PREFIX + key].to(device)
@@ -75,8 +78,12 @@ def scatter(
 ) -> None:
     """Write the state of the objectives in `names` back; the others keep theirs."""
     positions = [bank[NAMES_KEY].index(name) for name in names]
+    everything = positions == list(range(len(bank[NAMES_KEY])))
     for key, axes in weighting.state_axes.items():
         value = state[key].detach()
+        if everything:
+            bank[_PREFIX + key] = value.clone()
+            continue
         whole = bank[_PREFIX + key].to(value.device).clone()
         index = torch.tensor(positions, device=value.device)
         if axes == 0:
@@ -100,4 +107,47 @@ def refuse_unallocated(bank: MutableMapping[str, Any], weighting: Weighting) -> 
             f"the state of {type(weighting).__name__} does not exist before the first step, so a"
             " distributed checkpoint would drop it silently; pass objectives=(names) to"
             " CommonDescent."
+        )
+
+
+def refuse_other_state(bank: Mapping[str, Any], weighting: Weighting) -> None:
+    """Raise where a checkpoint's state is of another weighting.
+
+    Raises:
+        ValueError: `bank` names objectives but lacks an entry of this weighting's state.
+    """
+    missing = [key for key in weighting.state_axes if _PREFIX + key not in bank]
+    if bank.get(NAMES_KEY) and missing:
+        raise ValueError(
+            f"the loaded state is of another weighting than {weighting}: it lacks"
+            f" {', '.join(missing)}. Build CommonDescent with the weighting that was saved."
+        )
+
+
+def roster_of(objectives: Iterable[str]) -> tuple[str, ...]:
+    """The names given as `objectives`, checked.
+
+    Raises:
+        ValueError: a bare string, no name, or a name twice.
+    """
+    names = tuple(objectives)
+    if isinstance(objectives, str) or not names or len(set(names)) != len(names):
+        raise ValueError(
+            f"`objectives` must be distinct names in a sequence; got {objectives!r}. Pass for"
+            " instance ('forget', 'retain')."
+        )
+    return names
+
+
+def refuse_unknown(names: Iterable[str], objectives: Sequence[str] | None) -> None:
+    """Raise where a name is not among those given as `objectives`; None allows every name.
+
+    Raises:
+        ValueError: an unknown name, whose state a distributed checkpoint could not load.
+    """
+    unknown = [name for name in names if objectives is not None and name not in objectives]
+    if unknown:
+        raise ValueError(
+            f"`objectives` of CommonDescent names {', '.join(objectives or ())}; got"
+            f" {', '.join(unknown)}. Use the same names, or leave `objectives` out."
         )

@@ -16,6 +16,7 @@ RANK_0 = frozenset({"__version__", "status", "record", "named_losses"})
 # The step: where the two halves of the hourglass meet. Its parts may import one another.
 STEP = frozenset(
     {
+        "bypass",
         "certified_weights",
         "closure",
         "combine_rows",
@@ -25,6 +26,7 @@ STEP = frozenset(
         "progress",
         "record_rows",
         "resolve_weighting",
+        "shared_graph",
         "state_by_name",
     }
 )

@@ -13,7 +13,7 @@ def set_aside_gradients(parameters: Sequence[Tensor]) -> Iterator[None]:
     """Empty every `.grad` inside the block and put the former gradients back afterwards.
 
     With `.grad` empty, autograd hands its own buffer over without a copy. The former gradients
-    come back whatever happens inside, so an exception loses nothing.
+    come back whatever happens inside, so an exception loses nothing of them.
     """
     former = [p.grad for p in parameters]
     for p in parameters:
@@ -23,6 +23,16 @@ def set_aside_gradients(parameters: Sequence[Tensor]) -> Iterator[None]:
     finally:
         for p, gradient in zip(parameters, former, strict=True):
             p.grad = gradient
+
+
+def resume_row(parameters: Sequence[Tensor], row: Sequence[Tensor | None]) -> None:
+    """Put a row back into `.grad`, so that the next backward pass accumulates into it.
+
+    As torch does, and so that a wrapper that synchronises only the last of several micro-batches
+    (`no_sync`) reduces their sum.
+    """
+    for p, gradient in zip(parameters, row, strict=True):
+        p.grad = gradient
 
 
 def take_gradients(parameters: Sequence[Tensor]) -> list[Tensor | None]:
@@ -46,6 +56,8 @@ def take_gradients(parameters: Sequence[Tensor]) -> list[Tensor | None]:
                     f"gradients must be dense; got {gradient.layout} for a parameter of shape"
                     f" {list(p.shape)}. Build the module with sparse=False."
                 )
+            # Lazy conjugates and negatives would be written into as if they were plain memory.
+            gradient = gradient.resolve_conj().resolve_neg()
             storage = gradient.untyped_storage()
             address = storage.data_ptr()
             if storage.nbytes() != gradient.nbytes or (address in storages and gradient.nbytes):

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import sys
+import zlib
+from collections import Counter
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 CHECKED_STEPS = 2
-"""Replicas are compared in the first steps only: a wrong set-up shows at once, a sync costs."""
+"""Replicas are compared in the first steps of each set of objectives: a check synchronises."""
+
+CHECK_EVERY = 100
+"""And in every so many steps after, for what begins to go wrong later."""
 
 REPLICA_RTOL = 1e-6
 """All-reduced gradients are equal bit for bit; different batches differ by far more than this."""
@@ -32,7 +37,9 @@ def refuse_sharded(row: Iterable[Tensor | None]) -> None:
         )
 
 
-def refuse_unsynchronised(gramian: Tensor, step: int) -> None:
+def refuse_unsynchronised(
+    gramian: Tensor, names: tuple[str, ...], checked: Counter[tuple[str, ...]]
+) -> None:
     """Raise where the replicas of a process group hold different gradients.
 
     DistributedDataParallel synchronises only the first backward of a forward, and only that of
@@ -40,25 +47,42 @@ def refuse_unsynchronised(gramian: Tensor, step: int) -> None:
 
     Args:
         gramian: float64 `[m, m]` of this process.
-        step: number of combined steps before this one; from `CHECKED_STEPS` on nothing is done.
+        names: the objectives, which must be the same in every process.
+        checked: how often each set of objectives was combined; counted here. The processes are
+            compared in the first `CHECKED_STEPS` of each and in every `CHECK_EVERY`-th step.
 
     Raises:
         RuntimeError: in every process of the group, if any two disagree.
     """
     distributed = torch.distributed
-    if step >= CHECKED_STEPS or not distributed.is_available() or not distributed.is_initialized():
+    if not distributed.is_available() or not distributed.is_initialized():
         return
     if distributed.get_world_size() == 1:
         return
+    checked[names] += 1
+    if checked[names] > CHECKED_STEPS and sum(checked.values()) % CHECK_EVERY:
+        return
+    identity = float(zlib.crc32("\0".join(names).encode()))
+    if _spread(torch.full((1,), identity, dtype=torch.float64, device=gramian.device)) > 0:
+        raise RuntimeError(
+            f"the processes combine different objectives; this one has {', '.join(names)}. Record"
+            " the same names in the same order in every process."
+        )
     finite = torch.nan_to_num(gramian, nan=-1.0, posinf=-2.0, neginf=-3.0)
-    largest, smallest = finite.clone(), finite.clone()
-    distributed.all_reduce(largest, op=distributed.ReduceOp.MAX)
-    distributed.all_reduce(smallest, op=distributed.ReduceOp.MIN)
-    allowed = REPLICA_RTOL * torch.maximum(largest.abs(), smallest.abs()).max()
-    if bool(((largest - smallest).abs() > allowed).any()):
+    if _spread(finite) > REPLICA_RTOL:
         raise RuntimeError(
             "the processes hold different gradients: DistributedDataParallel synchronises one"
             " backward per forward, so losses of one forward must not be differentiated apart. Run"
             " one forward and backward per objective: `with optimizer.objective(name):"
-            " loss_of(model).backward()`, then optimizer.combine_()."
+            " loss_of(model).backward()`, then optimizer.combine_(); with no_sync(), let the last"
+            " micro-batch of each objective synchronise. Processes that train different models:"
+            " CommonDescent(..., check_replicas=False)."
         )
+
+
+def _spread(values: Tensor) -> float:
+    """The largest difference between processes, relative to the largest value."""
+    ends = torch.stack([values, -values])
+    torch.distributed.all_reduce(ends, op=torch.distributed.ReduceOp.MAX)
+    largest = ends.abs().max()
+    return float((ends[0] + ends[1]).max() / largest) if float(largest) > 0 else 0.0

@@ -18,12 +18,13 @@ class GradientStore:
     """The objectives' gradients over a fixed list of parameters, none of them copied.
 
     A row is a list with one entry per parameter: the tensor autograd handed over, or None where
-    the objective does not reach the parameter. Rows of one objective add up (micro-batches).
+    the objective does not reach the parameter.
     """
 
     def __init__(self) -> None:
         self.parameters: list[Tensor] = []
         self.rows: dict[str, Row] = {}
+        self._addresses: dict[str, set[int]] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -31,17 +32,15 @@ class GradientStore:
     def clear(self) -> None:
         """Drop every row."""
         self.rows.clear()
+        self._addresses.clear()
         self.parameters.clear()
 
-    def add(self, name: str, parameters: Sequence[Tensor], row: Row) -> None:
-        """Add `row` to the row of objective `name`; the store takes the tensors over.
+    def take(self, name: str, parameters: Sequence[Tensor]) -> Row:
+        """Remove and return the row of an objective, to accumulate into; all None without one.
 
         Raises:
-            RuntimeError: the parameters changed since the first row, or a row lies in memory that
-                an earlier row still uses.
-            TypeError: a gradient is a sharded DTensor.
+            RuntimeError: the parameters changed since the first row.
         """
-        refuse_sharded(row)
         if not self.rows:
             self.parameters[:] = parameters
         elif len(parameters) != len(self.parameters) or any(
@@ -51,24 +50,41 @@ class GradientStore:
                 "the parameters changed between two objectives of one step; call"
                 " optimizer.zero_grad() and record every objective again."
             )
-        self._refuse_reused_memory(name, row)
-        former = self.rows.get(name)
-        self.rows[name] = row if former is None else _add_rows(former, row)
+        self._addresses.pop(name, None)
+        row = self.rows.get(name)
+        return [None] * len(parameters) if row is None else row
 
-    def _refuse_reused_memory(self, name: str, row: Row) -> None:
-        for other, held in self.rows.items():
-            for ours, theirs in zip(row, held, strict=True):
-                if (
-                    ours is not None
-                    and theirs is not None
-                    and ours.data_ptr() == theirs.data_ptr()
-                    and ours.nbytes
-                ):
-                    raise RuntimeError(
-                        f"the gradients of objective {name!r} were written over those of"
-                        f" {other!r}: a wrapper reuses one gradient buffer between backward"
-                        " passes. Build DistributedDataParallel with gradient_as_bucket_view=False."
-                    )
+    def add(self, name: str, row: Row) -> None:
+        """Store the row of objective `name`; the store takes the tensors over.
+
+        Raises:
+            RuntimeError: the row lies in memory that another row still uses.
+            TypeError: a gradient is a sharded DTensor.
+        """
+        refuse_sharded(row)
+        addresses = {g.data_ptr() for g in row if g is not None and g.numel()}
+        for other, used in self._addresses.items():
+            if used & addresses:
+                raise RuntimeError(
+                    f"the gradients of objective {name!r} were written over those of {other!r}: a"
+                    " wrapper reuses one gradient buffer between backward passes. Build"
+                    " DistributedDataParallel with gradient_as_bucket_view=False."
+                )
+        self._addresses[name] = addresses
+        self.rows[name] = row
+
+    def is_empty(self) -> bool:
+        """Whether no objective reached any parameter."""
+        return all(gradient is None for row in self.rows.values() for gradient in row)
+
+    def accumulation_eps(self) -> float:
+        """Rounding of the combination: float32's for 16- and 32-bit gradients, else float64's."""
+        wide = all(
+            gradient is None or gradient.dtype in (torch.float64, torch.complex128)
+            for row in self.rows.values()
+            for gradient in row
+        )
+        return torch.finfo(torch.float64 if wide else torch.float32).eps
 
     def shared(self, chosen: Collection[int] | None) -> list[bool]:
         """Which positions enter the Gramian.
@@ -118,12 +134,5 @@ class GradientStore:
             for t, d in zip(positions, direction, strict=True):
                 out[t] = d
         self.rows.clear()
+        self._addresses.clear()
         return out
-
-
-def _add_rows(former: Row, row: Row) -> Row:
-    """Add `row` into `former` in place where both have an entry."""
-    pairs = [(a, b) for a, b in zip(former, row, strict=True) if a is not None and b is not None]
-    if pairs:
-        torch._foreach_add_([a for a, _ in pairs], [b for _, b in pairs])
-    return [b if a is None else a for a, b in zip(former, row, strict=True)]

@@ -107,6 +107,12 @@ class Constant(Weighting):
         object.__setattr__(self, "weights", frozen)
 
     @property
+    def has_negative(self) -> bool:
+        """Whether a weight asks for ascent."""
+        entries = self.weights.values() if isinstance(self.weights, Mapping) else self.weights
+        return any(value < 0 for value in entries)
+
+    @property
     def guarantees(self) -> frozenset[Guarantee]:
         return frozenset({Guarantee.POSITIVELY_HOMOGENEOUS})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from moopt.gradients import GradientStore, set_aside_gradients, take_gradients
+from moopt.gradients import GradientStore, resume_row, set_aside_gradients, take_gradients
 
 
 def test_gradients_are_taken_without_a_copy():
@@ -37,39 +37,57 @@ def test_set_aside_restores_the_same_tensors_also_after_an_error():
     assert p.grad is kept
 
 
-def test_rows_of_one_name_add_up_where_either_has_an_entry():
-    a, b = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
-    store = GradientStore()
-    store.add("x", [a, b], [torch.ones(2), None])
-    store.add("x", [a, b], [torch.ones(2), torch.ones(2)])
-    assert [g.tolist() for g in store.rows["x"]] == [[2.0, 2.0], [1.0, 1.0]]
-
-
 def test_parameters_that_change_between_objectives_are_refused():
     a, b = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
     store = GradientStore()
-    store.add("x", [a], [torch.ones(2)])
+    assert store.take("x", [a]) == [None]
+    store.add("x", [torch.ones(2)])
     with pytest.raises(RuntimeError, match="the parameters changed"):
-        store.add("y", [b], [torch.ones(2)])
+        store.take("y", [b])
+
+
+def test_a_row_is_taken_back_to_accumulate_into():
+    a, b = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
+    store = GradientStore()
+    store.take("x", [a, b])
+    first = torch.ones(2)
+    store.add("x", [first, None])
+    row = store.take("x", [a, b])
+    resume_row([a, b], row)
+    (a.sum() + b.sum()).backward()
+    row = take_gradients([a, b])
+    assert row[0] is first
+    assert [g.tolist() for g in row] == [[2.0, 2.0], [1.0, 1.0]]
+    store.add("x", row)
+    assert len(store) == 1
 
 
 def test_a_buffer_that_is_written_again_is_refused():
     # what DistributedDataParallel(gradient_as_bucket_view=True) does
-    p = torch.nn.Parameter(torch.zeros(2))
     bucket = torch.ones(2)
     store = GradientStore()
-    store.add("x", [p], [bucket])
+    store.add("x", [bucket])
     with pytest.raises(RuntimeError, match="gradient_as_bucket_view=False"):
-        store.add("y", [p], [bucket])
+        store.add("y", [bucket])
+
+
+def test_lazy_conjugates_become_memory():
+    p = torch.nn.Parameter(torch.zeros(3, dtype=torch.complex64))
+    c = torch.randn(3, dtype=torch.complex64)
+    (p.conj() * c).real.sum().backward()
+    assert p.grad.is_conj()
+    (row,) = take_gradients([p])
+    assert not row.is_conj()
 
 
 def test_shared_positions():
     a, b, c = (torch.nn.Parameter(torch.zeros(1)) for _ in range(3))
     store = GradientStore()
     one = torch.ones
-    store.add("x", [a, b, c], [one(1), one(1), None])
+    store.take("x", [a, b, c])
+    store.add("x", [one(1), one(1), None])
     assert store.shared(None) == [True, True, False]  # a single objective: all it reaches
-    store.add("y", [a, b, c], [one(1), None, one(1)])
+    store.add("y", [one(1), None, one(1)])
     assert store.shared(None) == [True, False, False]
     assert store.shared({id(c)}) == [False, False, True]
     direction = store.combine_(torch.tensor([0.5, 0.25]).double(), [True, False, False])
@@ -88,8 +106,7 @@ def test_sharded_gradients_are_refused(tmp_path):
 
         mesh = init_device_mesh("cpu", (1,))
         sharded = distribute_tensor(torch.ones(2), mesh, [Replicate()])
-        p = torch.nn.Parameter(torch.zeros(2))
         with pytest.raises(TypeError, match="DTensor"):
-            GradientStore().add("x", [p], [sharded])
+            GradientStore().add("x", [sharded])
     finally:
         distributed.destroy_process_group()

@@ -108,8 +108,9 @@ def test_certificate_never_calls_an_ascent_a_descent(weighting, values, exponent
     jacobian = jacobian_of(values, exponents)
     certified = weigh(jacobian @ jacobian.T, weighting)
     check_reported_descent(jacobian, certified)
-    if weighting.claims_common_descent:
-        assert bool(certified.descent)
+    if weighting.claims_common_descent and not bool(certified.descent):
+        assert certified.weights.abs().max() == 0
+        assert int(certified.status) == moopt.SolverStatus.DEGENERATE
 
 
 def test_the_check_above_catches_a_wrong_report():
@@ -159,3 +160,18 @@ def test_descent_check_is_componentwise():
 def test_statistics_refuse_a_jacobian():
     with pytest.raises(ValueError, match="not the Jacobian"):
         moopt.StepStatistics(gramian=torch.zeros(3, 4))
+
+
+@pytest.mark.parametrize(
+    "weighting", [moopt.MGDA(), moopt.MGDA(normalize="l2"), moopt.DualSpaceMGDA()], ids=repr
+)
+def test_float32_gradients_that_cancel_give_no_step_instead_of_noise(weighting):
+    x = torch.randn(1000, generator=torch.Generator().manual_seed(1))
+    w = torch.nn.Parameter(torch.zeros(1000))
+    optimizer = moopt.CommonDescent(torch.optim.Adam([w], lr=1e-2), weighting)
+    record = optimizer.backward({"a": (w * x).sum(), "b": -(w * x * 0.37).sum()})
+    optimizer.step()
+    assert record.status is moopt.SolverStatus.DEGENERATE
+    assert not bool(record.descent)
+    assert not bool(record.fell_back)
+    assert w.abs().max() == 0
