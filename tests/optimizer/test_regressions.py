@@ -33,7 +33,7 @@ def test_a_negative_constant_is_never_turned_into_descent():
     with pytest.raises(ValueError, match="negate the loss"):
         alone.backward({"forget": w.sum()})
     heads = moopt.CommonDescent(sgd([w, h]), ascent)
-    with pytest.raises(ValueError, match="shared=model.parameters"):
+    with pytest.raises(ValueError, match=r"shared=model\.parameters"):
         heads.backward({"forget": (w * h).sum(), "retain": w.sum()})
     whole = moopt.CommonDescent(sgd([w, h]), ascent, shared=[w, h])
     whole.backward({"forget": (w * h).sum(), "retain": w.sum()})
