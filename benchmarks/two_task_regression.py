@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 import moopt
 
-LEARNING_RATES = (1e-3, 3e-3, 1e-2)
+LEARNING_RATES = (1e-2, 3e-2, 1e-1)
 SEEDS = 5
-STEPS = 400
+STEPS = 250
 BATCH = 64
 RATIO = 10.0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moopt.weightings import DualSpaceMGDA, Weighting, weighting_from_name
+from moopt.weightings import MGDA, Weighting, weighting_from_name
 
 
 def resolve_weighting(weighting: Weighting | str | None) -> Weighting:
@@ -16,7 +16,7 @@ def resolve_weighting(weighting: Weighting | str | None) -> Weighting:
         ValueError: an unknown name.
     """
     if weighting is None:
-        return DualSpaceMGDA(variant="dual_basis")
+        return MGDA(normalize="l2")  # why: docs/choosing.md, "The default"
     if isinstance(weighting, str):
         return weighting_from_name(weighting)
     if isinstance(weighting, type) and issubclass(weighting, Weighting):

@@ -141,5 +141,5 @@ METHODS: dict[str, Method] = {
     )
 }
 
-DEFAULT_MOLLM = "MOLLM dual_basis"
+DEFAULT_MOLLM = "MOLLM MGDA l2"
 DEMO_METHODS = ("GA", "GradDiff", "NPO+CE", "UCE+KL+CE sum", DEFAULT_MOLLM)
