@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -85,28 +84,13 @@ def checked_results(results: Mapping[str, Any]) -> dict[str, Any]:
             for key in ("scorecard", "row"):
                 if key not in run:
                     raise ValueError(f"`results` of {name!r}, seed {seed}, lack `{key}`.")
-    methods = {
-        name: method | {"seeds": {seed: with_gaps(run) for seed, run in method["seeds"].items()}}
-        for name, method in results["methods"].items()
-    }
     try:
-        return json.loads(json.dumps({**results, "methods": methods}, allow_nan=False))
+        return json.loads(json.dumps(results, allow_nan=False))
     except ValueError as error:
         raise ValueError(
             "`results` hold NaN or infinity, which a table cannot show; a metric without its"
             " prerequisite is a text such as 'needs gold'."
         ) from error
-
-
-def with_gaps(run: Mapping[str, Any]) -> dict[str, Any]:
-    """A run whose records lack what was NaN: a weighting without a solver has no gap."""
-    return {
-        **run,
-        "records": [
-            {key: value for key, value in row.items() if math.isfinite(value)}
-            for row in run["records"]
-        ],
-    }
 
 
 def summarise(results: Mapping[str, Any]) -> list[MethodSummary]:
