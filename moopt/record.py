@@ -76,7 +76,8 @@ class StepRecord:
             step, and was replaced by l2-normalised MGDA.
         fallbacks: int64 scalar, how often that happened so far.
         bypassed: how many plain `step()` calls ran on gradients that no objective recorded.
-        step: the number of combined steps before this one.
+        step: the number of combined steps of this object before this one; a resumed run starts
+            again at 0 (a state dict is the wrapped optimizer's, and holds no more than it needs).
 
     Example:
         >>> import moopt
@@ -123,7 +124,16 @@ class StepRecord:
 
     @functools.cached_property
     def conflicts(self) -> tuple[tuple[str, str], ...]:
-        """Pairs of active objectives whose gradients have a negative cosine, beyond rounding."""
+        """Pairs of active objectives whose gradients have a negative cosine, beyond rounding.
+
+        Raises:
+            RuntimeError: no step was recorded; an empty answer would read as "no conflict".
+        """
+        if not self.names:
+            raise RuntimeError(
+                "no step is recorded, so conflicts are unknown; pass the losses to"
+                " optimizer.backward(losses) in place of loss.backward()."
+            )
         cosines, active = self.cosines.tolist(), self.active.tolist()
         m = len(self.names)
         return tuple(
@@ -132,6 +142,19 @@ class StepRecord:
             for j in range(i + 1, m)
             if active[i] and active[j] and cosines[i][j] < -CONFLICT_TOL
         )
+
+    @functools.cached_property
+    def raised(self) -> tuple[str, ...]:
+        """Active objectives that the direction raises, to first order and on this batch.
+
+        Empty for a common descent direction; a plain sum has some wherever one loss outweighs a
+        conflict with another.
+        """
+        if bool(self.descent) or not self.names:
+            return ()
+        slopes = (self.gramian @ self.weights).tolist()
+        active = self.active.tolist()
+        return tuple(n for n, on, s in zip(self.names, active, slopes, strict=True) if on and s < 0)
 
     @property
     def stationarity(self) -> float:
@@ -151,13 +174,15 @@ class StepRecord:
         """Plain floats for any logger, with keys such as `weight/forget` and `cosine/a,b`.
 
         `gap` is left out where the weighting has no solver. Values that overflowed stay infinite
-        or NaN, so that a logger sees them.
+        or NaN, so that a logger sees them. Before the first step: `bypassed` and `step` only.
 
         Example:
             >>> import moopt
             >>> moopt.StepRecord().as_dict()["bypassed"]
             0.0
         """
+        if not self.names:
+            return {"bypassed": float(self.bypassed), "step": float(self.step)}
         cosines = self.cosines.tolist()
         out: dict[str, float] = {}
         for key, values in (("loss", self.losses), ("weight", self.weights), ("norm", self.norms)):
@@ -192,8 +217,10 @@ class StepRecord:
             tail.append("conflict " + ", ".join(f"{a}-{b}" for a, b in self.conflicts))
         if self.inactive:
             tail.append("inactive " + ", ".join(self.inactive))
-        if not bool(self.descent):
-            tail.append("NOT a common descent direction")
+        if self.raised:
+            tail.append("raises " + ", ".join(self.raised))
+        elif not bool(self.descent):
+            tail.append("NOT a common descent direction: the gradients cancel or are not finite")
         if bool(self.fell_back):
             tail.append("fell back to l2-normalised MGDA")
         if self.status is not SolverStatus.CONVERGED:

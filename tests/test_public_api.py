@@ -183,7 +183,8 @@ def test_the_result_types_have_the_fixed_fields() -> None:
         "names losses weights gramian norms cosines inactive conflicts stationarity status gap"
         " bypassed"
     )
-    record = moopt.StepRecord()
+    weight = torch.nn.Parameter(torch.ones(1))
+    record = moopt.backward({"a": weight.sum()}, [weight])
     assert all(hasattr(record, field) for field in expected.split())
 
 

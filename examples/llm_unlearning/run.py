@@ -41,8 +41,9 @@ SHOWN = (
 class Options:
     """Make a language model forget chosen facts."""
 
-    preset: Literal["demo", "full"] = "demo"
-    """What to run on the synthetic world: five methods and one seed, or all and five seeds."""
+    preset: Literal["demo", "full"] | None = None
+    """On the synthetic world: five methods and one seed (demo, the default), or all and five seeds
+    (full). Not with --model."""
     model: str | None = None
     """Your own causal language model: a folder that save_pretrained wrote. Needs --data."""
     data: Path | None = None
@@ -50,15 +51,17 @@ class Options:
     gold: str | None = None
     """A model retrained without the forget set, for the metrics that compare with one."""
     methods: tuple[str, ...] = ()
-    """Methods to run; default: the preset's, or MOLLM for your own model."""
+    """Methods to run, in quotes where a name has spaces; default: the preset's, or "MOLLM MGDA l2"
+    for your own model."""
     lrs: tuple[float, ...] = ()
-    """Grid of learning rates; the validation split chooses."""
+    """Grid of learning rates; the validation split chooses. Default: the preset's, or 3e-6 1e-5
+    3e-5 for your own model."""
     seeds: tuple[int, ...] = ()
     """Seeds of the synthetic world; default: the preset's."""
     evaluations: int = 0
-    """Budget of gradient evaluations, a multiple of 6; 0 takes the preset's."""
+    """Budget of gradient evaluations, a multiple of 6; 0: the preset's, or 300 for your model."""
     batch_size: int = 0
-    """Rows of the forget batch and of the retain batch; 0 takes the preset's."""
+    """Rows of the forget batch and of the retain batch; 0: the preset's, or 8 for your model."""
     forget_target: float = 0.05
     """Forget accuracy that counts as forgotten for your own model without --gold."""
     device: str = "auto"
@@ -89,11 +92,15 @@ def _check(options: Options) -> None:
     if (options.model is None) != (options.data is None):
         given, missing = ("--model", "--data") if options.model else ("--data", "--model")
         raise UserError(f"`{given}` needs `{missing}` too: your own model and your own data.")
+    if options.preset is not None and options.model is not None:
+        raise UserError("`--preset` runs the synthetic world; leave it out with `--model`.")
     if options.gold is not None and options.model is None:
         raise UserError("`--gold` needs `--model` and `--data`; the presets train their own.")
     for name in options.methods:
         if name not in METHODS:
-            raise UserError(f"`--methods` has no {name!r}; choose from {', '.join(METHODS)}.")
+            raise UserError(
+                f"`--methods` has no {name!r}; choose from {', '.join(map(repr, METHODS))}."
+            )
     if options.model is not None and len(options.methods) > 1:
         raise UserError("`--methods` takes one method with `--model`; run the others one by one.")
     if any(not 0 < lr < 1 for lr in options.lrs):
@@ -116,7 +123,8 @@ def _preset(options: Options) -> int:
     from examples.llm_unlearning.presets import PRESETS
     from examples.llm_unlearning.user_model import writable_folder
 
-    experiment = PRESETS[options.preset]
+    preset = options.preset or "demo"
+    experiment = PRESETS[preset]
     changes: dict[str, Any] = {
         "methods": options.methods,
         "learning_rates": options.lrs,
@@ -125,7 +133,7 @@ def _preset(options: Options) -> int:
         "checkpoints": checkpoints_within(options.evaluations) if options.evaluations else (),
     }
     experiment = dataclasses.replace(experiment, **{k: v for k, v in changes.items() if v})
-    out = writable_folder(options.out or RUNS / options.preset)
+    out = writable_folder(options.out or RUNS / preset)
     console = _console()
     console.print(
         f"moopt: {len(experiment.methods)} methods, {len(experiment.seeds)} seed(s);"
@@ -134,7 +142,7 @@ def _preset(options: Options) -> int:
     workers = options.workers or min(2, os.cpu_count() or 1)
     with Workers(workers, console) as pool:
         results = run_experiment(experiment, RUNS, pool)
-    results["config"] = {"preset": options.preset, **results["config"]}
+    results["config"] = {"preset": preset, **results["config"]}
     _write(results, out, console, table=True)
     return 0
 

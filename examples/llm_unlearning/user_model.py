@@ -27,6 +27,9 @@ def load_causal_model(path: str, option: str, device: torch.device) -> tuple[Any
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+    looks_like_folder = path.startswith((".", "/", "~")) or "\\" in path or path.count("/") > 1
+    if looks_like_folder and not Path(path).is_dir():
+        raise UserError(f"`{option}` must be a folder or a cached model's name; no folder {path}.")
     try:
         config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
@@ -36,7 +39,8 @@ def load_causal_model(path: str, option: str, device: torch.device) -> tuple[Any
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"`{option}` {path} holds no readable tokenizer: {_first(error)}"
+            f"`{option}` {path} holds no readable tokenizer; save it there with"
+            f" tokenizer.save_pretrained: {_first(error)}"
         ) from error
     if tokenizer.eos_token_id is None:
         raise UserError(f"the tokenizer of `{option}` {path} has no `eos_token`; set one first.")

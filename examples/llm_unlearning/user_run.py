@@ -30,6 +30,11 @@ from examples.llm_unlearning.world import World
 NEEDS = {
     "needs gold": "needs a gold model (--gold PATH)",
     "needs gold_other": "needs a second gold model",
+    "needs holdout set": "needs holdout.jsonl",
+    "needs world set": "needs world_facts.jsonl",
+    "needs forget_heldout set": "needs forget_heldout.jsonl",
+    "needs retain_heldout set": "needs retain_heldout.jsonl",
+    "needs wrong answers": "needs the field wrong_answers",
 }
 MODEL_FOLDER = "model"
 SUMMARY = "summary.json"
@@ -158,14 +163,14 @@ def reworded(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def summary(results: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
-    """What is saved beside the model: how it was made, and what it forgot and kept."""
+    """What is saved beside the model: how it was made, and its scorecard before and after."""
     (original,) = results["references"]["original"]["seeds"].values()
     return {
         "config": results["config"],
         "environment": results["environment"],
         "lr": entry["lr"],
         "target_reached": entry["target_reached"],
-        "checkpoint": entry["kept"],
+        "evaluations": entry["kept"]["evaluations"],
         "before": original["scorecard"],
         "after": entry["scorecard"],
     }

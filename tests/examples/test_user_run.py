@@ -119,7 +119,20 @@ def test_text_that_is_not_utf8(capsys, model: Path, data: Path) -> None:
 
 
 def test_a_model_that_is_not_there(capsys, data: Path, tmp_path: Path) -> None:
-    assert "`--model`" in refused(capsys, "--model", tmp_path / "no_model", "--data", data)
+    nowhere = tmp_path / "no_model"
+    assert f"no folder {nowhere}" in refused(capsys, "--model", nowhere, "--data", data)
+    assert "`--model` no-such-name" in refused(capsys, "--model", "no-such-name", "--data", data)
+
+
+def test_a_model_without_a_tokenizer(capsys, model: Path, data: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(model, bare, ignore=shutil.ignore_patterns("tokenizer*"))
+    assert "tokenizer.save_pretrained" in refused(capsys, "--model", bare, "--data", data)
+
+
+def test_a_preset_with_a_model(capsys, model: Path, data: Path) -> None:
+    error = refused(capsys, "--model", model, "--data", data, "--preset", "demo")
+    assert "`--preset` runs the synthetic world" in error
 
 
 @pytest.mark.parametrize("architecture", ["BertForMaskedLM", "BertModel", None])

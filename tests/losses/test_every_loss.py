@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import itertools
 import pickle
+import types
 
 import pytest
 import torch
@@ -342,6 +343,9 @@ def test_wrong_shapes_and_types(case: LossCase) -> None:
         case.call(logits, labels.int(), reference)
     with pytest.raises(TypeError, match=r"`logits` of .* must be floating point"):
         case.call(logits.long(), labels, reference)
+    output = types.SimpleNamespace(logits=logits)
+    with pytest.raises(TypeError, match=r"`logits` of .* must be a tensor; got SimpleNamespace"):
+        case.call(output, labels, reference)
 
 
 @every_loss

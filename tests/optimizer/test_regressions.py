@@ -183,6 +183,20 @@ def test_rounding_is_no_conflict_and_records_have_no_made_up_gap():
     assert "gap" not in record.as_dict()
 
 
+def test_the_record_names_what_a_sum_raises():
+    w = torch.nn.Parameter(torch.zeros(2))
+
+    def losses():
+        return {"small": w[0] + w[1], "large": w[0] - 9 * w[1], "noise": -1e-9 * w[0]}
+
+    record = moopt.CommonDescent(sgd([w]), moopt.Sum()).backward(losses())
+    assert record.raised == ("small",)
+    assert "raises small" in str(record)
+    record = moopt.backward(losses(), [w], moopt.MGDA())
+    assert record.raised == ()
+    assert "raises" not in str(record)
+
+
 def test_accelerate_accumulates_through_the_functional_core():
     accelerate = pytest.importorskip("accelerate")
 

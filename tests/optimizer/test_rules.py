@@ -396,6 +396,9 @@ def test_record_every_with_sum_needs_one_backward_in_the_other_steps():
 def test_record_reads_as_plain_data():
     model, optimizer = make()
     assert str(optimizer.record) == "no step recorded yet"
+    assert optimizer.record.as_dict() == {"bypassed": 0.0, "step": 0.0}
+    with pytest.raises(RuntimeError, match="no step is recorded"):
+        _ = optimizer.record.conflicts
     record = optimizer.backward(model.losses(batch()))
     as_dict = record.as_dict()
     assert all(type(v) is float for v in as_dict.values())

@@ -38,8 +38,15 @@ def shifted_targets(
 
     Raises:
         ValueError: shapes that do not fit.
-        TypeError: logits that are not floating point, labels that are not int64.
+        TypeError: not a tensor (a model's whole output, for instance), logits that are not
+            floating point, labels that are not int64.
     """
+    for name, value in (("logits", logits), ("labels", labels)):
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"`{name}` of `{caller}` must be a tensor; got {type(value).__name__}. Pass for"
+                " instance model(input_ids).logits and batch['labels']."
+            )
     if logits.ndim != 3 or logits.shape[-1] == 0:
         raise ValueError(
             f"`logits` of `{caller}` must have shape [B, T, V] with V >= 1; got"
@@ -68,6 +75,12 @@ def shifted_targets(
 
 def same_shape(logits: Tensor, other: Tensor, name: str, *, caller: str) -> None:
     """Raise unless `other` is a floating tensor of the shape of `logits`."""
+    for what, value in (("logits", logits), (name, other)):
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"`{what}` of `{caller}` must be a tensor; got {type(value).__name__}. Pass for"
+                " instance model(input_ids).logits."
+            )
     if other.shape != logits.shape:
         raise ValueError(
             f"`{name}` of `{caller}` must have the shape of `logits`, {list(logits.shape)}; got"
