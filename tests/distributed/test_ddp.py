@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
@@ -21,15 +23,20 @@ def loss_of(net, name, x):
     }[name]()
 
 
-def train(net, model, parts):
+def train(net, model, parts, micro_batches=1):
+    """Objective "b" joins in the second step; all but the last micro-batch run without sync."""
     optimizer = moopt.CommonDescent(torch.optim.SGD(model.parameters(), lr=0.1), moopt.MGDA())
     for step in range(STEPS):
         optimizer.zero_grad()
-        x = parts(batch(step))
-        for name in "ab":
-            loss = loss_of(net, name, x)
-            with optimizer.objective(name, loss):
-                loss.backward()
+        pieces = parts(batch(step)).chunk(micro_batches)
+        for name in "ab"[: 1 + step]:
+            for i, x in enumerate(pieces):
+                last = i == len(pieces) - 1
+                local = net.no_sync if hasattr(net, "no_sync") and not last else nullcontext
+                with local():
+                    loss = loss_of(net, name, x) / len(pieces)
+                    with optimizer.objective(name, loss):
+                        loss.backward()
         optimizer.combine_()
         optimizer.step()
     return optimizer.record
@@ -40,9 +47,12 @@ def worker(rank, folder):
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
     )
-    model = seeded(OneOutput)
-    record = train(DistributedDataParallel(model.net), model, lambda x: x.chunk(2)[rank])
-    result = {"model": model.state_dict(), "weights": record.weights}
+    result = {}
+    for micro_batches in (1, 2):
+        model = seeded(OneOutput)
+        replica = DistributedDataParallel(model.net)
+        record = train(replica, model, lambda x: x.chunk(2)[rank], micro_batches)
+        result[micro_batches] = {"model": model.state_dict(), "weights": record.weights}
 
     refused = seeded(OneOutput)
     wrapped = DistributedDataParallel(refused.net)
@@ -62,12 +72,14 @@ def test_two_processes_are_one_and_a_wrong_set_up_is_refused(tmp_path):
     results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     model = seeded(OneOutput)
     record = train(model.net, model, lambda x: x)
-    for key, value in model.state_dict().items():
-        assert torch.equal(results[0]["model"][key], results[1]["model"][key])
-        torch.testing.assert_close(
-            results[0]["model"][key], value, rtol=10 * DDP_RTOL, atol=DDP_RTOL
-        )
-    torch.testing.assert_close(results[0]["weights"], record.weights, rtol=1e-4, atol=1e-6)
+    for micro_batches in (1, 2):
+        first, second = (result[micro_batches] for result in results)
+        for key, value in model.state_dict().items():
+            assert torch.equal(first["model"][key], second["model"][key])
+            torch.testing.assert_close(
+                first["model"][key], value, rtol=10 * DDP_RTOL, atol=DDP_RTOL
+            )
+        torch.testing.assert_close(first["weights"], record.weights, rtol=1e-4, atol=1e-6)
     for result in results:
         assert result["error"] is not None
         assert "one forward and backward per objective" in result["error"]
