@@ -62,7 +62,8 @@ class GradientStore:
             TypeError: a gradient is a sharded DTensor.
         """
         refuse_sharded(row)
-        addresses = {g.data_ptr() for g in row if g is not None and g.numel()}
+        # Empty tensors and those of the meta device lie at address 0.
+        addresses = {g.data_ptr() for g in row if g is not None} - {0}
         for other, used in self._addresses.items():
             if used & addresses:
                 raise RuntimeError(

@@ -174,4 +174,6 @@ def test_float32_gradients_that_cancel_give_no_step_instead_of_noise(weighting):
     assert record.status is moopt.SolverStatus.DEGENERATE
     assert not bool(record.descent)
     assert not bool(record.fell_back)
+    assert "the gradients cancel" in str(record)
+    assert str(record).endswith("DEGENERATE")
     assert w.abs().max() == 0

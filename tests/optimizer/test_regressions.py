@@ -183,6 +183,15 @@ def test_rounding_is_no_conflict_and_records_have_no_made_up_gap():
     assert "gap" not in record.as_dict()
 
 
+def test_a_parameter_that_no_loss_reaches_is_left_alone():
+    used, unused = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+    optimizer = moopt.CommonDescent(sgd([used, unused]), moopt.MGDA())
+    optimizer.backward({"a": used.sum(), "b": (used[0] - 3 * used[1]).square()})
+    optimizer.step()
+    assert unused.grad is None
+    assert torch.equal(unused, torch.ones(2))
+
+
 def test_the_record_names_what_a_sum_raises():
     w = torch.nn.Parameter(torch.zeros(2))
 

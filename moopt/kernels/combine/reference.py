@@ -125,8 +125,6 @@ def _entangled(checked: list[Position]) -> list[int]:
 
 def _extent(tensor: Tensor) -> tuple[bool, int]:
     """Return (whether no two elements share memory, elements from the first to the last)."""
-    if tensor.numel() == 0:
-        return True, 0
     reach, disjoint = 1, True
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size > 1:
