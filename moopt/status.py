@@ -24,6 +24,8 @@ class SolverStatus(enum.IntEnum):
     DEGENERATE = 2
     NON_FINITE = 3
     RANK_DEFICIENT = 4
+    INFEASIBLE = 5
+    OUT_OF_DOMAIN = 6
 
     @property
     def explanation(self) -> str:
@@ -49,5 +51,15 @@ _EXPLANATIONS = {
         "the gradients are linearly dependent, so the equations of the method have no solution:"
         " the weights are the least-squares ones and common descent is not certified; read"
         " `descent`, or use MGDA, whose weights exist for every Gramian."
+    ),
+    SolverStatus.INFEASIBLE: (
+        "no direction meets the constraints that the method sets on this batch's gradients: the"
+        " weights are the method's stated answer to that (zero, or the first priority alone); stop"
+        " here, or loosen the constraint."
+    ),
+    SolverStatus.OUT_OF_DOMAIN: (
+        "a loss lies where the method has no derivative (a logarithm needs positive losses): the"
+        " weights are uniform in this step; shift the losses above zero, or use a method that is"
+        " defined for every loss."
     ),
 }

@@ -74,6 +74,7 @@ class Weighting(abc.ABC):
         state_axes: for each key of the state, how many leading axes index objectives
             (0: shared by all, 1: one entry each, 2: one per pair). The optimizer uses it to
             keep state by objective name while objectives come and go.
+        observes: whether it learns from the losses after the update; see `observe`.
 
     Example:
         >>> import torch, moopt
@@ -118,3 +119,30 @@ class Weighting(abc.ABC):
         self, statistics: StepStatistics, state: dict[str, Tensor] | None = None
     ) -> WeightingOutput:
         """Return the weights for one step; `state=None` means `initial_state`."""
+
+    @property
+    def observes(self) -> bool:
+        """Whether the method learns from the losses after the update, by `observe`."""
+        return False
+
+    def observe(
+        self,
+        state: dict[str, Tensor],
+        losses_after: Tensor,
+        *,
+        names: tuple[str, ...] | None = None,
+    ) -> dict[str, Tensor]:
+        """The next state, given the losses of the same batch after the update.
+
+        Args:
+            state: as the last call returned it, aligned with `losses_after`.
+            losses_after: float64 `[m]`, unscaled.
+            names: the `m` objective names.
+
+        Raises:
+            TypeError: the method does not learn from them (`observes` is False).
+        """
+        raise TypeError(
+            f"{type(self).__name__} does not look at the losses after the update; leave"
+            " observe(...) out, or use a method that does, such as FAMO."
+        )

@@ -181,3 +181,20 @@ class CRMOGM(Weighting):
             **{NESTED + key: value for key, value in output.state.items()},
         }
         return WeightingOutput(weights, following, output.result)
+
+    @property
+    def observes(self) -> bool:
+        """Whether the modified method does."""
+        return self.weighting.observes
+
+    def observe(
+        self,
+        state: dict[str, Tensor],
+        losses_after: Tensor,
+        *,
+        names: tuple[str, ...] | None = None,
+    ) -> dict[str, Tensor]:
+        """Let the modified method observe; the averages stay."""
+        nested = {k.removeprefix(NESTED): v for k, v in state.items() if k.startswith(NESTED)}
+        observed = self.weighting.observe(nested, losses_after, names=names)
+        return state | {NESTED + key: value for key, value in observed.items()}
