@@ -3,9 +3,10 @@
     python -m examples.llm_unlearning.kl_trap
 
 At the original model the KL loss is at its minimum, so its gradient is zero up to rounding. The
-min-norm rule then gives it all the weight: the direction is nothing, or rounding noise that AdamW
-blows up to full-size steps. `CommonDescent` calls such an objective inactive in that step. The
-naive rule (`inactive_tol=0`) runs beside it.
+min-norm rule then gives it all the weight: the direction is nothing (the step refuses it as
+DEGENERATE, and only weight decay moves the model), or rounding noise that AdamW blows up to
+full-size steps. `CommonDescent` calls such an objective inactive in that step. The naive rule
+(`inactive_tol=0`) runs beside it.
 """
 
 from __future__ import annotations
@@ -161,14 +162,17 @@ def main() -> None:
         encode(tokenizer, [(e.question, e.answer) for e in world[split]])
         for split in ("forget", "retain")
     )
-    print("rule                          w_kl   inactive  first step against the one without KL")
+    print("rule                          w_kl  inactive  first step against the one without KL")
     for name, (weighting, inactive_tol) in rules().items():
         outcome = run(original, forget, retain, weighting, inactive_tol)
         first = outcome.first
-        weight = first.weights[first.names.index("kl")].item()
+        # What the rule answers before the step refuses a direction that is rounding.
+        seen = moopt.StepStatistics(gramian=first.gramian, active=first.active)
+        weight = weighting(seen).weights[first.names.index("kl")].item()
         print(
-            f"{name:28} {weight:6.3f}  {', '.join(first.inactive) or '-':9}"
-            f" moved {outcome.moved:.1e}, difference {outcome.same_as_without_kl:.0e} of it"
+            f"{name:28} {weight:5.3f}  {', '.join(first.inactive) or '-':8}"
+            f"  {first.status.name}, moved {outcome.moved:.1e},"
+            f" difference {outcome.same_as_without_kl:.0e} of it"
         )
         print(
             f"{'':28} forget probability {outcome.forget[0]:.3f} -> {outcome.forget[1]:.3f},"
