@@ -2,5 +2,6 @@
 
 from moopt.solvers.min_norm import min_norm_point
 from moopt.solvers.result import SolverResult
+from moopt.solvers.simplex import simplex_projection
 
-__all__ = ["SolverResult", "min_norm_point"]
+__all__ = ["SolverResult", "min_norm_point", "simplex_projection"]
