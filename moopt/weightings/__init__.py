@@ -6,6 +6,7 @@ from moopt.weightings.cr_mogm import CRMOGM
 from moopt.weightings.dual_space_mgda import DualSpaceMGDA
 from moopt.weightings.mean import Mean
 from moopt.weightings.mgda import MGDA
+from moopt.weightings.pcgrad import PCGrad
 from moopt.weightings.registry import WEIGHTINGS, RegisteredWeighting, weighting_from_name
 from moopt.weightings.sum import Sum
 
@@ -17,6 +18,7 @@ __all__ = [
     "DualSpaceMGDA",
     "Guarantee",
     "Mean",
+    "PCGrad",
     "RegisteredWeighting",
     "Sum",
     "Weighting",

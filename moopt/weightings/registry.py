@@ -13,6 +13,7 @@ from moopt.weightings.cr_mogm import CRMOGM
 from moopt.weightings.dual_space_mgda import DualSpaceMGDA
 from moopt.weightings.mean import Mean
 from moopt.weightings.mgda import MGDA
+from moopt.weightings.pcgrad import PCGrad
 from moopt.weightings.sum import Sum
 
 
@@ -84,6 +85,7 @@ WEIGHTINGS: Mapping[str, RegisteredWeighting] = MappingProxyType(
             RegisteredWeighting(weighting_class=MGDA, year=2012),
             RegisteredWeighting(weighting_class=DualSpaceMGDA, year=2025),
             RegisteredWeighting(weighting_class=CRMOGM, year=2022),
+            RegisteredWeighting(weighting_class=PCGrad, year=2020),
             RegisteredWeighting(weighting_class=Mean, year=None),
             RegisteredWeighting(weighting_class=Sum, year=None),
             RegisteredWeighting(weighting_class=Constant, year=None, required=("weights",)),

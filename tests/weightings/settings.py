@@ -11,6 +11,7 @@ from moopt.weightings import (
     Constant,
     DualSpaceMGDA,
     Mean,
+    PCGrad,
     Weighting,
 )
 
@@ -33,6 +34,7 @@ DEFAULTS: dict[str, Build] = {
 }
 
 FURTHER: dict[str, Build] = {
+    "PCGrad given": fixed(PCGrad(order="given")),
     "MGDA l2": fixed(MGDA(normalize="l2")),
     "MGDA loss": fixed(MGDA(normalize="loss")),
     "MGDA loss+": fixed(MGDA(normalize="loss+")),

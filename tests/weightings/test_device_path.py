@@ -48,6 +48,7 @@ def test_reading_a_fake_value_raises() -> None:
         ("DualSpaceMGDA", 5),
         ("CRMOGM", 2),
         ("Constant", 3),
+        ("PCGrad", 3),
         ("Mean", 3),
     ],
 )

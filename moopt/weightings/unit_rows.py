@@ -1,0 +1,61 @@
+"""unit_rows: the Gramian in scale-free coordinates, with what may and may not be divided."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class UnitRows(NamedTuple):
+    """A Gramian split into cosines and norms.
+
+    Attributes:
+        cosines: float64 `[..., m, m]`, `u_i . u_j` of the unit gradients; 0 where either row is
+            not live.
+        norms: float64 `[..., m]`, `||g_i||`; 1 where a row is not live, so that it can divide.
+        on: bool `[..., m]`, the active rows.
+        live: bool `[..., m]`, the active rows that are not zero.
+        finite: bool `[...]`, whether every entry among the active rows is finite. Where it is
+            False nothing is live.
+    """
+
+    cosines: Tensor
+    norms: Tensor
+    on: Tensor
+    live: Tensor
+    finite: Tensor
+
+
+def unit_rows(gramian: Tensor, active: Tensor | None = None) -> UnitRows:
+    """Split a Gramian into cosines and norms.
+
+    Args:
+        gramian: float64 `[..., m, m]`.
+        active: bool `[..., m]`; False rows have no influence. None means all active.
+
+    Numerics: exact for norms from 1e-150 to 1e150; reads no value on the host.
+
+    Example:
+        >>> import torch
+        >>> from moopt.weightings.unit_rows import unit_rows
+        >>> rows = unit_rows(torch.tensor([[4.0, -3.0], [-3.0, 9.0]], dtype=torch.float64))
+        >>> rows.cosines.tolist(), rows.norms.tolist()
+        ([[1.0, -0.5], [-0.5, 1.0]], [2.0, 3.0])
+    """
+    diagonal = gramian.diagonal(dim1=-2, dim2=-1)
+    on = torch.ones_like(diagonal, dtype=torch.bool)
+    if active is not None:
+        on = on & active.to(gramian.device)
+    finite = (torch.isfinite(gramian) | ~pairs(on)).all(-1).all(-1)
+    live = on & (diagonal > 0) & finite[..., None]
+    norms = torch.where(live, diagonal, 1.0).sqrt()
+    # Dividing twice keeps the product of two small norms from underflowing.
+    cosines = torch.where(pairs(live), gramian, 0.0) / norms[..., :, None] / norms[..., None, :]
+    return UnitRows(cosines, norms, on, live, finite)
+
+
+def pairs(flags: Tensor) -> Tensor:
+    """bool `[..., m, m]`: both are set."""
+    return flags[..., :, None] & flags[..., None, :]
