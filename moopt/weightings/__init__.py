@@ -1,23 +1,29 @@
 """Weightings: from the Gramian of the gradients to the weights of a direction."""
 
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
+from moopt.weightings.blur import BLUR
 from moopt.weightings.constant import Constant
 from moopt.weightings.cr_mogm import CRMOGM
 from moopt.weightings.dual_space_mgda import DualSpaceMGDA
+from moopt.weightings.gru import GRU
 from moopt.weightings.mean import Mean
 from moopt.weightings.mgda import MGDA
+from moopt.weightings.ngdiff import NGDiff
 from moopt.weightings.pcgrad import PCGrad
 from moopt.weightings.registry import WEIGHTINGS, RegisteredWeighting, weighting_from_name
 from moopt.weightings.sum import Sum
 
 __all__ = [
+    "BLUR",
     "CRMOGM",
+    "GRU",
     "MGDA",
     "WEIGHTINGS",
     "Constant",
     "DualSpaceMGDA",
     "Guarantee",
     "Mean",
+    "NGDiff",
     "PCGrad",
     "RegisteredWeighting",
     "Sum",

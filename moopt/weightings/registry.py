@@ -8,11 +8,14 @@ from types import MappingProxyType
 from typing import Any
 
 from moopt.weightings.base import Guarantee, Weighting
+from moopt.weightings.blur import BLUR
 from moopt.weightings.constant import Constant
 from moopt.weightings.cr_mogm import CRMOGM
 from moopt.weightings.dual_space_mgda import DualSpaceMGDA
+from moopt.weightings.gru import GRU
 from moopt.weightings.mean import Mean
 from moopt.weightings.mgda import MGDA
+from moopt.weightings.ngdiff import NGDiff
 from moopt.weightings.pcgrad import PCGrad
 from moopt.weightings.sum import Sum
 
@@ -61,7 +64,7 @@ class RegisteredWeighting:
         if missing:
             raise ValueError(
                 f"`{self.name}` needs {missing}, which a name cannot give. Pass an instance, such"
-                f" as moopt.{self.name}({', '.join(f'{name}=...' for name in missing)})."
+                f" as moopt.weightings.{self.name}({', '.join(f'{name}=...' for name in missing)})."
             )
         return self.weighting_class(**settings)
 
@@ -86,6 +89,9 @@ WEIGHTINGS: Mapping[str, RegisteredWeighting] = MappingProxyType(
             RegisteredWeighting(weighting_class=DualSpaceMGDA, year=2025),
             RegisteredWeighting(weighting_class=CRMOGM, year=2022),
             RegisteredWeighting(weighting_class=PCGrad, year=2020),
+            RegisteredWeighting(weighting_class=NGDiff, year=2025, required=("forget", "retain")),
+            RegisteredWeighting(weighting_class=GRU, year=2025, required=("forget", "retain")),
+            RegisteredWeighting(weighting_class=BLUR, year=2026, required=("forget", "retain")),
             RegisteredWeighting(weighting_class=Mean, year=None),
             RegisteredWeighting(weighting_class=Sum, year=None),
             RegisteredWeighting(weighting_class=Constant, year=None, required=("weights",)),

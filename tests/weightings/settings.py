@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from moopt.weightings import (
+    BLUR,
     CRMOGM,
+    GRU,
     MGDA,
     WEIGHTINGS,
     Constant,
     DualSpaceMGDA,
     Mean,
+    NGDiff,
     PCGrad,
     Weighting,
 )
@@ -29,11 +32,32 @@ def constant(positions: Sequence[int]) -> Weighting:
     return Constant([1.0 + 0.5 * position for position in positions])
 
 
+def forget_retain(make: Callable[..., Weighting], **settings: object) -> Build:
+    """Position 0 is to be forgotten, the rest retained; names go by the index in the step."""
+
+    def build(positions: Sequence[int]) -> Weighting:
+        # At least one name: a method refuses an empty role, and an absent objective is no harm.
+        retain = [f"objective {i}" for i in range(1, max(len(positions), 2))]
+        return make(forget="objective 0", retain=retain, **settings)
+
+    return build
+
+
+# Methods that have settings without a default.
+REQUIRED: dict[str, Build] = {
+    "Constant": constant,
+    "NGDiff": forget_retain(NGDiff),
+    "GRU": forget_retain(GRU),
+    "BLUR": forget_retain(BLUR),
+}
+
 DEFAULTS: dict[str, Build] = {
-    name: constant if row.required else fixed(row.build()) for name, row in WEIGHTINGS.items()
+    name: REQUIRED[name] if row.required else fixed(row.build()) for name, row in WEIGHTINGS.items()
 }
 
 FURTHER: dict[str, Build] = {
+    "GRU clip": forget_retain(GRU, cosine_clip=-0.5),
+    "BLUR at least": forget_retain(BLUR, gamma=0.5, at_least=True),
     "PCGrad given": fixed(PCGrad(order="given")),
     "MGDA l2": fixed(MGDA(normalize="l2")),
     "MGDA loss": fixed(MGDA(normalize="loss")),

@@ -17,7 +17,9 @@ NAMES = [name for name in SETTINGS if name != "MGDA active_set"]
 def run(name: str, gramian: torch.Tensor, active: torch.Tensor) -> torch.Tensor:
     losses = torch.ones_like(gramian[..., 0])
     weighting = SETTINGS[name](range(gramian.shape[-1]))
-    return weighting(StepStatistics(gramian=gramian, losses=losses, active=active)).weights
+    names = tuple(f"objective {i}" for i in range(gramian.shape[-1]))
+    statistics = StepStatistics(gramian=gramian, losses=losses, names=names, active=active)
+    return weighting(statistics).weights
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -50,6 +52,9 @@ def test_reading_a_fake_value_raises() -> None:
         ("Constant", 3),
         ("PCGrad", 3),
         ("Mean", 3),
+        ("NGDiff", 3),
+        ("GRU clip", 3),
+        ("BLUR at least", 3),
     ],
 )
 def test_traces_in_one_graph_and_agrees_with_the_host(name: str, m: int) -> None:

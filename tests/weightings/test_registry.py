@@ -18,13 +18,13 @@ def test_names_ignore_separators(spelling: str) -> None:
 
 
 def test_an_unknown_name_lists_the_names() -> None:
-    with pytest.raises(ValueError, match=r"got 'adam'.*MGDA, DualSpaceMGDA, CRMOGM, Mean, Sum"):
+    with pytest.raises(ValueError, match=r"got 'adam'.*MGDA, DualSpaceMGDA, CRMOGM, .*Mean, Sum"):
         weighting_from_name("adam")
 
 
 def test_a_method_without_defaults_says_what_to_pass() -> None:
     with pytest.raises(
-        ValueError, match=r"Pass an instance, such as moopt.Constant\(weights=...\)"
+        ValueError, match=r"Pass an instance, such as moopt.weightings.Constant\(weights=...\)"
     ):
         weighting_from_name("constant")
     assert WEIGHTINGS["Constant"].build(weights=[1.0]) == Constant([1.0])

@@ -1,0 +1,73 @@
+"""roles: the objectives that a method treats differently, from names to positions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from moopt.record import StepStatistics
+
+
+def role_names(value: str | Sequence[str], keyword: str, method: str) -> tuple[str, ...]:
+    """Return one name or several as a tuple of distinct names.
+
+    Raises:
+        TypeError: if an entry is not a string.
+        ValueError: if there is no name, or one occurs twice.
+    """
+    names = (value,) if isinstance(value, str) else tuple(value)
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(
+            f"`{keyword}` of `{method}` must be an objective's name or a sequence of names; got"
+            f" {value!r}. Pass the keys of the losses."
+        )
+    if not names or len(set(names)) < len(names):
+        raise ValueError(
+            f"`{keyword}` of `{method}` must hold at least one name, each once; got {value!r}."
+            " Pass the keys of the losses."
+        )
+    return names
+
+
+def role_positions(
+    statistics: StepStatistics, roles: Mapping[str, tuple[str, ...]], method: str
+) -> tuple[list[int], ...]:
+    """Return, for each role, the positions of its objectives; absent ones are left out.
+
+    Raises:
+        ValueError: if the step has no names, or an objective without a role.
+    """
+    if statistics.names is None:
+        raise ValueError(
+            f"`{method}` needs the objectives' names; got none. Pass the losses as a mapping."
+        )
+    places = {name: i for i, name in enumerate(statistics.names[: statistics.num_objectives])}
+    without = [name for name in places if not any(name in names for names in roles.values())]
+    if without:
+        raise ValueError(
+            f"`{method}` must know the role of every objective; {without} have none in"
+            f" {dict(roles)}. Name each in one of {', '.join(f'`{key}`' for key in roles)}."
+        )
+    return tuple([places[n] for n in names if n in places] for names in roles.values())
+
+
+def refuse_overlap(roles: Mapping[str, tuple[str, ...]], method: str) -> None:
+    """Raise ValueError if an objective has two roles."""
+    seen: set[str] = set()
+    for keyword, names in roles.items():
+        twice = seen.intersection(names)
+        if twice:
+            raise ValueError(
+                f"`{keyword}` of `{method}` must not repeat the names of another role; got"
+                f" {sorted(twice)} again. Give every objective one role."
+            )
+        seen.update(names)
+
+
+def membership(positions: Sequence[int], m: int, device: torch.device) -> Tensor:
+    """bool `[m]`: True at the positions; built without a copy from the host."""
+    chosen = set(positions)
+    flags = [torch.full((), i in chosen, dtype=torch.bool, device=device) for i in range(m)]
+    return torch.stack(flags)
