@@ -19,7 +19,7 @@ from benchmarks import peer
 from benchmarks.harness import interleaved
 from benchmarks.report import Report, main
 from moopt.solvers import min_norm_point
-from tests.cases import Case, all_cases
+from moopt.testing import Case, all_cases
 
 SIZES = (2, 3, 8, 32)
 NORM_RATIOS = (1.0, 100.0)

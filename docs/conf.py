@@ -51,7 +51,7 @@ autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 
 # Every public name of these modules must be documented, or the build fails.
-public_modules = ["moopt", "moopt.solvers", "moopt.weightings", "moopt.losses"]
+public_modules = ["moopt", "moopt.solvers", "moopt.weightings", "moopt.losses", "moopt.testing"]
 
 nitpicky = True
 # No network in the build, so names of other libraries cannot be resolved.

@@ -40,6 +40,7 @@ ARROWS: Mapping[str, frozenset[str]] = {
     "gradients": RANK_0 | {"kernels"},
     "losses": RANK_0 | {"kernels"},
     "weightings": RANK_0 | {"solvers"},
+    "testing": RANK_0 | {"solvers", "weightings"},
     **dict.fromkeys(STEP, RANK_0 | STEP | {"kernels", "solvers", "weightings", "gradients"}),
 }
 
@@ -51,7 +52,7 @@ THIRD_PARTY: Mapping[str, frozenset[str]] = {
     "moopt.*": frozenset({"numpy"}),
 }
 DISTRIBUTED_HOME = "moopt.gradients.sharding"
-PUBLIC_PACKAGES = ("moopt", "moopt.solvers", "moopt.weightings", "moopt.losses")
+PUBLIC_PACKAGES = ("moopt", "moopt.solvers", "moopt.weightings", "moopt.losses", "moopt.testing")
 MAX_LINES = 350
 # Kernels, and tests that are lists of cases, are long without holding two ideas.
 MAX_LONG_LINES, LONG = 500, ("moopt.kernels.", "tests.")

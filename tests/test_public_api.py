@@ -14,9 +14,10 @@ import pytest
 import torch
 
 import moopt
+from tests.import_rules import PUBLIC_PACKAGES
 
 ROOT = Path(__file__).resolve().parents[1]
-MODULES = ["moopt", "moopt.solvers", "moopt.weightings", "moopt.losses"]
+MODULES = list(PUBLIC_PACKAGES)
 NAMES = [
     f"{module}.{name}"
     for module in MODULES

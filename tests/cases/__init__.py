@@ -1,26 +1,7 @@
-"""Jacobians built from mathematical definitions, for every test that needs a Gramian.
+"""The library's cases (`moopt.testing`), and a hypothesis strategy of them."""
 
-API
-    FAMILIES: dict name -> `Family(sampler, stationarity, smallest_m)`. A sampler maps
-        `(seed, m)` to a float64 Jacobian `[m, d]`; its docstring proves its property.
-    case(family, m, seed=0, *, scale=1.0, norm_ratio=1.0, dtype=torch.float64) -> Case
-        one deterministic case.
-    all_cases(ms=(1, 2, 3, 5, 10), seeds=(0,), scales=(1.0,), norm_ratios=(1.0,), families=None)
-        an iterator over the product; families that need more rows than `m` are left out.
-    cases(...) -> a hypothesis strategy of `Case` (shrinks towards m = 1 and scale 1).
-    Case: `.jacobian` (float64 `[m, d]`, the values that `dtype` can hold), `.gramian` (float64
-        `[m, m]`), `.stationarity` ("none", "weak", "strong"), `.norms`, `.name`, `.m`.
-    SCALES, NORM_RATIOS, SIZES, DTYPES: the values that the design asks for.
-
-Stationarity, for a Jacobian J with rows g_i
-    "strong": some w > 0 (all entries) has J^T w = 0; "weak": some w >= 0, w != 0, has
-    J^T w = 0, but none with all entries > 0; "none": no such w, equivalently (Gordan's theorem)
-    some e has g_i . e > 0 for all i.
-    Positive rescaling of rows changes none of the three: w_i / a_i serves for rows a_i g_i.
-"""
-
-from tests.cases.families import FAMILIES, Family
-from tests.cases.sampling import (
+from moopt.testing.families import FAMILIES, Family
+from moopt.testing.sampling import (
     DTYPES,
     NORM_RATIOS,
     SCALES,
@@ -28,8 +9,8 @@ from tests.cases.sampling import (
     Case,
     all_cases,
     case,
-    cases,
 )
+from tests.cases.strategies import cases
 
 __all__ = [
     "DTYPES",

@@ -1,4 +1,4 @@
-"""Cases from the families: deterministic ones, products of settings, and a hypothesis strategy."""
+"""Cases from the families: a deterministic one, and products of settings."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 import torch
-from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.cases.families import FAMILIES, Stationarity
+from moopt.testing.families import FAMILIES, Stationarity
 
 SIZES = (1, 2, 3, 5, 10, 50, 256)
 SCALES = (1.0, 1e-30, 1e30, 1e-8, 1e8)
@@ -30,6 +29,11 @@ class Case:
             with a shorter dtype only up to that dtype's rounding.
         scale, norm_ratio, dtype: the settings. Row norms are spread log-uniformly over
             `scale * [norm_ratio^-1/2, norm_ratio^1/2]`, both ends attained for m > 1.
+
+    Example:
+        >>> from moopt.testing import case
+        >>> case("opposite", 3).stationarity
+        'weak'
     """
 
     name: str
@@ -68,7 +72,22 @@ def case(
     norm_ratio: float = 1.0,
     dtype: torch.dtype = torch.float64,
 ) -> Case:
-    """One deterministic case; see `Case`."""
+    """One deterministic case; see `Case`.
+
+    Args:
+        family: a key of `moopt.testing.families.FAMILIES`, such as "conflicting" or "opposite".
+        m: the number of rows, at least the family's smallest.
+        seed: of the rows and of their norms.
+        scale, norm_ratio, dtype: see `Case`.
+
+    Raises:
+        ValueError: fewer rows than the family needs.
+
+    Example:
+        >>> from moopt.testing import case
+        >>> case("orthogonal", 2, scale=1e-3).gramian.shape
+        torch.Size([2, 2])
+    """
     sampler, stationarity, smallest_m = FAMILIES[family]
     if m < smallest_m:
         raise ValueError(f"family {family!r} needs m >= {smallest_m}; got {m}.")
@@ -89,38 +108,18 @@ def all_cases(
     norm_ratios: Sequence[float] = (1.0,),
     families: Sequence[str] | None = None,
 ) -> Iterator[Case]:
-    """The product of the settings, without families that need more than `m` rows."""
+    """The product of the settings, without families that need more than `m` rows.
+
+    Args:
+        ms, seeds, scales, norm_ratios: see `case`.
+        families: names; None means all.
+
+    Example:
+        >>> from moopt.testing import all_cases
+        >>> {case.m for case in all_cases(ms=(1, 2))}
+        {1, 2}
+    """
     names = FAMILIES if families is None else families
     for family, m, seed, scale, ratio in itertools.product(names, ms, seeds, scales, norm_ratios):
         if m >= FAMILIES[family].smallest_m:
             yield case(family, m, seed, scale=scale, norm_ratio=ratio)
-
-
-def cases(
-    families: Sequence[str] | None = None,
-    *,
-    ms: Sequence[int] = (1, 2, 3, 5, 10),
-    scales: Sequence[float] = SCALES,
-    norm_ratios: Sequence[float] = NORM_RATIOS,
-    dtypes: Sequence[torch.dtype] = (torch.float64,),
-) -> st.SearchStrategy[Case]:
-    """A hypothesis strategy of cases.
-
-    Half-precision dtypes overflow or vanish at extreme scales: pass `scales=(1.0,)` with them.
-    """
-    names = tuple(FAMILIES if families is None else families)
-
-    @st.composite
-    def draw_case(draw: st.DrawFn) -> Case:
-        m = draw(st.sampled_from(ms))
-        family = draw(st.sampled_from([f for f in names if FAMILIES[f].smallest_m <= m]))
-        return case(
-            family,
-            m,
-            draw(st.integers(0, 2**16)),
-            scale=draw(st.sampled_from(scales)),
-            norm_ratio=draw(st.sampled_from(norm_ratios)),
-            dtype=draw(st.sampled_from(dtypes)),
-        )
-
-    return draw_case()

@@ -1,4 +1,11 @@
-"""The families: `(seed, m) -> Jacobian [m, d]` with rows of norm about one, each with its proof."""
+"""The families: `(seed, m) -> Jacobian [m, d]` with rows of norm about one, each with its proof.
+
+Stationarity, for a Jacobian J with rows g_i
+    "strong": some w > 0 (all entries) has J^T w = 0; "weak": some w >= 0, w != 0, has
+    J^T w = 0, but none with all entries > 0; "none": no such w, equivalently (Gordan's theorem)
+    some e has g_i . e > 0 for all i.
+    Positive rescaling of rows changes none of the three: w_i / a_i serves for rows a_i g_i.
+"""
 
 from __future__ import annotations
 

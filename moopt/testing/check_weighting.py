@@ -1,0 +1,82 @@
+"""check_weighting: the suite that admits a method to this library, for anybody's own method."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterable
+
+from moopt.testing.contract import CONTRACT
+from moopt.testing.directions import Build
+from moopt.testing.guarantees import GUARANTEES
+from moopt.testing.sampling import NORM_RATIOS, SCALES, Case, all_cases
+from moopt.weightings import Weighting
+
+SHOWN = 3
+"""Cases that are named for each property that fails."""
+
+
+def check_weighting(weighting: Weighting | Build, cases: Iterable[Case] | None = None) -> None:
+    """Run every rule of the contract, and every guarantee that the method claims, on many cases.
+
+    The contract: inactive rows get weight 0 and influence nothing; float64 weights; leading
+    dimensions are independent; auxiliary rows get weight 0; the same input gives the same bits
+    and is not written to; the state is complete, flat and not changed in place; NaN and infinity
+    raise nothing and give finite weights. The guarantees: those of `weighting.guarantees`,
+    componentwise and relative to `||g_i|| ||d||`. The cases: stationary, rank-deficient,
+    duplicate, opposite, near-parallel and zero rows, m = 1 to 10, scales 1e-30 to 1e30 and norm
+    ratios to 1e8.
+
+    Args:
+        weighting: an instance; or, where settings belong to single objectives, a function from
+            the positions of the objectives in the step to an instance (their names are
+            "objective 0", "objective 1", ...).
+        cases: default: every family, m = 1, 2, 3, 5, 10, each scale and each norm ratio.
+
+    Raises:
+        AssertionError: names each rule and guarantee that failed, and the first cases.
+
+    Example:
+        >>> import moopt
+        >>> from moopt.testing import all_cases, check_weighting
+        >>> check_weighting(moopt.MGDA(), all_cases(ms=(1, 3)))
+
+    Numerics: the cases are float64 on the CPU; a few seconds per method.
+    """
+    build = _fixed(weighting) if isinstance(weighting, Weighting) else weighting
+    chosen = list(default_cases() if cases is None else cases)
+    claims = build(range(3)).guarantees
+    checks: dict[str, Callable[[Build, Case], None]] = {
+        **{f"rule {name!r}": check for name, check in CONTRACT.items()},
+        **{f"guarantee {g.value!r}": check for g, check in GUARANTEES.items() if g in claims},
+    }
+    failures = []
+    for name, check in checks.items():
+        failed = [problem for case in chosen if (problem := _problem(check, build, case))]
+        if failed:
+            failures.append(f"{name}: {len(failed)} of {len(chosen)} cases")
+            failures += [f"    {problem}" for problem in failed[:SHOWN]]
+    if failures:
+        raise AssertionError("\n".join([f"{build(range(3))!r} fails", *failures]))
+
+
+def default_cases() -> Iterable[Case]:
+    """Every family at every scale, and at every norm ratio."""
+    yield from all_cases(scales=SCALES)
+    yield from all_cases(norm_ratios=NORM_RATIOS[1:])
+
+
+def _fixed(weighting: Weighting) -> Build:
+    return lambda positions: weighting
+
+
+def _problem(check: Callable[[Build, Case], None], build: Build, case: Case) -> str | None:
+    try:
+        check(build, case)
+    except Exception as error:  # whatever a method raises is its failure, reported with the case
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        text = str(error).strip().splitlines()
+        return (
+            f"{case!r}: {type(error).__name__} in {where.name}, `{where.line}`"
+            f"{': ' + text[0] if text else ''}"
+        )
+    return None

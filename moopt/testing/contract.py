@@ -1,0 +1,159 @@
+"""One check per rule that every weighting obeys, whatever it guarantees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from moopt.record import StepStatistics
+from moopt.status import SolverStatus
+from moopt.testing.directions import (
+    DIRECTION_TOL,
+    SIMPLEX_TOL,
+    Build,
+    assert_same_direction,
+    losses_of,
+    size,
+    statistics,
+    weigh,
+)
+from moopt.testing.sampling import Case
+
+
+def _mask(case: Case) -> Tensor:
+    """About two thirds active, at least one."""
+    active = torch.tensor([i % 3 != 1 for i in range(case.m)])
+    return active
+
+
+def check_mask_equals_dropping(build: Build, case: Case) -> None:
+    """Inactive rows get weight 0 and influence nothing, not even with NaN in them."""
+    active = _mask(case)
+    kept = active.nonzero().flatten()
+    poisoned = case.gramian.clone()
+    poisoned[~active] = float("nan")
+    poisoned[:, ~active] = float("inf")
+    losses = losses_of(case).masked_fill(~active, float("nan"))
+    masked = build(range(case.m))(statistics(poisoned, losses, active)).weights
+    assert (masked[~active] == 0).all()
+    dropped = build(kept.tolist())(statistics(case.gramian[kept][:, kept], losses[kept])).weights
+    rows = case.jacobian[kept]
+    assert_same_direction(rows.T @ masked[kept], rows.T @ dropped, size(rows, dropped))
+
+
+def check_nothing_active(build: Build, case: Case) -> None:
+    """Without an active objective every weight is 0."""
+    weights = weigh(build, case, torch.zeros(case.m, dtype=torch.bool)).weights
+    assert (weights == 0).all()
+
+
+def check_types(build: Build, case: Case) -> None:
+    """float64 weights on the Gramian's device, whatever its dtype; no graph."""
+    output = weigh(build, case)
+    assert output.weights.dtype == torch.float64
+    assert output.weights.shape == (case.m,)
+    assert output.weights.device == case.gramian.device
+    assert not output.weights.requires_grad
+    single = statistics(case.gramian.float(), losses_of(case))
+    assert build(range(case.m))(single).weights.dtype == torch.float64
+    if output.result is not None:
+        assert output.result.status.dtype == torch.int64
+        assert output.result.status.shape == output.result.gap.shape == ()
+
+
+def check_batch(build: Build, case: Case) -> None:
+    """Leading dimensions are independent parameter groups."""
+    weighting = build(range(case.m))
+    other = torch.eye(case.m, dtype=torch.float64) * float(case.norms.max().clamp_min(1.0)) ** 2
+    groups = torch.stack([case.gramian, other])
+    batched = weighting(statistics(groups, losses_of(case)))
+    assert batched.weights.shape == (2, case.m)
+    for gramian, weights in zip(groups, batched.weights, strict=True):
+        alone = weighting(statistics(gramian, losses_of(case))).weights
+        difference = weights - alone
+        # Compared as directions: on dependent rows the weights themselves are not determined.
+        length = float((difference @ gramian @ difference).clamp_min(0.0).sqrt())
+        scale = float((alone.abs() * gramian.diagonal().sqrt()).sum())
+        assert length <= DIRECTION_TOL * scale
+
+
+def check_auxiliary_rows(build: Build, case: Case) -> None:
+    """Extra rows get weight 0 and influence nothing."""
+    m = case.m
+    wide = torch.full((m + 2, m + 2), float("nan"), dtype=torch.float64)
+    wide[:m, :m] = case.gramian
+    plain = weigh(build, case).weights
+    given = StepStatistics(
+        gramian=wide,
+        losses=losses_of(case),
+        names=tuple(f"objective {i}" for i in range(m)),
+        auxiliary=("a", "b"),
+    )
+    weights = build(range(m))(given).weights
+    assert torch.equal(weights, torch.cat([plain, torch.zeros(2, dtype=torch.float64)]))
+
+
+def check_determinism(build: Build, case: Case) -> None:
+    """Bit for bit, and without writing to the input."""
+    gramian = case.gramian
+    given = statistics(gramian, losses_of(case), _mask(case))
+    first, second = (build(range(case.m))(given).weights for _ in range(2))
+    assert torch.equal(first, second)
+    assert torch.equal(gramian, case.gramian)
+
+
+def check_state_round_trip(build: Build, case: Case) -> None:
+    """The state is complete, flat, shaped as declared, and not changed in place."""
+    weighting = build(range(case.m))
+    initial = weighting.initial_state(case.m)
+    assert set(initial) == set(weighting.state_axes)
+    for key, axes in weighting.state_axes.items():
+        assert initial[key].shape[:axes] == (case.m,) * axes
+    first = statistics(case.gramian, losses_of(case))
+    later = statistics(torch.eye(case.m, dtype=torch.float64), losses_of(case))
+    weights, state, _ = weighting(first)
+    assert torch.equal(weights, weighting(first, initial).weights)
+    assert set(state) == set(initial)
+    assert all(
+        state[k].shape == initial[k].shape and state[k].dtype == initial[k].dtype for k in state
+    )
+    copy = {key: value.clone() for key, value in state.items()}
+    once = weighting(later, state)
+    assert all(torch.equal(state[key], copy[key]) for key in state)
+    again = weighting(later, copy)
+    assert torch.equal(once.weights, again.weights)
+    assert all(torch.equal(once.state[key], again.state[key]) for key in state)
+
+
+def check_non_finite(build: Build, case: Case) -> None:
+    """No exception; finite weights; uniform and NON_FINITE where there is a solver."""
+    active = _mask(case)
+    on = active.nonzero().flatten()
+    for value in (float("nan"), float("inf"), float("-inf")):
+        for where in ((on[0], on[0]), (on[0], on[-1])):
+            gramian = case.gramian.clone()
+            gramian[where] = gramian[where[::-1]] = value
+            output = build(range(case.m))(statistics(gramian, losses_of(case), active))
+            assert torch.isfinite(output.weights).all()
+            assert (output.weights[~active] == 0).all()
+            if output.result is not None:
+                assert int(output.result.status) == SolverStatus.NON_FINITE
+                assert (output.weights[active] == output.weights[on[0]]).all()
+                assert float(output.weights.sum()) > 1.0 - SIMPLEX_TOL
+            for key, value_before in build(range(case.m)).initial_state(case.m).items():
+                assert torch.equal(output.state[key], value_before)
+
+
+CONTRACT: dict[str, Callable[[Build, Case], None]] = {
+    "mask equals dropping": check_mask_equals_dropping,
+    "nothing active": check_nothing_active,
+    "types": check_types,
+    "batch": check_batch,
+    "auxiliary rows": check_auxiliary_rows,
+    "determinism": check_determinism,
+    "state round trip": check_state_round_trip,
+    "non-finite": check_non_finite,
+}
+"""Rule -> its check."""

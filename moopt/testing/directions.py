@@ -1,0 +1,75 @@
+"""How the checks call a weighting, and when two directions count as the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moopt.record import StepStatistics
+from moopt.testing.sampling import Case
+from moopt.weightings import Weighting, WeightingOutput
+
+Build = Callable[[Sequence[int]], Weighting]
+"""Objective positions -> weighting: positions matter where a setting belongs to an objective."""
+
+EPS = torch.finfo(torch.float64).eps
+
+DESCENT_TOL = 1e-9
+"""g_i . d >= -DESCENT_TOL ||g_i|| ||d||: the promise of the documentation."""
+
+ROUNDING = 64 * EPS
+"""Rounding of an inner product g_i . sum_j w_j g_j, relative to ||g_i|| sum_j |w_j| ||g_j||."""
+
+DIRECTION_TOL = 1e-6
+"""Two directions agree, relative to sum_j |w_j| ||g_j||: the square root of the Gramian's rounding
+(1.5e-8) is what a Gramian can tell about a direction; times 64 for its condition."""
+
+STATIONARY_TOL = 1e-7
+"""||d|| relative to sum_j |w_j| ||g_j|| that counts as zero; the solver itself stops at 6e-8."""
+
+SIMPLEX_TOL = 1e-12
+"""Rounding of a sum of up to 256 weights."""
+
+
+def losses_of(case: Case) -> Tensor:
+    """Positive losses that differ between objectives by up to a factor of ten."""
+    return torch.linspace(1.0, 10.0, case.m, dtype=torch.float64).flip(0)
+
+
+def statistics(
+    gramian: Tensor, losses: Tensor | None = None, active: Tensor | None = None, **other: Any
+) -> StepStatistics:
+    """One step's statistics, with the names "objective 0", "objective 1", ..."""
+    names = tuple(f"objective {i}" for i in range(gramian.shape[-1]))
+    return StepStatistics(gramian=gramian, losses=losses, names=names, active=active, **other)
+
+
+def weigh(build: Build, case: Case, active: Tensor | None = None) -> WeightingOutput:
+    """The output on a case, from the initial state."""
+    weighting = build(range(case.m))
+    return weighting(statistics(case.gramian, losses_of(case), active))
+
+
+def size(jacobian: Tensor, weights: Tensor) -> float:
+    """sum_j |w_j| ||g_j||: the length the direction would have without any cancellation."""
+    return float((weights.abs() * jacobian.norm(dim=-1)).sum())
+
+
+def assert_same_direction(first: Tensor, second: Tensor, scale: float) -> None:
+    """Equal up to what a Gramian can tell; `scale` is their `size`."""
+    difference = float((first - second).norm())
+    assert difference <= DIRECTION_TOL * scale, (difference, scale)
+
+
+def assert_parallel(first: Tensor, second: Tensor, sizes: tuple[float, float]) -> None:
+    """Equal up to a positive factor; a direction that is rounding of its terms counts as zero."""
+    lengths = (float(first.norm()), float(second.norm()))
+    vanish = [n <= STATIONARY_TOL * s for n, s in zip(lengths, sizes, strict=True)]
+    if any(vanish):
+        assert all(n <= DIRECTION_TOL * s for n, s in zip(lengths, sizes, strict=True))
+        return
+    scale = max(s / n for n, s in zip(lengths, sizes, strict=True))
+    assert_same_direction(first / lengths[0], second / lengths[1], scale)

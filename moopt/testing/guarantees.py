@@ -1,0 +1,123 @@
+"""One check per guarantee: `check(build, case)` raises AssertionError where the promise breaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from moopt.status import SolverStatus
+from moopt.testing.directions import (
+    DESCENT_TOL,
+    ROUNDING,
+    SIMPLEX_TOL,
+    STATIONARY_TOL,
+    Build,
+    assert_parallel,
+    assert_same_direction,
+    losses_of,
+    size,
+    statistics,
+    weigh,
+)
+from moopt.testing.sampling import Case
+from moopt.weightings import Guarantee
+
+INDEPENDENT = 1e-8
+"""Smallest eigenvalue of the cosines above which gradients are independent beyond any doubt."""
+
+
+def check_simplex(build: Build, case: Case) -> None:
+    """Weights >= 0 that sum to one."""
+    weights = weigh(build, case).weights
+    assert (weights >= 0).all()
+    assert abs(float(weights.sum()) - 1.0) <= SIMPLEX_TOL
+
+
+def _check_descent(jacobian: Tensor, weights: Tensor) -> None:
+    direction = jacobian.T @ weights
+    norms = jacobian.norm(dim=-1)
+    slack = DESCENT_TOL * float(direction.norm()) + ROUNDING * size(jacobian, weights)
+    assert (jacobian @ direction >= -norms * slack).all()
+
+
+def check_non_conflicting(build: Build, case: Case) -> None:
+    """Whenever the gap is met; at a stationary point the direction must vanish instead."""
+    output = weigh(build, case)
+    status = SolverStatus.CONVERGED if output.result is None else int(output.result.status)
+    if status == SolverStatus.DEGENERATE:
+        length = float((case.jacobian.T @ output.weights).norm())
+        assert length <= STATIONARY_TOL * size(case.jacobian, output.weights)
+        return
+    assert status == SolverStatus.CONVERGED
+    _check_descent(case.jacobian, output.weights)
+
+
+def check_non_conflicting_if_independent(build: Build, case: Case) -> None:
+    """Independent rows must be certified, and certified rows must descend."""
+    output = weigh(build, case)
+    status = SolverStatus.CONVERGED if output.result is None else int(output.result.status)
+    norms = case.norms
+    if (norms > 0).all():
+        cosines = case.gramian / norms[:, None] / norms
+        if float(torch.linalg.eigvalsh(cosines)[0]) > INDEPENDENT:
+            assert status == SolverStatus.CONVERGED
+    if status == SolverStatus.CONVERGED:
+        _check_descent(case.jacobian, output.weights)
+
+
+def check_scale_equivariant(build: Build, case: Case) -> None:
+    """Powers of two change no mantissa, so that a rank decision cannot flip by rounding."""
+    factors = 2.0 ** torch.tensor([(5 * i) % 17 - 8 for i in range(case.m)], dtype=torch.float64)
+    weighting = build(range(case.m))
+    rescaled = case.jacobian * factors[:, None]
+    gramian = case.gramian * factors[:, None] * factors
+    before = weigh(build, case).weights
+    after = weighting(statistics(gramian, losses_of(case) * factors)).weights
+    sizes = (size(case.jacobian, before), size(rescaled, after))
+    assert_parallel(case.jacobian.T @ before, rescaled.T @ after, sizes)
+
+
+def check_positively_homogeneous(build: Build, case: Case) -> None:
+    """d(c J) = c d(J), for three factors c > 0."""
+    weighting = build(range(case.m))
+    before = weigh(build, case).weights
+    for factor in (2.0**-7, 3.0, 1e6):
+        scaled = statistics(case.gramian * factor**2, losses_of(case) * factor)
+        after = weighting(scaled).weights
+        scale = max(size(case.jacobian, before), size(case.jacobian, after))
+        assert_same_direction(case.jacobian.T @ after, case.jacobian.T @ before, scale)
+
+
+def check_permutation_equivariant(build: Build, case: Case) -> None:
+    """The order of the objectives does not matter."""
+    order = torch.tensor([(i * 7 + 3) % case.m for i in range(case.m)])
+    if case.m % 7 == 0:
+        order = torch.arange(case.m).flip(0)
+    before = weigh(build, case).weights
+    permuted = statistics(case.gramian[order][:, order], losses_of(case)[order])
+    after = build(range(case.m))(permuted).weights
+    scale = size(case.jacobian, before)
+    assert_same_direction(case.jacobian[order].T @ after, case.jacobian.T @ before, scale)
+
+
+def check_zero_at_stationarity(build: Build, case: Case) -> None:
+    """d = 0 where zero is in the convex hull of the gradients."""
+    if case.stationarity == "none":
+        return
+    weights = weigh(build, case).weights
+    length = float((case.jacobian.T @ weights).norm())
+    assert length <= STATIONARY_TOL * size(case.jacobian, weights)
+
+
+GUARANTEES: dict[Guarantee, Callable[[Build, Case], None]] = {
+    Guarantee.NON_CONFLICTING: check_non_conflicting,
+    Guarantee.NON_CONFLICTING_IF_INDEPENDENT: check_non_conflicting_if_independent,
+    Guarantee.SIMPLEX: check_simplex,
+    Guarantee.SCALE_EQUIVARIANT: check_scale_equivariant,
+    Guarantee.POSITIVELY_HOMOGENEOUS: check_positively_homogeneous,
+    Guarantee.PERMUTATION_EQUIVARIANT: check_permutation_equivariant,
+    Guarantee.ZERO_AT_STATIONARITY: check_zero_at_stationarity,
+}
+"""Guarantee -> its check."""

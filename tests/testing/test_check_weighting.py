@@ -1,0 +1,67 @@
+"""check_weighting admits what obeys, and names what does not."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import pytest
+import torch
+
+import moopt
+from moopt.testing import all_cases, check_weighting
+from moopt.testing.contract import CONTRACT
+from moopt.weightings import Guarantee
+from tests.weightings.planted import BY_GUARANTEE, BY_RULE
+from tests.weightings.settings import constant
+
+FEW = list(all_cases(ms=(1, 2, 5), norm_ratios=(1.0, 1e4)))
+
+
+@pytest.mark.parametrize("weighting", [moopt.MGDA(normalize="l2"), moopt.Mean(), constant])
+def test_the_librarys_own_methods_pass(weighting):
+    check_weighting(weighting, FEW)
+
+
+def test_the_default_cases_reach_every_scale():
+    with pytest.raises(AssertionError, match=r"guarantee 'positively homogeneous': \d+ of 480"):
+        check_weighting(BY_GUARANTEE[Guarantee.POSITIVELY_HOMOGENEOUS])
+
+
+@pytest.mark.parametrize("rule", CONTRACT)
+def test_a_violator_of_a_rule_is_named(rule):
+    with pytest.raises(AssertionError, match=f"fails\\n(.*\\n)*rule {rule!r}: "):
+        check_weighting(BY_RULE[rule], FEW)
+
+
+@pytest.mark.parametrize("guarantee", list(Guarantee))
+def test_a_violator_of_a_guarantee_is_named_with_its_case(guarantee):
+    build = BY_GUARANTEE[guarantee]
+
+    def boastful(positions):
+        weighting = build(positions)
+        claims = property(lambda self: frozenset({guarantee}))
+        return type("Boastful", (type(weighting),), {"guarantees": claims})(
+            **{f.name: getattr(weighting, f.name) for f in dataclasses.fields(weighting)}
+        )
+
+    shown = r"\d+ of \d+ cases\n    Case\(.*AssertionError in \w+, `"
+    named = rf"guarantee {guarantee.value!r}: {shown}"
+    with pytest.raises(AssertionError, match=named):
+        check_weighting(boastful, FEW)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Failing(moopt.Mean):
+    """Raises inside a step."""
+
+    name: ClassVar[str] = "Failing"
+
+    def __call__(self, statistics, state=None):
+        torch.linalg.cholesky(statistics.gramian)
+        return super().__call__(statistics, state)
+
+
+def test_a_method_that_raises_is_reported_and_not_passed_on():
+    with pytest.raises(AssertionError, match="LinAlgError"):
+        check_weighting(Failing(), FEW)
