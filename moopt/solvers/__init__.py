@@ -1,7 +1,14 @@
 """Small, certified maths on an `[m, m]` Gramian."""
 
 from moopt.solvers.min_norm import min_norm_point
+from moopt.solvers.pareto_stationarity import Stationarity, stationarity
 from moopt.solvers.result import SolverResult
 from moopt.solvers.simplex import simplex_projection
 
-__all__ = ["SolverResult", "min_norm_point", "simplex_projection"]
+__all__ = [
+    "SolverResult",
+    "Stationarity",
+    "min_norm_point",
+    "simplex_projection",
+    "stationarity",
+]
