@@ -9,6 +9,7 @@ from moopt.weightings.gru import GRU
 from moopt.weightings.mean import Mean
 from moopt.weightings.mgda import MGDA
 from moopt.weightings.ngdiff import NGDiff
+from moopt.weightings.orthogonal_steepest_descent import OrthogonalSteepestDescent
 from moopt.weightings.pcgrad import PCGrad
 from moopt.weightings.registry import WEIGHTINGS, RegisteredWeighting, weighting_from_name
 from moopt.weightings.sum import Sum
@@ -24,6 +25,7 @@ __all__ = [
     "Guarantee",
     "Mean",
     "NGDiff",
+    "OrthogonalSteepestDescent",
     "PCGrad",
     "RegisteredWeighting",
     "Sum",

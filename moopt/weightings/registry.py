@@ -16,6 +16,7 @@ from moopt.weightings.gru import GRU
 from moopt.weightings.mean import Mean
 from moopt.weightings.mgda import MGDA
 from moopt.weightings.ngdiff import NGDiff
+from moopt.weightings.orthogonal_steepest_descent import OrthogonalSteepestDescent
 from moopt.weightings.pcgrad import PCGrad
 from moopt.weightings.sum import Sum
 
@@ -92,6 +93,9 @@ WEIGHTINGS: Mapping[str, RegisteredWeighting] = MappingProxyType(
             RegisteredWeighting(weighting_class=NGDiff, year=2025, required=("forget", "retain")),
             RegisteredWeighting(weighting_class=GRU, year=2025, required=("forget", "retain")),
             RegisteredWeighting(weighting_class=BLUR, year=2026, required=("forget", "retain")),
+            RegisteredWeighting(
+                weighting_class=OrthogonalSteepestDescent, year=2025, required=("forget", "retain")
+            ),
             RegisteredWeighting(weighting_class=Mean, year=None),
             RegisteredWeighting(weighting_class=Sum, year=None),
             RegisteredWeighting(weighting_class=Constant, year=None, required=("weights",)),
@@ -101,11 +105,14 @@ WEIGHTINGS: Mapping[str, RegisteredWeighting] = MappingProxyType(
 """The registered weightings by name."""
 
 
-def weighting_from_name(name: str) -> Weighting:
+def weighting_from_name(
+    name: str, rows: Mapping[str, RegisteredWeighting] = WEIGHTINGS
+) -> Weighting:
     """Return the weighting registered under a name, with its default hyper-parameters.
 
     Args:
-        name: of a row of `WEIGHTINGS`; case, "-" and "_" do not matter.
+        name: of one of `rows`; case, "-" and "_" do not matter.
+        rows: by default `WEIGHTINGS`.
 
     Raises:
         ValueError: if the name is unknown, or the method has no defaults.
@@ -116,12 +123,12 @@ def weighting_from_name(name: str) -> Weighting:
         'DualSpaceMGDA'
     """
     wanted = _plain(name)
-    for row in WEIGHTINGS.values():
+    for row in rows.values():
         if _plain(row.name) == wanted:
             return row.build()
     raise ValueError(
         f"`weighting` must be the name of a registered weighting; got {name!r}. Choose one of"
-        f" {', '.join(WEIGHTINGS)}."
+        f" {', '.join(rows)}."
     )
 
 

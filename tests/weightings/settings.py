@@ -14,6 +14,7 @@ from moopt.weightings import (
     DualSpaceMGDA,
     Mean,
     NGDiff,
+    OrthogonalSteepestDescent,
     PCGrad,
     Weighting,
 )
@@ -49,6 +50,7 @@ REQUIRED: dict[str, Build] = {
     "NGDiff": forget_retain(NGDiff),
     "GRU": forget_retain(GRU),
     "BLUR": forget_retain(BLUR),
+    "OrthogonalSteepestDescent": forget_retain(OrthogonalSteepestDescent),
 }
 
 DEFAULTS: dict[str, Build] = {
