@@ -61,9 +61,10 @@ def stationarity(gramian: Tensor, *, active: Tensor | None = None) -> Stationari
     # Dividing twice keeps the product of two small norms from underflowing.
     cosines = gramian / scale[..., :, None] / scale[..., None, :]
     result = min_norm_point(cosines, active=active)
-    image = (cosines @ result.weights[..., None])[..., 0]
     if active is not None:
-        image = image.masked_fill(~active, 0.0)
+        # Weight 0 times NaN would still be NaN.
+        cosines = cosines.masked_fill(~(active[..., :, None] & active[..., None, :]), 0.0)
+    image = (cosines @ result.weights[..., None])[..., 0]
     value = (result.weights * image).sum(-1).clamp_min(0.0).sqrt()
     value = value.masked_fill(result.status == int(SolverStatus.DEGENERATE), 0.0)
     value = value.masked_fill(result.status == int(SolverStatus.NON_FINITE), float("nan"))
