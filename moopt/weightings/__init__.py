@@ -2,10 +2,12 @@
 
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
 from moopt.weightings.blur import BLUR
+from moopt.weightings.config import ConFIG
 from moopt.weightings.constant import Constant
 from moopt.weightings.cr_mogm import CRMOGM
 from moopt.weightings.dual_space_mgda import DualSpaceMGDA
 from moopt.weightings.gru import GRU
+from moopt.weightings.imtl_g import IMTLG
 from moopt.weightings.mean import Mean
 from moopt.weightings.mgda import MGDA
 from moopt.weightings.ngdiff import NGDiff
@@ -18,8 +20,10 @@ __all__ = [
     "BLUR",
     "CRMOGM",
     "GRU",
+    "IMTLG",
     "MGDA",
     "WEIGHTINGS",
+    "ConFIG",
     "Constant",
     "DualSpaceMGDA",
     "Guarantee",

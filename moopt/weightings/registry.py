@@ -9,10 +9,12 @@ from typing import Any
 
 from moopt.weightings.base import Guarantee, Weighting
 from moopt.weightings.blur import BLUR
+from moopt.weightings.config import ConFIG
 from moopt.weightings.constant import Constant
 from moopt.weightings.cr_mogm import CRMOGM
 from moopt.weightings.dual_space_mgda import DualSpaceMGDA
 from moopt.weightings.gru import GRU
+from moopt.weightings.imtl_g import IMTLG
 from moopt.weightings.mean import Mean
 from moopt.weightings.mgda import MGDA
 from moopt.weightings.ngdiff import NGDiff
@@ -96,6 +98,8 @@ WEIGHTINGS: Mapping[str, RegisteredWeighting] = MappingProxyType(
             RegisteredWeighting(
                 weighting_class=OrthogonalSteepestDescent, year=2025, required=("forget", "retain")
             ),
+            RegisteredWeighting(weighting_class=IMTLG, year=2021),
+            RegisteredWeighting(weighting_class=ConFIG, year=2024),
             RegisteredWeighting(weighting_class=Mean, year=None),
             RegisteredWeighting(weighting_class=Sum, year=None),
             RegisteredWeighting(weighting_class=Constant, year=None, required=("weights",)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -36,8 +36,14 @@ UNCLAIMED = [
 ]
 
 
-def on_every_case(check: Callable[[Build, Case], None], build: Build) -> None:
-    for case in CASES:
+# Some promises break only on few of the dependent rows.
+RARE_CASES = [*CASES, *all_cases(ms=(3, 5), seeds=(1, 2))]
+
+
+def on_every_case(
+    check: Callable[[Build, Case], None], build: Build, among: Sequence[Case] = CASES
+) -> None:
+    for case in among:
         check(build, case)
 
 
@@ -73,7 +79,7 @@ def test_a_guarantee_that_is_not_claimed_has_a_counterexample(
     name: str, guarantee: Guarantee
 ) -> None:
     with pytest.raises(AssertionError):
-        on_every_case(GUARANTEES[guarantee], SETTINGS[name])
+        on_every_case(GUARANTEES[guarantee], SETTINGS[name], RARE_CASES)
 
 
 @pytest.mark.parametrize("name", WEIGHTINGS)

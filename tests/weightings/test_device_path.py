@@ -51,6 +51,8 @@ def test_reading_a_fake_value_raises() -> None:
         ("CRMOGM", 2),
         ("Constant", 3),
         ("PCGrad", 3),
+        ("IMTLG", 3),
+        ("ConFIG", 3),
         ("Mean", 3),
         ("NGDiff", 3),
         ("GRU clip", 3),
