@@ -51,7 +51,14 @@ autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 
 # Every public name of these modules must be documented, or the build fails.
-public_modules = ["moopt", "moopt.solvers", "moopt.weightings", "moopt.losses", "moopt.testing"]
+public_modules = [
+    "moopt",
+    "moopt.solvers",
+    "moopt.weightings",
+    "moopt.scalarizations",
+    "moopt.losses",
+    "moopt.testing",
+]
 
 nitpicky = True
 # No network in the build, so names of other libraries cannot be resolved.

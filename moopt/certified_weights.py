@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from moopt.record import StepStatistics
-from moopt.solvers import min_norm_point
+from moopt.scalarizations import Scalarization
+from moopt.solvers import stationarity
 from moopt.status import SolverStatus
 from moopt.weightings import Sum, Weighting
 
@@ -59,7 +60,8 @@ def certified_weights(
        gradients cancel. Then `descent` is False, and a weighting that guarantees common descent
        gets weights 0 and status DEGENERATE, so that an adaptive optimizer never blows noise up.
 
-    `Sum` is today's training: it sees every objective as active, whatever the record names.
+    `Sum` and the scalarizations are plain training on one number: they see every objective as
+    active, whatever the record names.
     Everything is branch-free: nothing synchronises the device.
 
     Args:
@@ -73,26 +75,20 @@ def certified_weights(
     finite = torch.isfinite(gramian).all()
     norms = gramian.diagonal().clamp_min(0.0).sqrt()
     active = above_noise_floor(norms, inactive_tol)
-    seen = None if isinstance(weighting, Sum) else active
+    seen = None if isinstance(weighting, Sum | Scalarization) else active
     statistics = dataclasses.replace(statistics, active=seen)
     if state is None:
         state = weighting.initial_state(statistics.num_objectives, gramian.device)
     output = weighting(statistics, state)
     weights = output.weights
 
-    scale = norms.where(norms > 0, 1.0)
-    cosines = gramian / scale[:, None] / scale[None, :]
-    unit = min_norm_point(cosines, active=active)
-    squared = (unit.weights * (cosines @ unit.weights)).sum().clamp_min(0.0)
-    degenerate = unit.status == int(SolverStatus.DEGENERATE)
-    stationarity = squared.sqrt().masked_fill(degenerate, 0.0)
-
+    distance, unit = stationarity(gramian, active=active)
     descent = is_common_descent(gramian, weights, active)
     fell_back = torch.zeros_like(descent)
     if weighting.claims_common_descent:
         fell_back = finite & ~descent
         mean_norm = (norms * active).sum() / active.sum().clamp_min(1)
-        fallback = unit.weights / scale * mean_norm
+        fallback = unit.weights / norms.where(norms > 0, 1.0) * mean_norm
         weights = torch.where(fell_back, fallback, weights)
         descent = torch.where(fell_back, is_common_descent(gramian, weights, active), descent)
 
@@ -108,9 +104,9 @@ def certified_weights(
         weights=weights,
         state={key: torch.where(finite, output.state[key], state[key]) for key in state},
         active=active,
-        stationarity=stationarity,
+        stationarity=distance,
         status=status,
-        gap=torch.full_like(stationarity, float("nan")) if result is None else result.gap,
+        gap=torch.full_like(distance, float("nan")) if result is None else result.gap,
         descent=descent,
         fell_back=fell_back,
     )

@@ -13,6 +13,7 @@ from moopt.certified_weights import CertifiedWeights, certified_weights
 from moopt.gradients import GradientStore
 from moopt.gradients.sharding import refuse_unsynchronised
 from moopt.record import StepRecord, StepStatistics
+from moopt.scalarizations import Scalarization
 from moopt.state_by_name import STEP_KEY, gather, is_stateful, scatter
 from moopt.status import SolverStatus
 from moopt.weightings import Constant, Weighting
@@ -38,7 +39,9 @@ def combine_rows_(
         losses: the unscaled loss of each objective, None where the caller gave none.
         weighting: the method.
         bank: where the weighting's state lives, by objective name.
-        shared: `id`s of the parameters that enter the Gramian; None for the default rule.
+        shared: `id`s of the parameters that enter the Gramian; None for the default rule. The
+            others take their gradients unweighted, except under a scalarization, which weighs
+            every parameter.
         inactive_tol: relative noise floor of a gradient.
         scale: the factor of a GradScaler that the rows carry; what the weighting sees is
             unscaled, what lands in `.grad` keeps the factor.
@@ -75,7 +78,8 @@ def combine_rows_(
         step=bank.get(STEP_KEY, step),
     )
     _refuse_ascent(weighting, names, store.unweighted(flags))
-    if len(names) == 1 or not any(flags):
+    everywhere = isinstance(weighting, Scalarization)
+    if len(names) == 1 or not (everywhere or any(flags)):
         certified = _unweighted(gramian)
     else:
         state = None
@@ -91,7 +95,7 @@ def combine_rows_(
         if is_stateful(weighting):
             scatter(bank, weighting, names, certified.state)
 
-    write_direction_(store, certified.weights, flags)
+    write_direction_(store, certified.weights, [everywhere or on for on in flags])
     return StepRecord(
         names=names,
         losses=stacked,

@@ -11,29 +11,22 @@ from torch import Tensor
 
 from moopt.bypass import note_bypass
 from moopt.certified_weights import DEFAULT_INACTIVE_TOL
-from moopt.closure import warn_of_unweighted, weighted_closure
-from moopt.combine_rows import combine_rows_, write_direction_
-from moopt.delegating_optimizer import DelegatingOptimizer
-from moopt.gradients import GradientStore, resume_row, set_aside_gradients, take_gradients
-from moopt.named_losses import Losses, named_losses
-from moopt.progress import Progress
+from moopt.closure import weighted_closure
+from moopt.combining_optimizer import CombiningOptimizer
+from moopt.gradients import resume_row, set_aside_gradients, take_gradients
+from moopt.named_losses import Losses
+from moopt.observation import observe_
 from moopt.record import StepRecord
-from moopt.record_rows import ids_of, record_rows, scale_of
+from moopt.record_rows import ids_of
 from moopt.resolve_weighting import resolve_weighting
-from moopt.state_by_name import (
-    enrol,
-    is_stateful,
-    refuse_other_state,
-    refuse_unknown,
-    roster_of,
-)
-from moopt.weightings import Sum, Weighting
+from moopt.state_by_name import is_stateful, refuse_other_state, refuse_unknown, roster_of
+from moopt.weightings import Weighting
 
 if TYPE_CHECKING:
     from torch.amp import GradScaler
 
 
-class CommonDescent(DelegatingOptimizer):
+class CommonDescent(CombiningOptimizer):
     """Several losses, one step: a common descent direction for any optimizer.
 
     Each step solves, over the objectives' gradients `g_1 ... g_m`, the weighting's problem on
@@ -48,13 +41,17 @@ class CommonDescent(DelegatingOptimizer):
     - `with optimizer.objective(name): loss.backward()` for each, then `combine_()` and `step()`;
     - `step(closure)`; the closure returns the losses and calls no backward.
 
+    With a scalarization (`moopt.scalarizations`: a function of the losses alone) the first and the
+    last take a single backward pass, of `sum_i w_i loss_i` over every parameter.
+
     Args:
         optimizer: any optimizer instance; its parameter groups, state and defaults are this
             object's too.
-        weighting: the method (an instance or its registered name); None is the default method.
+        weighting: the method, or scalarization (an instance or its registered name); None is the
+            default method.
         shared: the parameters whose gradients enter the Gramian. Default: in each step, those that
             at least two objectives reach. All others (task heads) take the sum of their gradients
-            unweighted.
+            unweighted; a scalarization weighs them all.
         objectives: the objectives' names, if known: allocates a stateful weighting's state at
             once, which distributed checkpointing needs.
         inactive_tol: objectives with `||g_i|| <= inactive_tol * max_j ||g_j||` get weight 0 in
@@ -88,14 +85,6 @@ class CommonDescent(DelegatingOptimizer):
     Source: Desideri, "Multiple-gradient descent algorithm (MGDA) for multiobjective
     optimization", C. R. Acad. Sci. Paris, 2012; each weighting names its own.
     """
-
-    weighting: Weighting
-    shared: list[Tensor] | None
-    objectives: tuple[str, ...] | None
-    inactive_tol: float
-    record_every: int
-    check_replicas: bool
-    _progress: Progress
 
     def __init__(
         self,
@@ -132,19 +121,6 @@ class CommonDescent(DelegatingOptimizer):
             ids_of(self.shared, self._parameters())
         self._allocate_state()
 
-    def __getstate__(self) -> dict[str, Any]:
-        kept = (self._progress.step, self._progress.bypassed, self._progress.fallbacks)
-        return super().__getstate__() | {"moopt_progress": kept}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        state = dict(state)
-        progress = Progress()
-        progress.step, progress.bypassed, progress.fallbacks = state.pop(
-            "moopt_progress", (0, 0, None)
-        )
-        # torch's own __setstate__ creates the hook tables, as Optimizer.__init__ would.
-        super().__setstate__(state | {"_progress": progress})
-
     def __repr__(self) -> str:
         return f"CommonDescent({self.optimizer!r}, weighting={self.weighting!r})"
 
@@ -177,7 +153,8 @@ class CommonDescent(DelegatingOptimizer):
             scaler: a GradScaler. The passes run scaled and `.grad` carries the scale; the weights
                 are those without a scaler.
             accumulate: only add to the objectives' rows (a micro-batch); the last call without it
-                combines all.
+                combines all. A scalarization then takes one pass per objective too, because the
+                weights of the summed losses are known only at the end.
 
         Returns:
             The step's record (the last one in steps that `record_every` skips); None with
@@ -189,11 +166,8 @@ class CommonDescent(DelegatingOptimizer):
         """
         self._progress.refuse_second_direction(self._parameters())
         names, values = self._named(losses)
-        if self._one_pass_is_enough(accumulate):
-            total = torch.stack([v.to(values[0].device) for v in values]).sum()
-            (total if scaler is None else scaler.scale(total)).backward()
-            self._progress.combined = True
-            self._progress.step += 1
+        if not accumulate and not len(self._progress.store) and self._one_pass_is_enough():
+            self._single_backward(names, values, scaler)
             return self.record
         self._record_losses(names, values, scaler)
         return None if accumulate else self.combine_(scaler=scaler)
@@ -245,29 +219,19 @@ class CommonDescent(DelegatingOptimizer):
         self._combine(scaler)
         return self.record
 
-    def _combine(self, scaler: GradScaler | None = None) -> StepRecord:
-        progress = self._progress
-        if not len(progress.store):
-            raise RuntimeError(
-                "combine_() found no recorded objective; run `with optimizer.objective(name):"
-                " loss.backward()` for each one first."
-            )
-        parameters = progress.store.parameters
-        with progress.dropping_rows_on_failure():
-            record = combine_rows_(
-                progress.store,
-                progress.losses,
-                self.weighting,
-                self.param_groups[0],
-                shared=self._shared_ids(),
-                inactive_tol=self.inactive_tol,
-                scale=scale_of(scaler, parameters[0]),
-                lr=self._lr(),
-                step=progress.step,
-                checked=progress.checked if self.check_replicas else None,
-            )
-        progress.publish(record, self.record_every)
-        return record
+    def observe(self, losses: Losses) -> None:
+        """Show a weighting such as `FAMO` what the step did; call it after `step()`.
+
+        Args:
+            losses: those of the same batch and names as in `backward`, computed again; no graph
+                is needed.
+
+        Raises:
+            TypeError: the weighting does not learn from them.
+            ValueError: malformed losses, or an objective that was not in the last step.
+        """
+        observe_(losses, self.weighting, self.param_groups[0], self._progress.stepped)
+        self._progress.unobserved = 0
 
     def step(self, closure: Callable[[], Losses] | None = None) -> Any:  # type: ignore[override]
         """Take the wrapped optimizer's step along the direction in `.grad`.
@@ -304,47 +268,3 @@ class CommonDescent(DelegatingOptimizer):
             result = self.optimizer.step()
         progress.combined = False
         return result
-
-    def _allocate_state(self) -> None:
-        if self.objectives is not None and is_stateful(self.weighting):
-            device = next((p.device for p in self._parameters()), None)
-            enrol(self.param_groups[0], self.weighting, self.objectives, device)
-
-    def _shared_ids(self) -> frozenset[int] | None:
-        return None if self.shared is None else frozenset(id(p) for p in self.shared)
-
-    def _lr(self) -> float | None:
-        lr = self.param_groups[0].get("lr")
-        return float(lr) if isinstance(lr, int | float) else None
-
-    def _one_pass_is_enough(self, accumulate: bool) -> bool:
-        thinned = self._progress.step % self.record_every != 0
-        rows = accumulate or len(self._progress.store) > 0
-        return isinstance(self.weighting, Sum) and thinned and not rows
-
-    def _named(self, losses: Losses) -> tuple[tuple[str, ...], list[Tensor]]:
-        names, values, named = named_losses(losses)
-        self._progress.check_unnamed_length(len(names), named)
-        refuse_unknown(names, self.objectives)
-        return names, values
-
-    def _record_losses(
-        self, names: tuple[str, ...], values: list[Tensor], scaler: GradScaler | None = None
-    ) -> None:
-        with self._progress.dropping_rows_on_failure():
-            record_rows(self._progress.store, names, values, self._parameters(), scaler)
-        for name, value in zip(names, values, strict=True):
-            self._progress.add_loss(name, value)
-
-    def _combine_losses(self, losses: Losses) -> Tensor:
-        """The first evaluation of a closure: combine, and return this step's weights."""
-        self._record_losses(*self._named(losses))
-        return self._combine().weights
-
-    def _combine_with(self, names: tuple[str, ...], losses: list[Tensor], weights: Tensor) -> None:
-        """A later evaluation of a closure: the gradient of `sum_i w_i loss_i` at another point."""
-        store = GradientStore()
-        record_rows(store, names, losses, self._parameters())
-        flags = store.shared(self._shared_ids())
-        warn_of_unweighted(type(self.optimizer).__name__, store.unweighted(flags))
-        write_direction_(store, weights, flags)

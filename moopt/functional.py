@@ -17,6 +17,7 @@ from moopt.named_losses import Losses, named_losses
 from moopt.record import StepRecord
 from moopt.record_rows import ids_of, record_rows, scale_of
 from moopt.resolve_weighting import resolve_weighting
+from moopt.single_backward import one_pass_is_enough, single_backward_
 from moopt.state_by_name import is_stateful
 from moopt.weightings import Weighting
 
@@ -40,9 +41,10 @@ def backward(
 ) -> StepRecord | None:
     """Differentiate several losses and leave one direction in `.grad`.
 
-    Runs one backward pass per objective, weighs the gradients `g_i` through their Gramian, and
-    adds `d = sum_i w_i g_i` to `.grad`; any optimizer can then take its step along it. With a
-    `CommonDescent` (also inside a wrapper such as accelerate's) this is its `backward` method.
+    Runs one backward pass per objective (a single one with a scalarization), weighs the gradients
+    `g_i` through their Gramian, and adds `d = sum_i w_i g_i` to `.grad`; any optimizer can then
+    take its step along it. With a `CommonDescent` (also inside a wrapper such as accelerate's)
+    this is its `backward` method.
 
     Args:
         losses: mapping name -> scalar, sequence of scalars or 1-D tensor, unscaled.
@@ -61,8 +63,8 @@ def backward(
         The record of the step; None with `accumulate=True`.
 
     Raises:
-        ValueError: malformed losses; a stateful weighting without `state`; settings that a
-            `CommonDescent` already has.
+        ValueError: malformed losses; a stateful weighting without `state`, or one that observes
+            the losses after the step; settings that a `CommonDescent` already has.
         TypeError: a loss is not a tensor.
 
     Example:
@@ -93,16 +95,24 @@ def backward(
             f"{type(method).__name__} keeps state from step to step and none was given. Pass"
             " state={} and keep that dictionary, or use moopt.CommonDescent."
         )
+    if method.observes:
+        raise ValueError(
+            f"{type(method).__name__} learns from the losses after the step, which this function"
+            " never sees. Use moopt.CommonDescent and its observe(losses)."
+        )
     names, values, _ = named_losses(losses)
     parameters = _parameters_of(owner)
+    bank = {} if state is None else state
+    chosen = None if shared is None else ids_of(shared, parameters)
+    if one_pass_is_enough(method):
+        return single_backward_(names, values, method, bank, parameters, scaler=scaler)
     store = GradientStore()
     record_rows(store, names, values, parameters, scaler)
-    chosen = None if shared is None else ids_of(shared, parameters)
     return combine_rows_(
         store,
         dict(zip(names, (v.detach() for v in values), strict=True)),
         method,
-        {} if state is None else state,
+        bank,
         shared=chosen,
         inactive_tol=DEFAULT_INACTIVE_TOL,
         scale=scale_of(scaler, values[0]),

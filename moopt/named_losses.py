@@ -11,12 +11,15 @@ Losses: TypeAlias = Mapping[str, Tensor] | Sequence[Tensor] | Tensor
 """Named scalars, a sequence of scalars, or a 1-D tensor."""
 
 
-def named_losses(losses: Losses) -> tuple[tuple[str, ...], list[Tensor], bool]:
+def named_losses(
+    losses: Losses, *, graph: bool = True
+) -> tuple[tuple[str, ...], list[Tensor], bool]:
     """Check `losses` and split it into names and scalars.
 
     Args:
         losses: a mapping name -> scalar, a sequence of scalars, or a 1-D tensor `[m]`; each a
             floating-point tensor that requires grad. Unnamed losses are called "0", "1", ...
+        graph: whether each must require grad; False where only the values are looked at.
 
     Returns:
         The names, the scalars, and whether the caller named them.
@@ -53,11 +56,11 @@ def named_losses(losses: Losses) -> tuple[tuple[str, ...], list[Tensor], bool]:
             "`losses` must hold at least one objective; got none. Pass one scalar each."
         )
     for name, value in zip(names, values, strict=True):
-        _check_scalar(name, value)
+        _check_scalar(name, value, graph)
     return names, [value.reshape(()) for value in values], named
 
 
-def _check_scalar(name: str, value: object) -> None:
+def _check_scalar(name: str, value: object, graph: bool) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(
             f"loss {name!r} must be a tensor; got {type(value).__name__}. Pass the loss itself,"
@@ -70,7 +73,7 @@ def _check_scalar(name: str, value: object) -> None:
         )
     if not value.is_floating_point():
         raise ValueError(f"loss {name!r} must be floating point; got {value.dtype}. Use .float().")
-    if not value.requires_grad:
+    if graph and not value.requires_grad:
         raise ValueError(
             f"loss {name!r} must have a graph; got a tensor that does not require grad. Compute it"
             " outside torch.no_grad() from trainable parameters, and do not detach it."

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from moopt.gradients import GradientStore
 from moopt.record import StepRecord
+from moopt.weightings import Weighting
 
 
 class Progress:
@@ -27,6 +28,8 @@ class Progress:
         capturing: the objective whose block is open.
         unnamed: the length of an unnamed sequence of losses.
         checked: how often the processes combined each set of objectives.
+        stepped: the objectives of the last combined step.
+        unobserved: steps in a row after which the losses were not observed.
     """
 
     def __init__(self) -> None:
@@ -40,6 +43,8 @@ class Progress:
         self.capturing: str | None = None
         self.unnamed: int | None = None
         self.checked: Counter[tuple[str, ...]] = Counter()
+        self.stepped: tuple[str, ...] = ()
+        self.unobserved = 0
 
     def drop_rows(self) -> None:
         """Forget what was recorded and not yet stepped along.
@@ -87,16 +92,30 @@ class Progress:
         former = self.losses.get(name)
         self.losses[name] = value if former is None else former + value
 
-    def publish(self, record: StepRecord, every: int) -> None:
-        """Count the step and its fallback; keep the record in every k-th step."""
+    def publish(self, record: StepRecord, every: int, weighting: Weighting) -> None:
+        """Count the step and its fallback; keep the record in every k-th step.
+
+        Warn, once in a row, where the weighting learns from the losses after each step and was
+        given none after the last one.
+        """
         if self.fallbacks is not None:
             record.fallbacks = record.fallbacks + self.fallbacks.to(record.fallbacks.device)
         self.fallbacks = record.fallbacks
         if self.step % every == 0:
             self.record = record
+        self.stepped = record.names
         self.losses.clear()
         self.combined = True
         self.step += 1
+        self.unobserved += weighting.observes
+        if self.unobserved == 2:
+            warnings.warn(
+                f"{type(weighting).__name__} learns from the losses after the step and was given"
+                " none; call optimizer.observe(losses) after optimizer.step(), with the losses of"
+                " the same batch computed again.",
+                UserWarning,
+                stacklevel=4,
+            )
 
     def check_unnamed_length(self, length: int, named: bool) -> None:
         """Refuse an unnamed sequence of another length than the last one."""

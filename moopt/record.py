@@ -78,6 +78,9 @@ class StepRecord:
         bypassed: how many plain `step()` calls ran on gradients that no objective recorded.
         step: the number of combined steps of this object before this one; a resumed run starts
             again at 0 (a state dict is the wrapped optimizer's, and holds no more than it needs).
+        measured: whether the objectives' gradients were seen one by one. False for the single
+            backward pass of a scalarization: Gramian, norms, cosines and stationarity are then
+            NaN, `descent` is False (nothing certifies it), `conflicts` and `raised` raise.
 
     Example:
         >>> import moopt
@@ -104,6 +107,7 @@ class StepRecord:
     fallbacks: Tensor = dataclasses.field(default_factory=lambda: torch.tensor(0))
     bypassed: int = 0
     step: int = 0
+    measured: bool = True
 
     @property
     def norms(self) -> Tensor:
@@ -115,7 +119,8 @@ class StepRecord:
         """float64 `[m, m]`, the cosines between gradients; 0 where a gradient is zero."""
         norms = self.norms
         outer = norms[:, None] * norms[None, :]
-        return torch.where(outer > 0, self.gramian / outer.where(outer > 0, 1.0), 0.0)
+        # What is not known stays NaN: 0 would read as "no conflict".
+        return torch.where(outer == 0, 0.0, self.gramian / outer.where(outer != 0, 1.0))
 
     @functools.cached_property
     def inactive(self) -> tuple[str, ...]:
@@ -127,13 +132,15 @@ class StepRecord:
         """Pairs of active objectives whose gradients have a negative cosine, beyond rounding.
 
         Raises:
-            RuntimeError: no step was recorded; an empty answer would read as "no conflict".
+            RuntimeError: no step was recorded, or one that saw no gradient of a single objective;
+                an empty answer would read as "no conflict".
         """
         if not self.names:
             raise RuntimeError(
                 "no step is recorded, so conflicts are unknown; pass the losses to"
                 " optimizer.backward(losses) in place of loss.backward()."
             )
+        self._refuse_unmeasured("conflicts")
         cosines, active = self.cosines.tolist(), self.active.tolist()
         m = len(self.names)
         return tuple(
@@ -149,7 +156,11 @@ class StepRecord:
 
         Empty for a common descent direction; a plain sum has some wherever one loss outweighs a
         conflict with another.
+
+        Raises:
+            RuntimeError: the step saw no gradient of a single objective.
         """
+        self._refuse_unmeasured("raised")
         if bool(self.descent) or not self.names:
             return ()
         slopes = (self.gramian @ self.weights).tolist()
@@ -173,8 +184,10 @@ class StepRecord:
     def as_dict(self) -> dict[str, float]:
         """Plain floats for any logger, with keys such as `weight/forget` and `cosine/a,b`.
 
-        `gap` is left out where the weighting has no solver. Values that overflowed stay infinite
-        or NaN, so that a logger sees them. Before the first step: `bypassed` and `step` only.
+        `gap` is left out where the weighting has no solver, and what needs the gradients of single
+        objectives where the step did not see them (`measured`). Values that overflowed stay
+        infinite or NaN, so that a logger sees them. Before the first step: `bypassed` and `step`
+        only.
 
         Example:
             >>> import moopt
@@ -183,25 +196,41 @@ class StepRecord:
         """
         if not self.names:
             return {"bypassed": float(self.bypassed), "step": float(self.step)}
-        cosines = self.cosines.tolist()
         out: dict[str, float] = {}
         for key, values in (("loss", self.losses), ("weight", self.weights), ("norm", self.norms)):
-            out |= {f"{key}/{n}": v for n, v in zip(self.names, values.tolist(), strict=True)}
-        for i, first in enumerate(self.names):
-            out |= {f"cosine/{first},{n}": cosines[i][j] for j, n in enumerate(self.names) if j > i}
-        out |= {f"inactive/{n}": float(n in self.inactive) for n in self.names}
+            if self.measured or key != "norm":
+                out |= {f"{key}/{n}": v for n, v in zip(self.names, values.tolist(), strict=True)}
         gap = float(self.gap)
         return out | {
-            "stationarity": self.stationarity,
-            "conflicts": float(len(self.conflicts)),
+            **(self._of_gradients() if self.measured else {}),
             "status": float(self.status),
             **({} if gap != gap else {"gap": gap}),
-            "descent": float(self.descent),
             "fell_back": float(self.fell_back),
             "fallbacks": float(self.fallbacks),
             "bypassed": float(self.bypassed),
             "step": float(self.step),
         }
+
+    def _of_gradients(self) -> dict[str, float]:
+        """The part of `as_dict` that compares gradients."""
+        cosines = self.cosines.tolist()
+        out: dict[str, float] = {}
+        for i, first in enumerate(self.names):
+            out |= {f"cosine/{first},{n}": cosines[i][j] for j, n in enumerate(self.names) if j > i}
+        return out | {
+            **{f"inactive/{n}": float(n in self.inactive) for n in self.names},
+            "stationarity": self.stationarity,
+            "conflicts": float(len(self.conflicts)),
+            "descent": float(self.descent),
+        }
+
+    def _refuse_unmeasured(self, what: str) -> None:
+        if not self.measured:
+            raise RuntimeError(
+                f"`{what}` is unknown: the single backward pass of a scalarization sees no gradient"
+                " of one objective. Record them one by one, with optimizer.objective(name, loss)"
+                " and combine_(), or use a weighting."
+            )
 
     def __str__(self) -> str:
         if not self.names:
@@ -212,17 +241,22 @@ class StepRecord:
                 self.names, self.losses.tolist(), self.weights.tolist(), strict=True
             )
         ]
-        tail = [f"stationarity {self.stationarity:.2g}"]
-        if self.conflicts:
-            tail.append("conflict " + ", ".join(f"{a}-{b}" for a, b in self.conflicts))
-        if self.inactive:
-            tail.append("inactive " + ", ".join(self.inactive))
-        if self.raised:
-            tail.append("raises " + ", ".join(self.raised))
-        elif not bool(self.descent):
-            tail.append("NOT a common descent direction: the gradients cancel or are not finite")
-        if bool(self.fell_back):
-            tail.append("fell back to l2-normalised MGDA")
+        tail = self._findings() if self.measured else ["one backward pass: conflicts not measured"]
         if self.status is not SolverStatus.CONVERGED:
             tail.append(self.status.name)
         return f"step {self.step}: " + "; ".join(parts) + " | " + "; ".join(tail)
+
+    def _findings(self) -> list[str]:
+        """The part of `__str__` that compares gradients."""
+        found = [f"stationarity {self.stationarity:.2g}"]
+        if self.conflicts:
+            found.append("conflict " + ", ".join(f"{a}-{b}" for a, b in self.conflicts))
+        if self.inactive:
+            found.append("inactive " + ", ".join(self.inactive))
+        if self.raised:
+            found.append("raises " + ", ".join(self.raised))
+        elif not bool(self.descent):
+            found.append("NOT a common descent direction: the gradients cancel or are not finite")
+        if bool(self.fell_back):
+            found.append("fell back to l2-normalised MGDA")
+        return found

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from moopt.weightings import MGDA, Weighting, weighting_from_name
+from moopt.scalarizations import SCALARIZATIONS
+from moopt.weightings import MGDA, WEIGHTINGS, Weighting, weighting_from_name
 
 
 def resolve_weighting(weighting: Weighting | str | None) -> Weighting:
     """The weighting meant by an argument.
 
     Args:
-        weighting: an instance, a registered name, or None for the default method.
+        weighting: an instance, the registered name of a weighting or scalarization, or None for
+            the default method.
 
     Raises:
         TypeError: something else, for instance the class instead of an instance.
@@ -18,7 +20,7 @@ def resolve_weighting(weighting: Weighting | str | None) -> Weighting:
     if weighting is None:
         return MGDA(normalize="l2")  # why: docs/choosing.md, "The default"
     if isinstance(weighting, str):
-        return weighting_from_name(weighting)
+        return weighting_from_name(weighting, {**WEIGHTINGS, **SCALARIZATIONS})
     if isinstance(weighting, type) and issubclass(weighting, Weighting):
         raise TypeError(
             f"`weighting` must be an instance; got the class {weighting.__name__}. Write"

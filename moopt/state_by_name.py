@@ -75,8 +75,13 @@ def scatter(
     weighting: Weighting,
     names: Sequence[str],
     state: dict[str, Tensor],
+    *,
+    steps: int = 1,
 ) -> None:
-    """Write the state of the objectives in `names` back; the others keep theirs."""
+    """Write the state of the objectives in `names` back; the others keep theirs.
+
+    `steps` is how many the counter of steps advances: 0 where no step was combined.
+    """
     positions = [bank[NAMES_KEY].index(name) for name in names]
     everything = positions == list(range(len(bank[NAMES_KEY])))
     for key, axes in weighting.state_axes.items():
@@ -93,7 +98,7 @@ def scatter(
         else:
             whole[index[:, None], index[None, :]] = value
         bank[_PREFIX + key] = whole
-    bank[STEP_KEY] += 1
+    bank[STEP_KEY] += steps
 
 
 def refuse_unallocated(bank: MutableMapping[str, Any], weighting: Weighting) -> None:

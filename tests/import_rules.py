@@ -19,14 +19,17 @@ STEP = frozenset(
         "bypass",
         "certified_weights",
         "closure",
+        "combining_optimizer",
         "combine_rows",
         "common_descent",
         "delegating_optimizer",
         "functional",
+        "observation",
         "progress",
         "record_rows",
         "resolve_weighting",
         "shared_graph",
+        "single_backward",
         "state_by_name",
     }
 )
@@ -41,7 +44,11 @@ ARROWS: Mapping[str, frozenset[str]] = {
     "losses": RANK_0 | {"kernels"},
     "weightings": RANK_0 | {"solvers"},
     "testing": RANK_0 | {"solvers", "weightings"},
-    **dict.fromkeys(STEP, RANK_0 | STEP | {"kernels", "solvers", "weightings", "gradients"}),
+    "scalarizations": RANK_0 | {"solvers", "weightings"},
+    **dict.fromkeys(
+        STEP,
+        RANK_0 | STEP | {"kernels", "solvers", "weightings", "scalarizations", "gradients"},
+    ),
 }
 
 # Third-party packages beside torch, by a pattern of the module's name.
@@ -52,7 +59,14 @@ THIRD_PARTY: Mapping[str, frozenset[str]] = {
     "moopt.*": frozenset({"numpy"}),
 }
 DISTRIBUTED_HOME = "moopt.gradients.sharding"
-PUBLIC_PACKAGES = ("moopt", "moopt.solvers", "moopt.weightings", "moopt.losses", "moopt.testing")
+PUBLIC_PACKAGES = (
+    "moopt",
+    "moopt.solvers",
+    "moopt.weightings",
+    "moopt.scalarizations",
+    "moopt.losses",
+    "moopt.testing",
+)
 MAX_LINES = 350
 # Kernels, and tests that are lists of cases, are long without holding two ideas.
 MAX_LONG_LINES, LONG = 500, ("moopt.kernels.", "tests.")

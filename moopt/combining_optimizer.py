@@ -1,0 +1,137 @@
+"""CombiningOptimizer: from losses or recorded rows to a direction in `.grad`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from moopt.closure import warn_of_unweighted
+from moopt.combine_rows import combine_rows_, write_direction_
+from moopt.delegating_optimizer import DelegatingOptimizer
+from moopt.gradients import GradientStore
+from moopt.named_losses import Losses, named_losses
+from moopt.progress import Progress
+from moopt.record import StepRecord
+from moopt.record_rows import record_rows, scale_of
+from moopt.scalarizations import Scalarization
+from moopt.single_backward import one_pass_is_enough, single_backward_, weighted_backward_
+from moopt.state_by_name import enrol, is_stateful, refuse_unknown
+from moopt.weightings import Weighting
+
+if TYPE_CHECKING:
+    from torch.amp import GradScaler
+
+
+class CombiningOptimizer(DelegatingOptimizer):
+    """What `CommonDescent` does between its public methods and the functions of one step."""
+
+    weighting: Weighting
+    shared: list[Tensor] | None
+    objectives: tuple[str, ...] | None
+    inactive_tol: float
+    record_every: int
+    check_replicas: bool
+    _progress: Progress
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = (self._progress.step, self._progress.bypassed, self._progress.fallbacks)
+        return super().__getstate__() | {"moopt_progress": kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        progress = Progress()
+        progress.step, progress.bypassed, progress.fallbacks = state.pop(
+            "moopt_progress", (0, 0, None)
+        )
+        # torch's own __setstate__ creates the hook tables, as Optimizer.__init__ would.
+        super().__setstate__(state | {"_progress": progress})
+
+    def _allocate_state(self) -> None:
+        if self.objectives is not None and is_stateful(self.weighting):
+            device = next((p.device for p in self._parameters()), None)
+            enrol(self.param_groups[0], self.weighting, self.objectives, device)
+
+    def _shared_ids(self) -> frozenset[int] | None:
+        return None if self.shared is None else frozenset(id(p) for p in self.shared)
+
+    def _lr(self) -> float | None:
+        lr = self.param_groups[0].get("lr")
+        return float(lr) if isinstance(lr, int | float) else None
+
+    def _one_pass_is_enough(self) -> bool:
+        recorded = self._progress.step % self.record_every == 0
+        return one_pass_is_enough(self.weighting, recorded=recorded)
+
+    def _single_backward(
+        self, names: tuple[str, ...], values: list[Tensor], scaler: GradScaler | None = None
+    ) -> StepRecord:
+        record = single_backward_(
+            names,
+            values,
+            self.weighting,
+            self.param_groups[0],
+            self._parameters(),
+            scaler=scaler,
+            lr=self._lr(),
+            step=self._progress.step,
+        )
+        self._progress.publish(record, self.record_every, self.weighting)
+        return record
+
+    def _named(self, losses: Losses) -> tuple[tuple[str, ...], list[Tensor]]:
+        names, values, named = named_losses(losses)
+        self._progress.check_unnamed_length(len(names), named)
+        refuse_unknown(names, self.objectives)
+        return names, values
+
+    def _record_losses(
+        self, names: tuple[str, ...], values: list[Tensor], scaler: GradScaler | None = None
+    ) -> None:
+        with self._progress.dropping_rows_on_failure():
+            record_rows(self._progress.store, names, values, self._parameters(), scaler)
+        for name, value in zip(names, values, strict=True):
+            self._progress.add_loss(name, value)
+
+    def _combine_losses(self, losses: Losses) -> Tensor:
+        """The first evaluation of a closure: combine, and return this step's weights."""
+        names, values = self._named(losses)
+        if self._one_pass_is_enough():
+            return self._single_backward(names, values).weights
+        self._record_losses(names, values)
+        return self._combine().weights
+
+    def _combine_with(self, names: tuple[str, ...], losses: list[Tensor], weights: Tensor) -> None:
+        """A later evaluation of a closure: the gradient of `sum_i w_i loss_i` at another point."""
+        if isinstance(self.weighting, Scalarization):
+            weighted_backward_(losses, weights)
+            return
+        store = GradientStore()
+        record_rows(store, names, losses, self._parameters())
+        flags = store.shared(self._shared_ids())
+        warn_of_unweighted(type(self.optimizer).__name__, store.unweighted(flags))
+        write_direction_(store, weights, flags)
+
+    def _combine(self, scaler: GradScaler | None = None) -> StepRecord:
+        progress = self._progress
+        if not len(progress.store):
+            raise RuntimeError(
+                "combine_() found no recorded objective; run `with optimizer.objective(name):"
+                " loss.backward()` for each one first."
+            )
+        parameters = progress.store.parameters
+        with progress.dropping_rows_on_failure():
+            record = combine_rows_(
+                progress.store,
+                progress.losses,
+                self.weighting,
+                self.param_groups[0],
+                shared=self._shared_ids(),
+                inactive_tol=self.inactive_tol,
+                scale=scale_of(scaler, parameters[0]),
+                lr=self._lr(),
+                step=progress.step,
+                checked=progress.checked if self.check_replicas else None,
+            )
+        progress.publish(record, self.record_every, self.weighting)
+        return record

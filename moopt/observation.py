@@ -1,0 +1,46 @@
+"""observe_: hand a weighting the losses after the update."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from typing import Any
+
+import torch
+
+from moopt.named_losses import Losses, named_losses
+from moopt.state_by_name import gather, scatter
+from moopt.weightings import Weighting
+
+
+def observe_(
+    losses: Losses, weighting: Weighting, bank: MutableMapping[str, Any], stepped: tuple[str, ...]
+) -> None:
+    """Let `weighting` learn from the losses of the last batch, computed again after the step.
+
+    Args:
+        losses: mapping name -> scalar, sequence of scalars or 1-D tensor, unscaled; only the
+            values are looked at.
+        weighting: a method with `observes`.
+        bank: where its state lives, by objective name.
+        stepped: the objectives of the last step.
+
+    Raises:
+        TypeError: the weighting does not learn from them.
+        ValueError: malformed losses, or an objective that was not in the last step.
+    """
+    if not weighting.observes:
+        raise TypeError(
+            f"{type(weighting).__name__} does not learn from the losses after the step; leave"
+            " observe(...) out, or use a weighting that does, such as FAMO."
+        )
+    names, values, _ = named_losses(losses, graph=False)
+    unknown = [name for name in names if name not in stepped]
+    if unknown:
+        raise ValueError(
+            f"observe() takes losses of the last step, which combined"
+            f" {', '.join(stepped) or 'nothing'}; got {', '.join(unknown)}. Use the same names."
+        )
+    device = values[0].device
+    after = torch.stack([value.detach().to(device, torch.float64) for value in values])
+    state = weighting.observe(gather(bank, weighting, names, device), after, names=names)
+    scatter(bank, weighting, names, state, steps=0)

@@ -1,0 +1,97 @@
+"""COSMOS: a weighted sum, and a reward for losses in the proportion of the preference."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+from torch import Tensor
+
+from moopt.scalarizations.base import mask_of
+from moopt.scalarizations.preference import preference_or_uniform, shifted_losses
+from moopt.scalarizations.preferred import PreferredScalarization
+
+
+def cosmos(
+    losses: Tensor,
+    preference: Tensor | None = None,
+    *,
+    penalty: float = 1.0,
+    active: Tensor | None = None,
+) -> Tensor:
+    """Penalised weighted sum: `sum_i p_i loss_i - penalty cos(p, loss)`.
+
+    Args:
+        losses: `[..., m]`, any sign, not all 0, floating point; differentiable.
+        preference: `[m]`, p, >= 0; None means `1 / m`.
+        penalty: lambda of the paper, >= 0.
+        active: bool `[..., m]`; the others have no influence. None means all active.
+
+    Returns:
+        `[...]`; NaN where every loss is 0, as the cosine has no value there.
+
+    Example:
+        >>> import torch
+        >>> from moopt.scalarizations import cosmos
+        >>> round(cosmos(torch.tensor([3.0, 4.0]), torch.tensor([1.0, 0.0])).item(), 6)
+        2.4
+    """
+    on = mask_of(losses, active)
+    values = shifted_losses(losses, None, on)
+    weights = preference_or_uniform(preference, losses, on)
+    unit = weights / weights.norm(dim=-1, keepdim=True)
+    # The cosine does not depend on a constant scale, which keeps the squares in range.
+    scaled = values / values.detach().abs().amax(-1, keepdim=True)
+    cosine = (scaled * unit).sum(-1) / scaled.norm(dim=-1)
+    return (weights * values).sum(-1) - penalty * cosine
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class COSMOS(PreferredScalarization):
+    """A weighted sum of the losses l, drawn to a ray: `w = p - penalty (u - cos l/||l||) / ||l||`.
+
+    The derivative of `cosmos`, with `u = p / ||p||` and `cos = cos(p, l)`. In the paper the
+    network also takes p as an input and p is sampled anew for each batch, which gives a whole front
+    from one network; that is the model's part. Here p is fixed. The penalty does not scale with the
+    losses: choose it beside their size.
+
+    Args:
+        preference: p, >= 0; a sequence in the order of the objectives, or a mapping from objective
+            name; None means `1 / m`.
+        penalty: lambda of the paper, >= 0; default 1. The paper uses 0.01 to 8.
+
+    Raises:
+        TypeError: if the preference is not one of numbers.
+        ValueError: if a setting is out of range; at the call, if an objective has no entry.
+
+    Numerics: all losses 0 give status OUT_OF_DOMAIN; a weight may be negative. No synchronisation.
+
+    Example:
+        >>> import torch, moopt
+        >>> from moopt.scalarizations import COSMOS
+        >>> losses = torch.tensor([1.0, 1.0])
+        >>> statistics = moopt.StepStatistics(gramian=torch.eye(2), losses=losses)
+        >>> COSMOS(penalty=0.0)(statistics).weights.tolist()
+        [0.5, 0.5]
+
+    Source: M. Ruchte and J. Grabocka, "Scalable Pareto Front Approximation for Deep Multi-Objective
+    Learning", ICDM 2021. The default of `penalty` is ours.
+    """
+
+    penalty: float = 1.0
+
+    name: ClassVar[str] = "COSMOS"
+    source: ClassVar[str] = (
+        "M. Ruchte and J. Grabocka, Scalable Pareto Front Approximation for Deep Multi-Objective"
+        " Learning, ICDM 2021"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 <= self.penalty < float("inf"):
+            raise ValueError(
+                f"`penalty` of `COSMOS` must be >= 0 and finite; got {self.penalty}. Use 1.0."
+            )
+
+    def _scalar(self, losses: Tensor, active: Tensor, **vectors: Tensor | None) -> Tensor:
+        return cosmos(losses, penalty=self.penalty, active=active, **vectors)

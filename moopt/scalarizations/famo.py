@@ -1,0 +1,228 @@
+"""FAMO: equal relative decrease of all losses, learned from the losses alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from moopt.record import StepStatistics
+from moopt.scalarizations.base import Scalarization, State, derivative, mask_of, objective_losses
+from moopt.scalarizations.preference import Vector, frozen_vector, vector_in_order
+from moopt.weightings import Guarantee, WeightingOutput
+
+LOGITS = "logits"
+LOG_LOSSES = "log_losses"
+MEAN = "mean_gradient"
+SQUARE = "mean_square"
+NUM_UPDATES = "num_updates"
+
+BETAS = (0.9, 0.999)
+ADAM_EPS = 1e-8
+"""Adam's own defaults, which the official code leaves as they are."""
+
+
+def famo(
+    losses: Tensor,
+    logits: Tensor,
+    *,
+    min_losses: Tensor | None = None,
+    eps: float = 1e-8,
+    active: Tensor | None = None,
+) -> Tensor:
+    """Normalised log-loss: `c sum_i z_i log(loss_i - b_i + eps)`, `z = softmax(logits)`.
+
+    `c = 1 / sum_i (z_i / (loss_i - b_i + eps))` counts as a constant, so that the derivatives in
+    the losses sum to 1.
+
+    Args:
+        losses: `[..., m]`, > b, floating point; differentiable.
+        logits: `[m]`, the logits of the objectives.
+        min_losses: `[m]`, b, lower bounds of the losses; None means 0.
+        eps: >= 0, keeps the logarithm from minus infinity.
+        active: bool `[..., m]`; the others have no influence. None means all active.
+
+    Returns:
+        `[...]`; NaN where a loss is not above its bound.
+
+    Example:
+        >>> import torch
+        >>> from moopt.scalarizations import famo
+        >>> losses = torch.tensor([1.0, 4.0], requires_grad=True)
+        >>> famo(losses, torch.zeros(2)).backward()
+        >>> [round(w, 6) for w in losses.grad.tolist()]
+        [0.8, 0.2]
+    """
+    on = mask_of(losses, active)
+    above = torch.where(on, _above(losses, min_losses, eps), 1.0)
+    # The lowest finite number, where -inf would make the softmax of no objective NaN.
+    shares = logits.expand(losses.shape).masked_fill(~on, torch.finfo(losses.dtype).min).softmax(-1)
+    shares = torch.where(on, shares, 0.0)
+    scale = 1.0 / (shares / above.detach()).sum(-1)
+    return scale * (shares * above.log()).sum(-1)
+
+
+def _above(losses: Tensor, min_losses: Tensor | None, eps: float) -> Tensor:
+    """`loss - b + eps`, and NaN where that is not positive."""
+    above = losses + eps if min_losses is None else losses - min_losses + eps
+    return torch.where(above > 0, above, float("nan"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FAMO(Scalarization):
+    """Lower all losses at the same relative rate: `w_i = c z_i / (loss_i - b_i + eps)`.
+
+    The derivative of `famo`: weights on the simplex. The logits learn from what the step did. After
+    `optimizer.step()`, compute the losses of the *same batch* again and call
+
+        optimizer.observe(losses)
+
+    Adam then lowers the logits of the objectives whose logarithm fell most, along
+    `d/dlogits sum_i softmax_i(logits) delta_i` with `delta_i = log(loss before) - log(loss after)`.
+    Without `observe` the logits stay equal; `CommonDescent` warns then. It costs one forward pass
+    more than plain training, whatever the number of objectives.
+
+    Args:
+        min_losses: b, lower bounds; a sequence in the order of the objectives, or a mapping from
+            objective name; None means 0.
+        lr: learning rate of the logits, >= 0; default 0.025, the paper's.
+        weight_decay: gamma of the paper, >= 0; default 1e-3, the paper's (the official code uses
+            1e-5). It draws the logits back to 0.
+        eps: added under the logarithm, >= 0; default 1e-8, the official code's.
+
+    Raises:
+        TypeError: if `min_losses` are no numbers.
+        ValueError: if a setting is out of range; at the call, if an objective has no bound.
+
+    Numerics: a loss not above its bound gives status OUT_OF_DOMAIN and uniform weights; an
+    objective that is not finite before or after the step teaches the logits nothing. No
+    synchronisation.
+
+    Example:
+        >>> import torch, moopt
+        >>> from moopt.scalarizations import FAMO
+        >>> weighting, losses = FAMO(), torch.tensor([1.0, 4.0], dtype=torch.float64)
+        >>> statistics = moopt.StepStatistics(gramian=torch.eye(2), losses=losses)
+        >>> weights, state, _ = weighting(statistics)
+        >>> [round(w, 6) for w in weights.tolist()]
+        [0.8, 0.2]
+        >>> state = weighting.observe(state, torch.tensor([0.5, 4.0]))  # the first fell
+        >>> bool(weighting(statistics, state).weights[0] < weights[0])
+        True
+
+    Source: B. Liu, Y. Feng, P. Stone and Q. Liu, "FAMO: Fast Adaptive Multitask Optimization",
+    NeurIPS 2023.
+    """
+
+    min_losses: Vector | None = None
+    lr: float = 0.025
+    weight_decay: float = 1e-3
+    eps: float = 1e-8
+
+    name: ClassVar[str] = "FAMO"
+    source: ClassVar[str] = (
+        "B. Liu, Y. Feng, P. Stone and Q. Liu, FAMO: Fast Adaptive Multitask Optimization, NeurIPS"
+        " 2023"
+    )
+
+    def __post_init__(self) -> None:
+        bounds = frozen_vector(self.min_losses, "`min_losses` of `FAMO`", preference=False)
+        object.__setattr__(self, "min_losses", bounds)
+        for field in ("lr", "weight_decay", "eps"):
+            value = getattr(self, field)
+            if not 0.0 <= value < float("inf"):
+                raise ValueError(
+                    f"`{field}` of `FAMO` must be >= 0 and finite; got {value}. Leave it out for"
+                    " the default."
+                )
+
+    @property
+    def guarantees(self) -> frozenset[Guarantee]:
+        positional = isinstance(self.min_losses, tuple)
+        return frozenset({Guarantee.SIMPLEX}) | (frozenset() if positional else super().guarantees)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return super().needs | ({"names"} if isinstance(self.min_losses, dict) else set())
+
+    @property
+    def observes(self) -> bool:
+        return True
+
+    @property
+    def state_axes(self) -> Mapping[str, int]:
+        return {LOGITS: 1, LOG_LOSSES: 1, MEAN: 1, SQUARE: 1, NUM_UPDATES: 1}
+
+    def initial_state(self, num_objectives: int, device: torch.device | None = None) -> State:
+        """Equal logits, and no losses yet (NaN)."""
+        zero = torch.zeros(num_objectives, dtype=torch.float64, device=device)
+        return {
+            LOGITS: zero,
+            LOG_LOSSES: torch.full_like(zero, float("nan")),
+            MEAN: zero.clone(),
+            SQUARE: zero.clone(),
+            NUM_UPDATES: zero.to(torch.int64),
+        }
+
+    def __call__(self, statistics: StepStatistics, state: State | None = None) -> WeightingOutput:
+        output = super().__call__(statistics, state)
+        # A loss that is not finite has no logarithm to compare with later, whatever came before.
+        losses, active = objective_losses(statistics, "FAMO")
+        logarithms = self._log(losses, statistics.names)
+        former = output.state[LOG_LOSSES].expand(losses.shape)
+        return output._replace(
+            state=output.state | {LOG_LOSSES: torch.where(active, logarithms, former)}
+        )
+
+    def _weigh(
+        self, losses: Tensor, active: Tensor, state: State, names: tuple[str, ...] | None
+    ) -> tuple[Tensor, State]:
+        logits, bounds = state[LOGITS], self._bounds(losses, names)
+        weights = derivative(
+            lambda values: famo(values, logits, min_losses=bounds, eps=self.eps, active=active),
+            losses,
+        )
+        return weights, state
+
+    def observe(
+        self,
+        state: State,
+        losses_after: Tensor,
+        *,
+        names: tuple[str, ...] | None = None,
+    ) -> State:
+        """One step of Adam on the logits, from the losses before and after the update."""
+        before = state[LOG_LOSSES]
+        after = self._log(losses_after.detach().to(before), names)
+        known = before.isfinite() & after.isfinite()
+        delta = torch.where(known, before - after, 0.0)
+        shares = state[LOGITS].masked_fill(~known, torch.finfo(before.dtype).min).softmax(-1)
+        shares = torch.where(known, shares, 0.0)
+        slope = shares * (delta - (shares * delta).sum(-1, keepdim=True))
+        slope = slope + self.weight_decay * state[LOGITS]
+        count = state[NUM_UPDATES] + known
+        mean = BETAS[0] * state[MEAN] + (1 - BETAS[0]) * slope
+        square = BETAS[1] * state[SQUARE] + (1 - BETAS[1]) * slope.square()
+        steps = count.clamp_min(1).to(before.dtype)
+        unbiased = mean / (1 - BETAS[0] ** steps)
+        scale = (square / (1 - BETAS[1] ** steps)).sqrt() + ADAM_EPS
+        following = {
+            LOGITS: state[LOGITS] - self.lr * unbiased / scale,
+            LOG_LOSSES: torch.full_like(before, float("nan")),
+            MEAN: mean,
+            SQUARE: square,
+            NUM_UPDATES: count,
+        }
+        return {
+            key: value if key == LOG_LOSSES else torch.where(known, value, state[key])
+            for key, value in following.items()
+        }
+
+    def _bounds(self, losses: Tensor, names: tuple[str, ...] | None) -> Tensor | None:
+        return vector_in_order(self.min_losses, names, losses, "`min_losses` of `FAMO`")
+
+    def _log(self, losses: Tensor, names: tuple[str, ...] | None) -> Tensor:
+        return _above(losses, self._bounds(losses, names), self.eps).log()

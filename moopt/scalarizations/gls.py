@@ -1,0 +1,76 @@
+"""GLS: the geometric mean of the losses."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from moopt.scalarizations.base import Scalarization, State, derivative, mask_of
+from moopt.weightings import Guarantee
+
+
+def gls(losses: Tensor, *, active: Tensor | None = None) -> Tensor:
+    """Geometric loss: `(prod_i loss_i) ^ (1 / m)`.
+
+    Args:
+        losses: `[..., m]`, > 0, floating point; differentiable.
+        active: bool `[..., m]`; the others have no influence. None means all active.
+
+    Returns:
+        `[...]`; NaN where a loss is negative; 0, without a derivative, where one is 0.
+
+    Numerics: through logarithms, so that a product of many losses neither overflows nor vanishes.
+
+    Example:
+        >>> import torch
+        >>> from moopt.scalarizations import gls
+        >>> round(gls(torch.tensor([1.0, 4.0])).item(), 6)
+        2.0
+    """
+    on = mask_of(losses, active)
+    logarithms = torch.where(on, losses, 1.0).log()
+    return (logarithms.sum(-1) / on.sum(-1).clamp_min(1)).exp()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GLS(Scalarization):
+    """Lower the geometric mean of the losses: `w_i = gls(loss) / (m loss_i)`.
+
+    The derivative of `gls`. Rescaling one loss changes the length of the step and not its
+    direction: the losses' units do not matter.
+
+    Numerics: a loss <= 0 gives status OUT_OF_DOMAIN and uniform weights; a loss that goes to 0
+    takes all the weight. No synchronisation.
+
+    Example:
+        >>> import torch, moopt
+        >>> from moopt.scalarizations import GLS
+        >>> losses = torch.tensor([1.0, 4.0])
+        >>> statistics = moopt.StepStatistics(gramian=torch.eye(2), losses=losses)
+        >>> [round(w, 12) for w in GLS()(statistics).weights.tolist()]
+        [1.0, 0.25]
+
+    Source: S. Chennupati, G. Sistu, S. Yogamani and S. Rawashdeh, "MultiNet++: Multi-Stream Feature
+    Aggregation and Geometric Loss Strategy for Multi-Task Learning", CVPR Workshops 2019.
+    """
+
+    name: ClassVar[str] = "GLS"
+    source: ClassVar[str] = (
+        "S. Chennupati, G. Sistu, S. Yogamani and S. Rawashdeh, MultiNet++: Multi-Stream Feature"
+        " Aggregation and Geometric Loss Strategy for Multi-Task Learning, CVPR Workshops 2019"
+    )
+
+    @property
+    def guarantees(self) -> frozenset[Guarantee]:
+        return super().guarantees | {
+            Guarantee.SCALE_EQUIVARIANT,
+            Guarantee.POSITIVELY_HOMOGENEOUS,
+        }
+
+    def _weigh(
+        self, losses: Tensor, active: Tensor, state: State, names: tuple[str, ...] | None
+    ) -> tuple[Tensor, State]:
+        return derivative(lambda values: gls(values, active=active), losses), {}

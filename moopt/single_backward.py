@@ -1,0 +1,113 @@
+"""single_backward_: weigh the losses first, then one backward pass of their weighted sum."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from moopt.record import StepRecord, StepStatistics
+from moopt.record_rows import scale_of
+from moopt.scalarizations import Scalarization
+from moopt.state_by_name import STEP_KEY, gather, is_stateful, scatter
+from moopt.status import SolverStatus
+from moopt.weightings import Sum, Weighting
+
+if TYPE_CHECKING:
+    from torch.amp import GradScaler
+
+
+def one_pass_is_enough(weighting: Weighting, *, recorded: bool = True) -> bool:
+    """Whether the weights need no gradient: a scalarization, or `Sum` in a step without record."""
+    return isinstance(weighting, Scalarization) or (isinstance(weighting, Sum) and not recorded)
+
+
+def single_backward_(
+    names: tuple[str, ...],
+    values: Sequence[Tensor],
+    weighting: Weighting,
+    bank: MutableMapping[str, Any],
+    parameters: Sequence[Tensor],
+    *,
+    scaler: GradScaler | None = None,
+    lr: float | None = None,
+    step: int = 0,
+) -> StepRecord:
+    """One backward pass of `sum_i w_i loss_i` with fixed weights, added to every `.grad`.
+
+    As after `loss.backward()`: what a wrapper does to gradients happens once, all parameters take
+    the weighted sum, and a pass that fails may leave a part of it in `.grad`.
+
+    Args:
+        names: of the objectives.
+        values: their unscaled losses, scalars with a graph.
+        weighting: one that looks at the losses only, or at nothing.
+        bank: where the weighting's state lives, by objective name.
+        parameters: those of the optimizer.
+        scaler: the pass runs scaled; the weights are those without a scaler.
+        lr: learning rate, for weightings that use it.
+        step: number of combined steps before this one.
+
+    Returns:
+        A record that is not `measured`: losses and weights, and NaN for what compares gradients.
+
+    Raises:
+        ValueError: no loss reaches a parameter.
+    """
+    device = values[0].device
+    m = len(names)
+    losses = torch.stack([value.detach().to(device, torch.float64) for value in values])
+    nan = torch.full((m, m), float("nan"), dtype=torch.float64, device=device)
+    statistics = StepStatistics(
+        gramian=nan, losses=losses, names=names, lr=lr, step=bank.get(STEP_KEY, step)
+    )
+    finite = torch.isfinite(losses).all()
+    status = torch.where(finite, int(SolverStatus.CONVERGED), int(SolverStatus.NON_FINITE))
+    if m == 1:
+        weights = torch.ones_like(losses)
+    else:
+        state = gather(bank, weighting, names, device) if is_stateful(weighting) else None
+        output = weighting(statistics, state)
+        weights = output.weights
+        status = status if output.result is None else output.result.status
+        if is_stateful(weighting):
+            scatter(bank, weighting, names, output.state)
+    weighted_backward_(values, weights, scale_of(scaler, values[0]))
+    if all(p.grad is None for p in parameters):
+        raise ValueError(
+            "no loss reaches a parameter of the optimizer, so there is nothing to step along. Build"
+            " the optimizer from the parameters of the model that computes the losses."
+        )
+    unknown = torch.full((), float("nan"), dtype=torch.float64, device=device)
+    return StepRecord(
+        names=names,
+        losses=losses,
+        weights=weights,
+        gramian=nan,
+        active=torch.ones(m, dtype=torch.bool, device=device),
+        stationarity_value=unknown,
+        status_code=status,
+        gap=unknown,
+        descent=torch.zeros((), dtype=torch.bool, device=device),
+        fell_back=torch.zeros((), dtype=torch.bool, device=device),
+        fallbacks=torch.zeros((), dtype=torch.int64, device=device),
+        step=step,
+        measured=False,
+    )
+
+
+def weighted_backward_(
+    values: Sequence[Tensor], weights: Tensor, scale: Tensor | None = None
+) -> None:
+    """The backward pass of `sum_i w_i loss_i` with fixed weights, without building the sum.
+
+    Args:
+        values: scalars with a graph.
+        weights: float64 `[m]`.
+        scale: the factor of a GradScaler.
+    """
+    factors = weights if scale is None else weights * scale.to(weights)
+    seeds = [factors[i].to(value) for i, value in enumerate(values)]
+    torch.autograd.backward(list(values), grad_tensors=seeds)
