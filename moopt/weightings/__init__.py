@@ -7,6 +7,7 @@ from moopt.weightings.constant import Constant
 from moopt.weightings.cr_mogm import CRMOGM
 from moopt.weightings.dual_space_mgda import DualSpaceMGDA
 from moopt.weightings.gru import GRU
+from moopt.weightings.hamu import HAMU
 from moopt.weightings.imtl_g import IMTLG
 from moopt.weightings.mean import Mean
 from moopt.weightings.mgda import MGDA
@@ -20,6 +21,7 @@ __all__ = [
     "BLUR",
     "CRMOGM",
     "GRU",
+    "HAMU",
     "IMTLG",
     "MGDA",
     "WEIGHTINGS",

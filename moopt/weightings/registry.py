@@ -14,6 +14,7 @@ from moopt.weightings.constant import Constant
 from moopt.weightings.cr_mogm import CRMOGM
 from moopt.weightings.dual_space_mgda import DualSpaceMGDA
 from moopt.weightings.gru import GRU
+from moopt.weightings.hamu import HAMU
 from moopt.weightings.imtl_g import IMTLG
 from moopt.weightings.mean import Mean
 from moopt.weightings.mgda import MGDA
@@ -95,11 +96,12 @@ WEIGHTINGS: Mapping[str, RegisteredWeighting] = MappingProxyType(
             RegisteredWeighting(weighting_class=NGDiff, year=2025, required=("forget", "retain")),
             RegisteredWeighting(weighting_class=GRU, year=2025, required=("forget", "retain")),
             RegisteredWeighting(weighting_class=BLUR, year=2026, required=("forget", "retain")),
+            RegisteredWeighting(weighting_class=IMTLG, year=2021),
+            RegisteredWeighting(weighting_class=ConFIG, year=2024),
             RegisteredWeighting(
                 weighting_class=OrthogonalSteepestDescent, year=2025, required=("forget", "retain")
             ),
-            RegisteredWeighting(weighting_class=IMTLG, year=2021),
-            RegisteredWeighting(weighting_class=ConFIG, year=2024),
+            RegisteredWeighting(weighting_class=HAMU, year=2026, required=("forget", "retain")),
             RegisteredWeighting(weighting_class=Mean, year=None),
             RegisteredWeighting(weighting_class=Sum, year=None),
             RegisteredWeighting(weighting_class=Constant, year=None, required=("weights",)),

@@ -8,6 +8,7 @@ from moopt.weightings import (
     BLUR,
     CRMOGM,
     GRU,
+    HAMU,
     MGDA,
     WEIGHTINGS,
     Constant,
@@ -50,6 +51,7 @@ REQUIRED: dict[str, Build] = {
     "NGDiff": forget_retain(NGDiff),
     "GRU": forget_retain(GRU),
     "BLUR": forget_retain(BLUR),
+    "HAMU": forget_retain(HAMU),
     "OrthogonalSteepestDescent": forget_retain(OrthogonalSteepestDescent),
 }
 
@@ -59,6 +61,7 @@ DEFAULTS: dict[str, Build] = {
 
 FURTHER: dict[str, Build] = {
     "GRU clip": forget_retain(GRU, cosine_clip=-0.5),
+    "HAMU absolute": forget_retain(HAMU, relative=False, stop=False),
     "BLUR at least": forget_retain(BLUR, gamma=0.5, at_least=True),
     "PCGrad given": fixed(PCGrad(order="given")),
     "MGDA l2": fixed(MGDA(normalize="l2")),

@@ -58,6 +58,7 @@ def test_reading_a_fake_value_raises() -> None:
         ("GRU clip", 3),
         ("BLUR at least", 3),
         ("OrthogonalSteepestDescent", 3),
+        ("HAMU", 3),
     ],
 )
 def test_traces_in_one_graph_and_agrees_with_the_host(name: str, m: int) -> None:
