@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from moopt.record import StepStatistics
-from moopt.solvers.pseudo_inverse import DEFAULT_RTOL
+from moopt.solvers.pseudo_inverse import DEFAULT_RTOL, runs_on_host
 from moopt.solvers.result import SolverResult
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
+from moopt.weightings.dual_basis_on_host import dual_basis_on_host
 from moopt.weightings.dual_space_mgda import dual_space_mgda_weights
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
 
@@ -44,6 +45,15 @@ def imtl_g_weights(
         >>> imtl_g_weights(G).weights.tolist()
         [0.75, 0.25]
     """
+    gramian = gramian.detach()
+    if gramian.dim() == 2 and runs_on_host(gramian):
+        solved = dual_basis_on_host(gramian, active, rtol)
+        if solved is not None:
+            array, gap = solved
+            array /= max(abs(array.sum()), SMALLEST_SUM * abs(array).sum())
+            status = torch.zeros((), dtype=torch.int64)
+            certificate = torch.full((), gap, dtype=torch.float64)
+            return SolverResult(torch.from_numpy(array), status, certificate, status.clone())
     result = dual_space_mgda_weights(
         gramian, active=active, variant="dual_basis", length="keep", rtol=rtol
     )
