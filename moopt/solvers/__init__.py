@@ -1,5 +1,6 @@
 """Small, certified maths on an `[m, m]` Gramian."""
 
+from moopt.solvers.dual_cone import dual_cone_point
 from moopt.solvers.min_norm import min_norm_point
 from moopt.solvers.pareto_stationarity import Stationarity, stationarity
 from moopt.solvers.result import SolverResult
@@ -8,6 +9,7 @@ from moopt.solvers.simplex import simplex_projection
 __all__ = [
     "SolverResult",
     "Stationarity",
+    "dual_cone_point",
     "min_norm_point",
     "simplex_projection",
     "stationarity",

@@ -5,6 +5,7 @@ from moopt.weightings.blur import BLUR
 from moopt.weightings.config import ConFIG
 from moopt.weightings.constant import Constant
 from moopt.weightings.cr_mogm import CRMOGM
+from moopt.weightings.dual_proj import DualProj
 from moopt.weightings.dual_space_mgda import DualSpaceMGDA
 from moopt.weightings.gru import GRU
 from moopt.weightings.hamu import HAMU
@@ -16,6 +17,7 @@ from moopt.weightings.orthogonal_steepest_descent import OrthogonalSteepestDesce
 from moopt.weightings.pcgrad import PCGrad
 from moopt.weightings.registry import WEIGHTINGS, RegisteredWeighting, weighting_from_name
 from moopt.weightings.sum import Sum
+from moopt.weightings.upgrad import UPGrad
 
 __all__ = [
     "BLUR",
@@ -27,6 +29,7 @@ __all__ = [
     "WEIGHTINGS",
     "ConFIG",
     "Constant",
+    "DualProj",
     "DualSpaceMGDA",
     "Guarantee",
     "Mean",
@@ -35,6 +38,7 @@ __all__ = [
     "PCGrad",
     "RegisteredWeighting",
     "Sum",
+    "UPGrad",
     "Weighting",
     "WeightingOutput",
     "weighting_from_name",

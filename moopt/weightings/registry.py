@@ -12,6 +12,7 @@ from moopt.weightings.blur import BLUR
 from moopt.weightings.config import ConFIG
 from moopt.weightings.constant import Constant
 from moopt.weightings.cr_mogm import CRMOGM
+from moopt.weightings.dual_proj import DualProj
 from moopt.weightings.dual_space_mgda import DualSpaceMGDA
 from moopt.weightings.gru import GRU
 from moopt.weightings.hamu import HAMU
@@ -22,6 +23,7 @@ from moopt.weightings.ngdiff import NGDiff
 from moopt.weightings.orthogonal_steepest_descent import OrthogonalSteepestDescent
 from moopt.weightings.pcgrad import PCGrad
 from moopt.weightings.sum import Sum
+from moopt.weightings.upgrad import UPGrad
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,6 +106,8 @@ WEIGHTINGS: Mapping[str, RegisteredWeighting] = MappingProxyType(
             RegisteredWeighting(weighting_class=HAMU, year=2026, required=("forget", "retain")),
             RegisteredWeighting(weighting_class=Mean, year=None),
             RegisteredWeighting(weighting_class=Sum, year=None),
+            RegisteredWeighting(weighting_class=DualProj, year=2017),
+            RegisteredWeighting(weighting_class=UPGrad, year=2024),
             RegisteredWeighting(weighting_class=Constant, year=None, required=("weights",)),
         )
     }

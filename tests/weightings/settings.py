@@ -12,11 +12,13 @@ from moopt.weightings import (
     MGDA,
     WEIGHTINGS,
     Constant,
+    DualProj,
     DualSpaceMGDA,
     Mean,
     NGDiff,
     OrthogonalSteepestDescent,
     PCGrad,
+    UPGrad,
     Weighting,
 )
 
@@ -60,6 +62,8 @@ DEFAULTS: dict[str, Build] = {
 }
 
 FURTHER: dict[str, Build] = {
+    "DualProj with a preference": lambda at: DualProj(preference=[1.0 + 0.5 * i for i in at]),
+    "UPGrad with a preference": lambda at: UPGrad(preference=[1.0 + 0.5 * i for i in at]),
     "GRU clip": forget_retain(GRU, cosine_clip=-0.5),
     "HAMU absolute": forget_retain(HAMU, relative=False, stop=False),
     "BLUR at least": forget_retain(BLUR, gamma=0.5, at_least=True),

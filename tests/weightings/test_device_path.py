@@ -49,6 +49,8 @@ def test_reading_a_fake_value_raises() -> None:
         ("DualSpaceMGDA", 3),
         ("DualSpaceMGDA", 5),
         ("CRMOGM", 2),
+        ("DualProj", 3),
+        ("UPGrad", 3),
         ("Constant", 3),
         ("PCGrad", 3),
         ("IMTLG", 3),

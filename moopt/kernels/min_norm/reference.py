@@ -14,6 +14,7 @@ from moopt.kernels.min_norm.tolerances import (
     ROUNDING,
     STATIONARY,
 )
+from moopt.kernels.sweep import swept
 from moopt.status import SolverStatus
 
 # Up to here 2^m - 1 faces at once are fewer kernel launches than one pivot after the other.
@@ -139,7 +140,7 @@ def _best_face(cosines: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
     for p in range(m):
         regular = regular & (table[..., p, p] > DEPENDENT)
         hot = torch.arange(m, device=r.device) == p
-        table = _swept(
+        table = swept(
             table, table[..., p, :], table[..., p, p], hot, torch.ones_like(right[..., 0])
         )
     v = -(table @ right[..., None])[..., 0]
@@ -156,18 +157,6 @@ def _best_face(cosines: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
     best = score.argmin(-1)[..., None, None]
     v = v.take_along_dim(best, -2)[..., 0, :]
     return v, torch.full_like(r[..., 0], 2**m - 1, dtype=torch.int64)
-
-
-def _swept(table: Tensor, row: Tensor, diagonal: Tensor, hot: Tensor, sign: Tensor) -> Tensor:
-    """Sweep one row and column in (sign 1) or out (sign -1); `hot` marks it."""
-    diagonal = torch.where(diagonal == 0.0, 1.0, diagonal)[..., None]
-    scaled = row / diagonal
-    swept = table - row[..., :, None] * scaled[..., None, :]
-    signed = sign[..., None] * scaled
-    swept = torch.where(hot[..., :, None], signed[..., None, :], swept)
-    swept = torch.where(hot[..., None, :], signed[..., :, None], swept)
-    both = hot[..., :, None] & hot[..., None, :]
-    return torch.where(both, -1.0 / diagonal[..., None], swept)
 
 
 def _pivoted(cosines: Tensor, r: Tensor, trips: int) -> tuple[Tensor, Tensor]:
@@ -212,8 +201,8 @@ def _pivoted(cosines: Tensor, r: Tensor, trips: int) -> tuple[Tensor, Tensor]:
         row = table.take_along_dim(pivot[..., None, None], -2)[..., 0, :]
         on_diagonal = torch.where(hot, row, 0.0).sum(-1)
         sign = torch.where(blocked, -1.0, torch.ones_like(length))
-        swept = _swept(table, row, on_diagonal, hot, sign)
-        table = torch.where(move[..., None, None], swept, table)
+        after = swept(table, row, on_diagonal, hot, sign)
+        table = torch.where(move[..., None, None], after, table)
         face = torch.where(
             move[..., None], face ^ hot, torch.where(found[..., None], face | entering, face)
         )

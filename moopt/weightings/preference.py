@@ -1,0 +1,81 @@
+"""Preferences: how much each objective counts, by position or by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from moopt.record import StepStatistics
+from moopt.weightings.mean import mean_weights
+
+Preference = Sequence[float] | Mapping[str, float]
+
+
+def checked_preference(preference: Preference | None, owner: str) -> Preference | None:
+    """Return a frozen copy of the preference of a weighting.
+
+    Args:
+        preference: finite numbers >= 0, not all zero; a sequence in the order of the objectives,
+            or a mapping from name to number. None stays None, which means equal.
+        owner: the class whose argument it is, for messages.
+
+    Raises:
+        ValueError: if it breaks the rule.
+    """
+    if preference is None:
+        return None
+    entries = preference.values() if isinstance(preference, Mapping) else preference
+    values = () if isinstance(preference, str) else tuple(float(value) for value in entries)
+    if not any(values) or not all(math.isfinite(value) and value >= 0.0 for value in values):
+        raise ValueError(
+            f"`preference` of `{owner}` must hold finite numbers >= 0, not all zero; got"
+            f" {preference!r}. Pass one number per objective, by position or by name."
+        )
+    if isinstance(preference, Mapping):
+        return dict(zip(preference, values, strict=True))
+    return values
+
+
+def preference_needs(preference: Preference | None) -> frozenset[str]:
+    """What a weighting with this preference needs: the names, if it is by name."""
+    return frozenset({"names"}) if isinstance(preference, Mapping) else frozenset()
+
+
+def preference_vector(
+    preference: Preference | None, statistics: StepStatistics, owner: str
+) -> Tensor:
+    """Return the preference of one step's objectives, float64 `[m]`.
+
+    Equal numbers `1 / (number of active objectives)`, `[..., m]`, for None.
+
+    Raises:
+        ValueError: if an objective has no entry, or the names are needed and missing.
+    """
+    m = statistics.num_objectives
+    gramian = statistics.gramian[..., :m, :m]
+    if preference is None:
+        return mean_weights(gramian, active=statistics.active)
+    if isinstance(preference, Mapping):
+        names = statistics.names or ()
+        missing = [name for name in names if name not in preference]
+        if missing or not names:
+            raise ValueError(
+                f"`preference` of `{owner}` must name every objective; {missing or 'the names'}"
+                f" are missing, it holds {list(preference)}. Add a number for each, and pass the"
+                " losses as a mapping."
+            )
+        values: Sequence[float] = [preference[name] for name in names]
+    else:
+        values = preference
+    if len(values) != m:
+        raise ValueError(
+            f"`preference` of `{owner}` must have one entry per objective; got {len(values)} for"
+            f" {m} objectives. Pass a mapping from name to number where they vary."
+        )
+    # Filling one scalar at a time needs no copy from the host, which would synchronise a device.
+    return torch.stack(
+        [torch.full((), v, dtype=torch.float64, device=gramian.device) for v in values]
+    )

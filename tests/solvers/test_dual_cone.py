@@ -1,0 +1,249 @@
+"""The projection onto the dual cone by its optimality conditions, and its three forms."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import cvxpy
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import moopt.solvers.dual_cone_on_host as host_module
+from moopt import SolverStatus
+from moopt.kernels.dual_cone import dual_cone_reference
+from moopt.solvers import SolverResult, dual_cone_point
+from moopt.solvers.dual_cone import dual_cone_combination
+from moopt.solvers.dual_cone_on_host import cone_active_set
+from tests.cases import Case, all_cases, case, cases
+
+DESCENT_TOL = 1e-9
+"""g_i . d >= -DESCENT_TOL ||g_i|| ||d||: the promise of the documentation."""
+
+ROUNDING = 64 * torch.finfo(torch.float64).eps
+"""Of g_i . sum_j v_j g_j, relative to ||g_i|| sum_j |v_j| ||g_j||."""
+
+ZERO = 1e-7
+"""||d|| relative to sum_j |v_j| ||g_j|| that counts as zero; the solver itself stops at 6e-8."""
+
+SAME = 1e-7
+"""Difference of two directions relative to the length of their terms: what a Gramian can tell."""
+
+CVXPY_TOL = 1e-6
+"""Distance from clarabel's projection of a unit vector: it stops at 1e-12 on the objective."""
+
+UNIT_SCALES = {"scales": (1.0,), "norm_ratios": (1.0, 1e2)}
+
+
+def preference(seed: int, m: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(m, generator=generator, dtype=torch.float64) + 0.01
+
+
+def length_of_terms(one: Case, weights: Tensor) -> float:
+    return float((weights.abs() * one.norms).sum())
+
+
+def check_optimal(one: Case, u: Tensor, result: SolverResult) -> None:
+    """v >= u, g_i . d >= 0, and (v - u)_i (g_i . d) = 0: from the Jacobian alone."""
+    v = result.weights
+    d = one.jacobian.T @ v
+    size = length_of_terms(one, v)
+    assert (v >= u).all()
+    if int(result.status) == SolverStatus.DEGENERATE:
+        assert float(d.norm()) <= ZERO * size
+        return
+    assert int(result.status) == SolverStatus.CONVERGED
+    slack = DESCENT_TOL * float(d.norm()) + ROUNDING * size
+    norms = torch.where(one.norms > 0, one.norms, 1.0)
+    products = one.jacobian @ d / norms
+    assert (products >= -slack).all()
+    shifts = (v - u) * one.norms
+    # v - u is the rounding of v where nothing was added.
+    assert (torch.minimum(shifts, products) <= slack + ROUNDING * size).all()
+
+
+@settings(deadline=None, max_examples=150)
+@given(cases(ms=(1, 2, 3, 5, 10, 50)), st.integers(0, 2**16))
+def test_the_optimality_conditions_hold(case, seed):
+    u = preference(seed, case.m)
+    check_optimal(case, u, dual_cone_point(case.gramian, u))
+
+
+@settings(deadline=None, max_examples=80)
+@given(cases(ms=(1, 2, 3, 5, 8)), st.integers(0, 2**16), st.booleans())
+def test_the_optimality_conditions_hold_on_a_device(case, seed, faces):
+    u = preference(seed, case.m)
+    on = torch.ones(case.m, dtype=torch.bool)
+    solved = dual_cone_reference(case.gramian, u, on, separate=False, enumerate_faces=faces)
+    check_optimal(case, u, SolverResult(*solved))
+
+
+@pytest.mark.parametrize("planted", ["nothing", "clipped", "half way", "ridge"])
+def test_a_planted_violator_fails_the_conditions(planted):
+    def wrong(one: Case, u: Tensor) -> Tensor:
+        right = dual_cone_point(one.gramian, u).weights
+        if planted == "nothing":
+            return u
+        if planted == "clipped":
+            return 1.001 * right
+        if planted == "half way":
+            return 0.5 * (u + right)
+        g = one.gramian / one.gramian.trace() + 1e-4 * torch.eye(one.m, dtype=torch.float64)
+        return dual_cone_point(g, u).weights
+
+    def check_all() -> None:
+        for one in all_cases(ms=(3,), norm_ratios=(1.0, 1e2)):
+            u = preference(0, one.m)
+            solved = dual_cone_point(one.gramian, u)
+            check_optimal(one, u, solved._replace(weights=wrong(one, u)))
+
+    with pytest.raises(AssertionError):
+        check_all()
+
+
+def by_cvxpy(rows: np.ndarray, target: np.ndarray) -> np.ndarray:
+    d = cvxpy.Variable(rows.shape[1])
+    problem = cvxpy.Problem(cvxpy.Minimize(cvxpy.sum_squares(d - target)), [rows @ d >= 0])
+    with warnings.catch_warnings():
+        # It stops short of these tolerances where rows cancel, and says so.
+        warnings.filterwarnings("ignore", "Solution may be inaccurate")
+        problem.solve(solver=cvxpy.CLARABEL, tol_gap_abs=1e-12, tol_gap_rel=1e-12, tol_feas=1e-12)
+    return d.value
+
+
+def test_agrees_with_cvxpy_which_projects_the_vector_itself():
+    """The primal problem, on unit rows: no code and not even the formulation is shared."""
+    for one in all_cases(ms=(2, 3, 5, 10), norm_ratios=(1.0, 1e4)):
+        u = preference(1, one.m)
+        target = one.jacobian.T @ u
+        length = float(target.norm())
+        if length == 0.0:
+            continue
+        norms = torch.where(one.norms > 0, one.norms, 1.0)
+        expected = by_cvxpy((one.jacobian / norms[:, None]).numpy(), (target / length).numpy())
+        d = one.jacobian.T @ dual_cone_point(one.gramian, u).weights / length
+        assert float((d - torch.from_numpy(expected)).norm()) <= CVXPY_TOL
+
+
+@settings(deadline=None, max_examples=80)
+@given(cases(ms=(1, 2, 3, 5, 8, 10)), st.booleans(), st.booleans())
+def test_the_forms_agree(case, separate, faces):
+    u = preference(2, case.m)
+    on = torch.ones(case.m, dtype=torch.bool)
+    host = dual_cone_combination(case.gramian, u, separate=separate)
+    faces = faces and case.m <= 8
+    device = SolverResult(
+        *dual_cone_reference(case.gramian, u, on, separate=separate, enumerate_faces=faces)
+    )
+    assert int(host.status) == int(device.status)
+    difference = float((case.jacobian.T @ (host.weights - device.weights)).norm())
+    assert difference <= SAME * length_of_terms(case, host.weights)
+
+
+@settings(deadline=None, max_examples=80)
+@given(cases(ms=(2, 3, 5, 10), scales=(1.0,), norm_ratios=(1.0,)), st.integers(0, 2**16))
+def test_the_finite_method_agrees_with_block_pivoting(case, seed):
+    """Both host methods, each by itself; the first backs the second up."""
+    norms = torch.where(case.norms > 0, case.norms, 1.0)
+    unit = case.jacobian / norms[:, None]
+    cosines = (unit @ unit.T).numpy()
+    cosines[range(case.m), range(case.m)] = 1.0
+    start = preference(seed, case.m).numpy()
+    shift, pivots = cone_active_set(cosines, start, 10 * case.m + 20)
+    assert (shift >= 0.0).all()
+    assert pivots <= 10 * case.m + 20
+    y = cosines @ (start + shift)
+    assert np.abs(np.minimum(shift, y)).max() <= 1e-12 * (np.abs(start).sum() + shift.sum())
+
+
+def test_the_finite_method_takes_over(monkeypatch):
+    monkeypatch.setattr(host_module, "EXCHANGES", 1)
+    pivots = 0
+    for one in all_cases(ms=(5, 10), seeds=range(3), norm_ratios=(1.0, 1e8)):
+        u = preference(3, one.m)
+        result = dual_cone_point(one.gramian, u)
+        check_optimal(one, u, result)
+        pivots = max(pivots, int(result.num_iter))
+    assert pivots > 1
+
+
+def test_too_few_pivots_are_a_status(monkeypatch):
+    monkeypatch.setattr(host_module, "EXCHANGES", 0)
+    one = case("crowded", 10)
+    u = preference(0, 10)
+    result = dual_cone_point(one.gramian, u, max_iter=1)
+    assert int(result.status) == SolverStatus.MAX_ITER
+    assert float(result.gap) > 1e-10
+    assert (result.weights >= u).all()
+    on = torch.ones(10, dtype=torch.bool)
+    device = SolverResult(*dual_cone_reference(one.gramian, u, on, separate=False, max_iter=1))
+    assert int(device.status) == SolverStatus.MAX_ITER
+
+
+@settings(deadline=None, max_examples=60)
+@given(cases(ms=(2, 3, 5, 8), **UNIT_SCALES), st.integers(1, 255), st.booleans())
+def test_inactive_rows_are_as_if_dropped(case, bits, separate):
+    active = torch.tensor([bool(bits >> i & 1) for i in range(case.m)])
+    poisoned = case.gramian.clone()
+    poisoned[~active] = math.nan
+    poisoned[:, ~active] = math.inf
+    u = preference(4, case.m)
+    spoiled = torch.where(active, u, math.nan)
+    kept = case.gramian[active][:, active]
+    forms = [dual_cone_combination(poisoned, spoiled, active=active, separate=separate)]
+    forms.append(SolverResult(*dual_cone_reference(poisoned, spoiled, active, separate=separate)))
+    for result in forms:
+        assert (result.weights[~active] == 0).all()
+        if not active.any():
+            assert int(result.status) == SolverStatus.DEGENERATE
+            continue
+        dropped = dual_cone_combination(kept, u[active], separate=separate)
+        assert int(result.status) == int(dropped.status)
+        difference = case.jacobian[active].T @ (result.weights[active] - dropped.weights)
+        assert float(difference.norm()) <= SAME * length_of_terms(case, result.weights)
+
+
+def test_a_batch_is_a_loop():
+    gramians = torch.stack([case("crowded", 4, seed).gramian for seed in range(3)])
+    gramians[1, 0, 0] = math.nan
+    us = torch.stack([preference(seed, 4) for seed in range(3)])
+    together = dual_cone_point(gramians, us)
+    device = SolverResult(
+        *dual_cone_reference(gramians, us, torch.ones(3, 4, dtype=torch.bool), separate=False)
+    )
+    assert together.weights.shape == (3, 4)
+    assert int(together.status[1]) == int(device.status[1]) == SolverStatus.NON_FINITE
+    assert together.weights[1].tolist() == device.weights[1].tolist() == [0.25] * 4
+    for i in (0, 2):
+        alone = dual_cone_point(gramians[i], us[i])
+        assert torch.equal(together.weights[i], alone.weights)
+        torch.testing.assert_close(device.weights[i], alone.weights, rtol=1e-10, atol=1e-12)
+    shared = dual_cone_point(gramians[0], us)
+    assert torch.equal(shared.weights[0], together.weights[0])
+
+
+def test_it_never_reads_a_value():
+    for m in (2, 5, 12):
+        gramian = torch.empty(2, m, m, dtype=torch.float64, device="meta")
+        u = torch.empty(m, dtype=torch.float64, device="meta")
+        result = dual_cone_point(gramian, u)
+        assert result.weights.device.type == "meta"
+        assert result.weights.shape == (2, m)
+        assert result.status.shape == result.gap.shape == result.num_iter.shape == (2,)
+
+
+def test_wrong_arguments_name_the_remedy():
+    eye = torch.eye(3, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"must have shape \[..., m, m\].*Pass the Gramian"):
+        dual_cone_point(torch.ones(3, 4), torch.ones(4))
+    with pytest.raises(ValueError, match=r"`preference` of `dual_cone_point`.*got \[2\]"):
+        dual_cone_point(eye, torch.ones(2))
+    with pytest.raises(ValueError, match=r"`tol` of `dual_cone_point`.*Use the defaults"):
+        dual_cone_point(eye, torch.ones(3), tol=0.0)
+    with pytest.raises(ValueError, match=r"`max_iter` at least 1; got 1e-10 and 0"):
+        dual_cone_point(eye, torch.ones(3), max_iter=0)
