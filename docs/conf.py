@@ -58,6 +58,7 @@ public_modules = [
     "moopt.scalarizations",
     "moopt.losses",
     "moopt.testing",
+    "moopt.diagnostics",
 ]
 
 nitpicky = True

@@ -43,8 +43,9 @@ ARROWS: Mapping[str, frozenset[str]] = {
     "gradients": RANK_0 | {"kernels"},
     "losses": RANK_0 | {"kernels"},
     "weightings": RANK_0 | {"solvers"},
-    "testing": RANK_0 | {"solvers", "weightings"},
+    "testing": RANK_0 | {"solvers", "weightings", "scalarizations"},
     "scalarizations": RANK_0 | {"solvers", "weightings"},
+    "diagnostics": RANK_0 | {"solvers", "kernels"},
     **dict.fromkeys(
         STEP,
         RANK_0 | STEP | {"kernels", "solvers", "weightings", "scalarizations", "gradients"},
@@ -66,6 +67,7 @@ PUBLIC_PACKAGES = (
     "moopt.scalarizations",
     "moopt.losses",
     "moopt.testing",
+    "moopt.diagnostics",
 )
 MAX_LINES = 350
 # Kernels, and tests that are lists of cases, are long without holding two ideas.

@@ -1,0 +1,91 @@
+"""History: the records of a run, as rows of plain numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from moopt.record import StepRecord
+
+
+class History:
+    """The records of a run; call it with each record, as a callback.
+
+    Objectives may come and go: where one was absent the tables hold NaN. Reading a record waits
+    for the device, so `every=k` keeps every k-th record only.
+
+    Args:
+        rows: flat rows to begin with, as `StepRecord.as_dict()` gives them.
+        every: keep the first of every k calls; default 1.
+
+    Raises:
+        ValueError: `every` is not a positive integer.
+
+    Example:
+        >>> import torch, moopt
+        >>> from moopt.diagnostics import History
+        >>> w, history = torch.nn.Parameter(torch.ones(2)), History()
+        >>> for _ in range(3):
+        ...     history(moopt.backward({"a": w[0] + w[1], "b": w[0] - w[1]}, [w]))
+        >>> history.objectives, history.table("weight").shape
+        (('a', 'b'), torch.Size([3, 2]))
+    """
+
+    def __init__(self, rows: Iterable[Mapping[str, float]] = (), *, every: int = 1) -> None:
+        if not isinstance(every, int) or every < 1:
+            raise ValueError(f"`every` of `History` must be an int >= 1; got {every!r}. Use 1.")
+        self.rows: list[dict[str, float]] = [dict(row) for row in rows]
+        self.every = every
+        self._calls = 0
+
+    def __call__(self, record: StepRecord) -> None:
+        """Keep a record (its numbers; the tensors are read now)."""
+        if self._calls % self.every == 0:
+            self.rows.append(record.as_dict())
+        self._calls += 1
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """The objectives' names, in order of appearance."""
+        return self.names_after("weight/")
+
+    def names_after(self, prefix: str) -> tuple[str, ...]:
+        """What follows `prefix` in any row's keys, in order of appearance."""
+        seen = dict.fromkeys(key for row in self.rows for key in row if key.startswith(prefix))
+        return tuple(key.removeprefix(prefix) for key in seen)
+
+    def series(self, key: str) -> Tensor:
+        """float64 `[T]`: one number per row, such as "stationarity"; NaN where a row lacks it."""
+        return torch.tensor([row.get(key, math.nan) for row in self.rows], dtype=torch.float64)
+
+    def table(self, quantity: str) -> Tensor:
+        """float64 `[T, m]`: "loss", "weight", "norm" or "inactive" of every objective.
+
+        Raises:
+            ValueError: another quantity.
+        """
+        if quantity not in ("loss", "weight", "norm", "inactive"):
+            raise ValueError(
+                "`quantity` of `History.table` must be 'loss', 'weight', 'norm' or 'inactive'; got"
+                f" {quantity!r}. Other numbers: `history.series(key)`."
+            )
+        columns = [self.series(f"{quantity}/{name}") for name in self.objectives]
+        return torch.stack(columns, -1) if columns else torch.zeros(len(self), 0).double()
+
+    def cosines(self) -> Tensor:
+        """float64 `[T, m, m]`: the cosines between gradients; NaN where one was absent."""
+        names = self.objectives
+        out = torch.full((len(self), len(names), len(names)), math.nan, dtype=torch.float64)
+        for i, first in enumerate(names):
+            out[:, i, i] = torch.where(self.series(f"norm/{first}").isnan(), math.nan, 1.0)
+            for j, second in enumerate(names):
+                values = self.series(f"cosine/{first},{second}")
+                known = ~values.isnan()
+                out[known, i, j] = out[known, j, i] = values[known]
+        return out

@@ -1,0 +1,192 @@
+"""Diagnostics: tables with gaps, files that survive, and pictures of what happened."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+
+import moopt
+from moopt.diagnostics import (
+    History,
+    JsonLinesWriter,
+    TensorBoardWriter,
+    conflict_matrix,
+    objective_progress,
+    plot_cosines,
+    plot_weights,
+    read_json_lines,
+)
+from tests.optimizer.problems import OneOutput, batch, seeded
+
+
+def train(*callbacks, steps=6) -> moopt.CommonDescent:
+    """Objective "c" leaves after half of the steps; "noise" is inactive throughout."""
+    model = seeded(OneOutput)
+    optimizer = moopt.CommonDescent(torch.optim.SGD(model.parameters(), lr=0.1), moopt.MGDA())
+    for step in range(steps):
+        losses = model.losses(batch())
+        losses["noise"] = 1e-9 * losses["a"]
+        if step >= steps // 2:
+            del losses["c"]
+        optimizer.zero_grad()
+        record = optimizer.backward(losses)
+        optimizer.step()
+        for callback in callbacks:
+            callback(record)
+    return optimizer
+
+
+@pytest.fixture(scope="module")
+def history() -> History:
+    history = History()
+    train(history)
+    return history
+
+
+def test_tables_hold_what_the_records_said_with_gaps_where_an_objective_was_absent(history):
+    assert history.objectives == ("a", "b", "c", "noise")
+    weights = history.table("weight")
+    assert weights.shape == (6, 4)
+    assert weights[:3].nansum(-1).tolist() == pytest.approx([1.0] * 3)
+    assert weights[3:, 2].isnan().all()
+    assert not weights[:3].isnan().any()
+    assert (history.table("inactive")[:, 3] == 1).all()
+    assert history.series("step").tolist() == list(range(6))
+    cosines = history.cosines()
+    torch.testing.assert_close(cosines, cosines.mT, equal_nan=True)
+    assert cosines[:, 0, 0].tolist() == [1.0] * 6
+    assert cosines[3:, 2].isnan().all()
+    with pytest.raises(ValueError, match="must be 'loss', 'weight'"):
+        history.table("stationarity")
+
+
+def test_every_keeps_the_first_of_k_calls():
+    thin = History(every=4)
+    train(thin)
+    assert thin.series("step").tolist() == [0.0, 4.0]
+    for wrong in (0, 1.5):
+        with pytest.raises(ValueError, match="must be an int >= 1"):
+            History(every=wrong)
+
+
+def test_conflicts_are_counted_over_steps_in_which_both_were_active():
+    rows = [
+        {"weight/a": 1.0, "weight/b": 1.0, "norm/a": 1.0, "norm/b": 1.0, "cosine/a,b": c}
+        for c in (-0.5, 0.5, -0.25, -1e-9)
+    ]
+    rows.append(rows[0] | {"inactive/b": 1.0})
+    rows.append(rows[0] | {"cosine/a,b": math.nan})
+    matrix = conflict_matrix(History(rows))
+    assert matrix.names == ("a", "b")
+    assert matrix.steps[0, 1] == 4
+    assert matrix.share[0, 1] == matrix.share[1, 0] == 0.5
+    assert matrix.mean_cosine[0, 1] == pytest.approx(-0.0625)
+    assert str(matrix).splitlines()[1].split() == ["a", "-", "50", "%", "-0.06"]
+
+
+def test_no_cosine_is_an_error_and_not_the_absence_of_conflict():
+    for rows in ([], [{"weight/a": 1.0, "norm/a": 1.0}]):
+        with pytest.raises(ValueError, match="at least two active objectives"):
+            conflict_matrix(History(rows))
+
+
+def test_a_name_with_a_comma_is_no_other_pair():
+    names = ("a,b", "a", "b")
+    model = torch.nn.Parameter(torch.eye(3)[0].clone())
+    history = History()
+    history(moopt.backward({n: model[i] + model.sum() for i, n in enumerate(names)}, [model]))
+    torch.testing.assert_close(history.cosines()[0], torch.eye(3).double() / 6 + 5 / 6)
+
+
+def test_progress_averages_the_ends(history):
+    progress = objective_progress(history, window=2)
+    losses = history.table("loss")[:, 0]
+    a = progress["a"]
+    assert (a.first, a.last) == pytest.approx((float(losses[:2].mean()), float(losses[-2:].mean())))
+    assert a.best == float(losses.min())
+    assert a.change < 0
+    assert a.fell == pytest.approx(float((losses.diff() < 0).double().mean()))
+    assert progress["c"].steps == 3
+    assert objective_progress(History([{"weight/a": 1.0, "loss/a": math.nan}] * 3)) == {}
+    with pytest.raises(ValueError, match="`window`"):
+        objective_progress(history, window=0)
+
+
+def test_json_lines_round_trip_append_and_survive_a_killed_run(tmp_path, history):
+    path = tmp_path / "records.jsonl"
+    with JsonLinesWriter(path) as write:
+        train(write, steps=4)
+        assert len(path.read_text().splitlines()) == 4  # flushed while the file is open
+    with JsonLinesWriter(path) as write:
+        train(write, steps=2)
+    with pytest.raises(ValueError, match="closed"):
+        write(moopt.StepRecord())
+    back = read_json_lines(path)
+    assert back.series("step").tolist() == [0, 1, 2, 3, 0, 1]
+    fresh = History()
+    train(fresh, steps=4)
+    assert back.rows[:4] == fresh.rows
+    path.write_text(path.read_text()[:-20])
+    with pytest.raises(ValueError, match=r"line 6 of records.jsonl .*killed"):
+        read_json_lines(path)
+    path.write_text("[1]\n")
+    with pytest.raises(ValueError, match="must be a JSON object; got list"):
+        read_json_lines(path)
+
+
+def test_what_is_not_finite_is_null_and_reads_as_nan(tmp_path):
+    path = tmp_path / "records.jsonl"
+    w = torch.nn.Parameter(torch.ones(1))
+    with JsonLinesWriter(path) as write:
+        write(moopt.backward({"a": w.sum() * math.inf}, [w]))
+    assert json.loads(path.read_text())["loss/a"] is None
+    assert math.isnan(read_json_lines(path).rows[0]["loss/a"])
+
+
+def test_tensorboard_files_hold_every_number(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    history = History()
+    write = TensorBoardWriter(tmp_path, prefix="run", every=2)
+    train(write, history)
+    write.writer.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    seen = [(e.step, e.value) for e in events.Scalars("run/weight/a")]
+    weights = history.table("weight")[:, 0]
+    assert [step for step, _ in seen] == [0, 2, 4]
+    assert [value for _, value in seen] == pytest.approx(weights[::2].tolist(), rel=1e-6)
+    with pytest.raises(ValueError, match="`every` of `TensorBoardWriter`"):
+        TensorBoardWriter(tmp_path, every=0)
+
+
+def test_pictures(history, tmp_path):
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    axes = plot_weights(history)
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    assert {"a", "b", "c", "noise", "inactive"} <= set(lines)
+    torch.testing.assert_close(
+        torch.as_tensor(lines["a"].get_ydata()), history.table("weight")[:, 0], equal_nan=True
+    )
+    axes.figure.savefig(tmp_path / "weights.png")
+    _, given = pyplot.subplots(layout="constrained")
+    assert plot_cosines(history, given) is given
+    assert given.get_yticklabels()[0].get_text() == "a – b"
+    hatched = [c for c in given.collections if c.get_hatch()]
+    conflicts = (history.cosines()[:, 0, 1] < -0.1).sum()
+    assert len(hatched[0].get_paths()) == conflicts > 0
+    given.figure.savefig(tmp_path / "cosines.png")
+    long = History([row | {"step": float(s)} for s, row in enumerate(history.rows[:1] * 1000)])
+    mesh = plot_cosines(long).collections[0]
+    assert mesh.get_array().shape[-1] <= 200
+    pyplot.close("all")
+    for plot in (plot_weights, plot_cosines):
+        with pytest.raises(ValueError, match="must hold at least"):
+            plot(History())
