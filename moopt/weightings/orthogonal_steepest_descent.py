@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from moopt.record import StepStatistics
-from moopt.solvers.pseudo_inverse import DEFAULT_RTOL, pseudo_inverse
+from moopt.solvers.off_span import off_span
+from moopt.solvers.pseudo_inverse import DEFAULT_RTOL
 from moopt.solvers.result import SolverResult
 from moopt.status import SolverStatus
 from moopt.weightings.base import Guarantee, WeightingOutput
@@ -89,11 +90,7 @@ def orthogonal_steepest_descent_weights(
     start = torch.where(has_forget, start, other)
     largest = torch.where(has_forget, largest, longest)
     walls = (live & is_drift) | (retained & has_forget)
-    inverse = pseudo_inverse(torch.where(_pairs(walls), cosines, 0.0), rtol=rtol)
-    unit = start
-    # The further rounds remove what the explicit inverse left, up to the condition number.
-    for _ in range(3):
-        unit = unit - _apply(inverse, torch.where(walls, _apply(cosines, unit), 0.0))
+    unit = off_span(cosines, start, walls, rtol=rtol)
     slopes = _apply(cosines, unit)
     squared = (unit * slopes).sum(-1, keepdim=True)
     total = unit.abs().sum(-1, keepdim=True)
