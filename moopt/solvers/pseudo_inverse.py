@@ -64,7 +64,7 @@ def jacobi_pseudo_inverse(matrix: Tensor, rtol: float) -> Tensor:
         return torch.where(matrix != 0, 1.0 / torch.where(matrix != 0, matrix, 1.0), 0.0)
     size = matrix.abs().amax((-1, -2), keepdim=True)
     size = torch.where(size > 0, size, 1.0)
-    values, vectors = _jacobi_eigh(matrix / size)
+    values, vectors = jacobi_eigh(matrix / size)
     return _spectral_inverse(values, vectors, rtol) / size
 
 
@@ -75,7 +75,7 @@ def _spectral_inverse(values: Tensor, vectors: Tensor, rtol: float) -> Tensor:
     return (vectors * reciprocal[..., None, :]) @ vectors.mT
 
 
-def _jacobi_eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
+def jacobi_eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues `[..., n]` and vectors `[..., m, n]`, unordered, with n = m rounded up to even.
 
     Each round rotates the n/2 disjoint pairs (i, n/2 + i) at once, then moves the indices one

@@ -1,5 +1,6 @@
 """Weightings: from the Gramian of the gradients to the weights of a direction."""
 
+from moopt.weightings.aligned_mtl import AlignedMTL
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
 from moopt.weightings.blur import BLUR
 from moopt.weightings.config import ConFIG
@@ -27,6 +28,7 @@ __all__ = [
     "IMTLG",
     "MGDA",
     "WEIGHTINGS",
+    "AlignedMTL",
     "ConFIG",
     "Constant",
     "DualProj",

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from moopt.weightings.aligned_mtl import AlignedMTL
 from moopt.weightings.base import Guarantee, Weighting
 from moopt.weightings.blur import BLUR
 from moopt.weightings.config import ConFIG
@@ -104,6 +105,7 @@ WEIGHTINGS: Mapping[str, RegisteredWeighting] = MappingProxyType(
                 weighting_class=OrthogonalSteepestDescent, year=2025, required=("forget", "retain")
             ),
             RegisteredWeighting(weighting_class=HAMU, year=2026, required=("forget", "retain")),
+            RegisteredWeighting(weighting_class=AlignedMTL, year=2023),
             RegisteredWeighting(weighting_class=Mean, year=None),
             RegisteredWeighting(weighting_class=Sum, year=None),
             RegisteredWeighting(weighting_class=DualProj, year=2017),

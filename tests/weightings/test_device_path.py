@@ -55,6 +55,7 @@ def test_reading_a_fake_value_raises() -> None:
         ("PCGrad", 3),
         ("IMTLG", 3),
         ("ConFIG", 3),
+        ("AlignedMTL", 2),
         ("Mean", 3),
         ("NGDiff", 3),
         ("GRU clip", 3),
