@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -11,6 +12,9 @@ from moopt.solvers.principal_components import GRADED
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+EASY = 1e-6
+"""Ratio of eigenvalues down to which `eigh` resolves the smallest to ten digits."""
 
 
 def aligned_mtl_on_host(
@@ -42,14 +46,19 @@ def aligned_mtl_on_host(
         return None
     if p is None:
         p = np.full(size, 1.0 / size)
-    norms = np.sqrt(squares)
-    cosines = array / norms / norms[:, None]
-    values, vectors = np.linalg.eigh(cosines)
-    kept = values > rtol * values[-1]
-    factor = (norms / norms.max())[:, None] * vectors[:, kept] * np.sqrt(values[kept])
-    left, sigma, _ = np.linalg.svd(factor, full_matrices=False)
-    if not sigma[-1] > GRADED * sigma[0]:
-        return None
+    relative = np.sqrt(squares) / math.sqrt(squares.max())
+    cosines = array / np.sqrt(squares) / np.sqrt(squares)[:, None]
+    # No eigenvalue of the cosines is smaller than the smallest of the Gramian of rows <= 1.
+    values, left = np.linalg.eigh(cosines * relative * relative[:, None])
+    if values[0] > max(EASY * values[-1], rtol * size):
+        sigma, left = np.sqrt(values[::-1]), left[:, ::-1]
+    else:
+        values, vectors = np.linalg.eigh(cosines)
+        kept = values > rtol * values[-1]
+        factor = relative[:, None] * vectors[:, kept] * np.sqrt(values[kept])
+        left, sigma, _ = np.linalg.svd(factor, full_matrices=False)
+        if not sigma[-1] > GRADED * sigma[0]:
+            return None
     if scale_mode == "min":
         scale = sigma[-1]
     elif scale_mode == "median":
