@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-NAMES = ("import_time", "solver", "memory", "step_overhead")
+NAMES = ("import_time", "solver", "memory", "step_overhead", "weightings", "faults")
 
 
 def run_all(arguments: list[str]) -> int:

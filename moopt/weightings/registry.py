@@ -34,7 +34,8 @@ class RegisteredWeighting:
     Attributes:
         weighting_class: the class; `settings` its default hyper-parameters.
         year: of the publication; None where there is no single origin.
-        required: hyper-parameters without a default; such a method has no registered instance.
+        required: hyper-parameters without a default, each with an example for three objectives
+            named "forget", "retain" and "third"; a method with any has no registered instance.
 
     Example:
         >>> from moopt.weightings import WEIGHTINGS
@@ -44,7 +45,7 @@ class RegisteredWeighting:
 
     weighting_class: type[Weighting]
     year: int | None
-    required: tuple[str, ...] = ()
+    required: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -65,13 +66,18 @@ class RegisteredWeighting:
         # Not `dataclasses.asdict`, which would take a nested weighting apart.
         return {field.name: getattr(default, field.name) for field in dataclasses.fields(default)}  # type: ignore[arg-type]
 
+    def example(self) -> Weighting:
+        """An instance for three objectives named "forget", "retain" and "third"."""
+        return self.build(**self.required)
+
     def build(self, **settings: Any) -> Weighting:
         """An instance with the given hyper-parameters in place of the default ones."""
         missing = [name for name in self.required if name not in settings]
         if missing:
+            shown = ", ".join(f"{name}={self.required[name]!r}" for name in missing)
             raise ValueError(
                 f"`{self.name}` needs {missing}, which a name cannot give. Pass an instance, such"
-                f" as moopt.weightings.{self.name}({', '.join(f'{name}=...' for name in missing)})."
+                f" as moopt.weightings.{self.name}({shown})."
             )
         return self.weighting_class(**settings)
 
@@ -88,6 +94,10 @@ class RegisteredWeighting:
         return bool(self.build(**settings).state_axes)
 
 
+ROLES: Mapping[str, Any] = MappingProxyType(
+    {"forget": "forget", "retain": ("retain", "third")}
+)
+
 WEIGHTINGS: Mapping[str, RegisteredWeighting] = MappingProxyType(
     {
         row.name: row
@@ -96,21 +106,23 @@ WEIGHTINGS: Mapping[str, RegisteredWeighting] = MappingProxyType(
             RegisteredWeighting(weighting_class=DualSpaceMGDA, year=2025),
             RegisteredWeighting(weighting_class=CRMOGM, year=2022),
             RegisteredWeighting(weighting_class=PCGrad, year=2020),
-            RegisteredWeighting(weighting_class=NGDiff, year=2025, required=("forget", "retain")),
-            RegisteredWeighting(weighting_class=GRU, year=2025, required=("forget", "retain")),
-            RegisteredWeighting(weighting_class=BLUR, year=2026, required=("forget", "retain")),
+            RegisteredWeighting(weighting_class=NGDiff, year=2025, required=ROLES),
+            RegisteredWeighting(weighting_class=GRU, year=2025, required=ROLES),
+            RegisteredWeighting(weighting_class=BLUR, year=2026, required=ROLES),
             RegisteredWeighting(weighting_class=IMTLG, year=2021),
             RegisteredWeighting(weighting_class=ConFIG, year=2024),
             RegisteredWeighting(
-                weighting_class=OrthogonalSteepestDescent, year=2025, required=("forget", "retain")
+                weighting_class=OrthogonalSteepestDescent, year=2025, required=ROLES
             ),
-            RegisteredWeighting(weighting_class=HAMU, year=2026, required=("forget", "retain")),
+            RegisteredWeighting(weighting_class=HAMU, year=2026, required=ROLES),
             RegisteredWeighting(weighting_class=AlignedMTL, year=2023),
             RegisteredWeighting(weighting_class=Mean, year=None),
             RegisteredWeighting(weighting_class=Sum, year=None),
             RegisteredWeighting(weighting_class=DualProj, year=2017),
             RegisteredWeighting(weighting_class=UPGrad, year=2024),
-            RegisteredWeighting(weighting_class=Constant, year=None, required=("weights",)),
+            RegisteredWeighting(
+                weighting_class=Constant, year=None, required={"weights": (1.0, 1.0, 1.0)}
+            ),
         )
     }
 )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from moopt.record import StepStatistics
 from moopt.weightings import CRMOGM, MGDA, WEIGHTINGS, Constant, DualSpaceMGDA, weighting_from_name
 
 
@@ -22,9 +24,19 @@ def test_an_unknown_name_lists_the_names() -> None:
         weighting_from_name("adam")
 
 
+@pytest.mark.parametrize("name", WEIGHTINGS)
+def test_every_row_has_an_example_for_the_same_three_objectives(name: str) -> None:
+    statistics = StepStatistics(
+        gramian=torch.eye(3, dtype=torch.float64),
+        losses=torch.ones(3, dtype=torch.float64),
+        names=("forget", "retain", "third"),
+    )
+    assert WEIGHTINGS[name].example()(statistics).weights.isfinite().all()
+
+
 def test_a_method_without_defaults_says_what_to_pass() -> None:
     with pytest.raises(
-        ValueError, match=r"Pass an instance, such as moopt.weightings.Constant\(weights=...\)"
+        ValueError, match=r"Pass an instance, such as moopt.weightings.Constant\(weights=\(1.0"
     ):
         weighting_from_name("constant")
     assert WEIGHTINGS["Constant"].build(weights=[1.0]) == Constant([1.0])
