@@ -11,6 +11,7 @@ from torch import Tensor
 from moopt.scalarizations.base import mask_of
 from moopt.scalarizations.preference import Vector, preference_or_uniform, shifted_losses
 from moopt.scalarizations.preferred import PreferredScalarization
+from moopt.weightings import Guarantee
 
 
 def augmented_tchebycheff(
@@ -99,6 +100,11 @@ class AugmentedTchebycheff(PreferredScalarization):
                 f"`rho` of `AugmentedTchebycheff` must be >= 0 and finite; got {self.rho}. Use"
                 " 0.05."
             )
+
+    @property
+    def guarantees(self) -> frozenset[Guarantee]:
+        homogeneous = {Guarantee.POSITIVELY_HOMOGENEOUS} if self.reference is None else set()
+        return super().guarantees | homogeneous
 
     def _scalar(self, losses: Tensor, active: Tensor, **vectors: Tensor | None) -> Tensor:
         return augmented_tchebycheff(losses, rho=self.rho, active=active, **vectors)

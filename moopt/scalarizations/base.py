@@ -76,7 +76,7 @@ class Scalarization(Weighting):
         weights = torch.where(active, weights, 0.0)
         defined = torch.isfinite(weights).all(-1, keepdim=True)
         good = finite & defined
-        uniform = active / active.sum(-1, keepdim=True).clamp_min(1)
+        uniform = active.to(losses) / active.sum(-1, keepdim=True).clamp_min(1)
         weights = torch.where(good, weights, uniform)
         status = torch.where(defined, int(SolverStatus.CONVERGED), int(SolverStatus.OUT_OF_DOMAIN))
         status = torch.where(finite, status, int(SolverStatus.NON_FINITE)).squeeze(-1)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from moopt.scalarizations.base import Scalarization, State, derivative, mask_of
+from moopt.weightings import Guarantee
 
 LOSS_SUM = "loss_sum"
 NUM_STEPS = "num_steps"
@@ -104,18 +105,21 @@ class DWA(Scalarization):
             )
 
     @property
+    def guarantees(self) -> frozenset[Guarantee]:
+        return super().guarantees | {Guarantee.POSITIVELY_HOMOGENEOUS}
+
+    @property
     def state_axes(self) -> Mapping[str, int]:
         return {LOSS_SUM: 1, NUM_STEPS: 1, LAST: 1, BEFORE_LAST: 1}
 
     def initial_state(self, num_objectives: int, device: torch.device | None = None) -> State:
-        """No step counted, no average known (NaN)."""
+        """No step counted, no average known (0, whose ratio counts as 1)."""
         zero = torch.zeros(num_objectives, dtype=torch.float64, device=device)
-        unknown = torch.full_like(zero, float("nan"))
         return {
             LOSS_SUM: zero,
             NUM_STEPS: zero.to(torch.int64),
-            LAST: unknown,
-            BEFORE_LAST: unknown.clone(),
+            LAST: zero.clone(),
+            BEFORE_LAST: zero.clone(),
         }
 
     def _weigh(

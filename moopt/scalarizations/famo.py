@@ -10,19 +10,14 @@ import torch
 from torch import Tensor
 
 from moopt.record import StepStatistics
+from moopt.scalarizations.adam import AXES, adam_state, adam_step
 from moopt.scalarizations.base import Scalarization, State, derivative, mask_of, objective_losses
 from moopt.scalarizations.preference import Vector, frozen_vector, vector_in_order
+from moopt.status import SolverStatus
 from moopt.weightings import Guarantee, WeightingOutput
 
 LOGITS = "logits"
 LOG_LOSSES = "log_losses"
-MEAN = "mean_gradient"
-SQUARE = "mean_square"
-NUM_UPDATES = "num_updates"
-
-BETAS = (0.9, 0.999)
-ADAM_EPS = 1e-8
-"""Adam's own defaults, which the official code leaves as they are."""
 
 
 def famo(
@@ -68,7 +63,8 @@ def famo(
 def _above(losses: Tensor, min_losses: Tensor | None, eps: float) -> Tensor:
     """`loss - b + eps`, and NaN where that is not positive."""
     above = losses + eps if min_losses is None else losses - min_losses + eps
-    return torch.where(above > 0, above, float("nan"))
+    # A factor, so that the derivative is NaN too.
+    return above * torch.where(above > 0, 1.0, float("nan")).to(above.dtype)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,28 +150,21 @@ class FAMO(Scalarization):
 
     @property
     def state_axes(self) -> Mapping[str, int]:
-        return {LOGITS: 1, LOG_LOSSES: 1, MEAN: 1, SQUARE: 1, NUM_UPDATES: 1}
+        return {LOGITS: 1, LOG_LOSSES: 1, **AXES}
 
     def initial_state(self, num_objectives: int, device: torch.device | None = None) -> State:
-        """Equal logits, and no losses yet (NaN)."""
+        """Equal logits, and no losses yet (infinity)."""
         zero = torch.zeros(num_objectives, dtype=torch.float64, device=device)
-        return {
-            LOGITS: zero,
-            LOG_LOSSES: torch.full_like(zero, float("nan")),
-            MEAN: zero.clone(),
-            SQUARE: zero.clone(),
-            NUM_UPDATES: zero.to(torch.int64),
-        }
+        return {LOGITS: zero, LOG_LOSSES: zero + float("inf"), **adam_state(zero)}
 
     def __call__(self, statistics: StepStatistics, state: State | None = None) -> WeightingOutput:
         output = super().__call__(statistics, state)
-        # A loss that is not finite has no logarithm to compare with later, whatever came before.
+        assert output.result is not None
         losses, active = objective_losses(statistics, "FAMO")
-        logarithms = self._log(losses, statistics.names)
-        former = output.state[LOG_LOSSES].expand(losses.shape)
-        return output._replace(
-            state=output.state | {LOG_LOSSES: torch.where(active, logarithms, former)}
-        )
+        usable = (output.result.status == int(SolverStatus.CONVERGED))[..., None] & active
+        # A step that is not sound teaches nothing, and what came before it is out of date.
+        logarithms = torch.where(usable, self._log(losses, statistics.names), float("inf"))
+        return output._replace(state=output.state | {LOG_LOSSES: logarithms})
 
     def _weigh(
         self, losses: Tensor, active: Tensor, state: State, names: tuple[str, ...] | None
@@ -203,26 +192,13 @@ class FAMO(Scalarization):
         shares = torch.where(known, shares, 0.0)
         slope = shares * (delta - (shares * delta).sum(-1, keepdim=True))
         slope = slope + self.weight_decay * state[LOGITS]
-        count = state[NUM_UPDATES] + known
-        mean = BETAS[0] * state[MEAN] + (1 - BETAS[0]) * slope
-        square = BETAS[1] * state[SQUARE] + (1 - BETAS[1]) * slope.square()
-        steps = count.clamp_min(1).to(before.dtype)
-        unbiased = mean / (1 - BETAS[0] ** steps)
-        scale = (square / (1 - BETAS[1] ** steps)).sqrt() + ADAM_EPS
-        following = {
-            LOGITS: state[LOGITS] - self.lr * unbiased / scale,
-            LOG_LOSSES: torch.full_like(before, float("nan")),
-            MEAN: mean,
-            SQUARE: square,
-            NUM_UPDATES: count,
-        }
-        return {
-            key: value if key == LOG_LOSSES else torch.where(known, value, state[key])
-            for key, value in following.items()
-        }
+        logits, moments = adam_step(state[LOGITS], slope, state, lr=self.lr, active=known)
+        return {LOGITS: logits, LOG_LOSSES: torch.full_like(before, float("inf")), **moments}
 
     def _bounds(self, losses: Tensor, names: tuple[str, ...] | None) -> Tensor | None:
         return vector_in_order(self.min_losses, names, losses, "`min_losses` of `FAMO`")
 
     def _log(self, losses: Tensor, names: tuple[str, ...] | None) -> Tensor:
-        return _above(losses, self._bounds(losses, names), self.eps).log()
+        """The logarithms that are learned from; infinity where there is none."""
+        logarithms = _above(losses, self._bounds(losses, names), self.eps).log()
+        return torch.where(logarithms.isfinite(), logarithms, float("inf"))

@@ -11,6 +11,7 @@ from torch import Tensor
 from moopt.scalarizations.base import mask_of
 from moopt.scalarizations.preference import Vector, preference_or_uniform, shifted_losses
 from moopt.scalarizations.preferred import PreferredScalarization
+from moopt.weightings import Guarantee
 
 ON_THE_RAY = 64
 """Units of rounding: a distance to the ray below this many, relative to ||loss - z||, is zero."""
@@ -114,6 +115,11 @@ class PBI(PreferredScalarization):
             raise ValueError(
                 f"`theta` of `PBI` must be >= 0 and finite; got {self.theta}. Use 5.0."
             )
+
+    @property
+    def guarantees(self) -> frozenset[Guarantee]:
+        homogeneous = {Guarantee.POSITIVELY_HOMOGENEOUS} if self.reference is None else set()
+        return super().guarantees | homogeneous
 
     def _scalar(self, losses: Tensor, active: Tensor, **vectors: Tensor | None) -> Tensor:
         return pbi(losses, theta=self.theta, active=active, **vectors)

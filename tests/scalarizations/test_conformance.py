@@ -1,0 +1,190 @@
+"""Scalarizations under the contract of every weighting, and what they claim beyond it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from moopt.record import StepStatistics
+from moopt.scalarizations import SCALARIZATIONS, Scalarization
+from moopt.status import SolverStatus
+from moopt.testing import check_weighting
+from moopt.weightings import Guarantee, WeightingOutput
+from tests.cases import all_cases
+from tests.scalarizations.settings import DEFAULTS, SETTINGS
+from tests.weightings.properties import GUARANTEES, dataclass_is_frozen
+from tests.weightings.settings import fixed
+
+# The gradients do not matter, only how many there are.
+CASES = list(all_cases(ms=(1, 2, 3)))
+
+UNCLAIMED = [
+    (name, guarantee)
+    for name in SETTINGS
+    for guarantee in Guarantee
+    if guarantee not in SETTINGS[name](range(3)).guarantees
+    # What a state loses shows only once it has a past.
+    and not SETTINGS[name](range(3)).state_axes
+]
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_rule_and_every_claim_holds(name: str) -> None:
+    check_weighting(SETTINGS[name], CASES)
+
+
+@pytest.mark.parametrize(("name", "guarantee"), UNCLAIMED, ids=lambda x: getattr(x, "value", x))
+def test_a_guarantee_that_is_not_claimed_has_a_counterexample(name, guarantee) -> None:
+    def on_every_case() -> None:
+        for case in CASES:
+            GUARANTEES[guarantee](SETTINGS[name], case)
+
+    with pytest.raises(AssertionError):
+        on_every_case()
+
+
+class Leaking(Scalarization):
+    """Violates the contract: masked losses enter the number of objectives, and the sum."""
+
+    name, source = "Leaking", "a violator"
+
+    def _weigh(self, losses, active, state, names):
+        return torch.full_like(losses, 1.0 / losses.shape[-1]), {}
+
+
+class Positional(Scalarization):
+    """Claims permutation equivariance, and gives the first objective more."""
+
+    name, source = "Positional", "a violator"
+
+    def _weigh(self, losses, active, state, names):
+        weights = active.to(losses) / active.sum(-1, keepdim=True)
+        weights[..., 0] *= 2
+        return weights, {}
+
+
+@pytest.mark.parametrize(
+    ("violator", "property_name"),
+    [(Leaking(), "mask equals dropping"), (Positional(), "permutation-equivariant")],
+)
+def test_a_planted_violator_is_caught(violator, property_name) -> None:
+    with pytest.raises(AssertionError, match=property_name):
+        check_weighting(violator, CASES)
+
+
+@pytest.mark.parametrize("name", SCALARIZATIONS)
+def test_rows_and_classes(name: str) -> None:
+    row = SCALARIZATIONS[name]
+    assert dataclass_is_frozen(row.weighting_class)
+    assert row.weighting_class.__name__ == name
+    assert issubclass(row.weighting_class, Scalarization)
+    assert "losses" in row.needs()
+    assert str(row.year) in row.source
+
+
+def weigh(name: str, losses: list[float], **fields) -> WeightingOutput:
+    m = len(losses)
+    names = tuple(f"objective {i}" for i in range(m))
+    gramian = torch.full((m, m), float("nan"))
+    given = StepStatistics(gramian=gramian, losses=torch.tensor(losses), names=names, **fields)
+    return SETTINGS[name](range(m))(given)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_loss_that_is_not_finite_is_a_status(name: str, bad: float) -> None:
+    output = weigh(name, [1.0, bad, 3.0])
+    assert output.weights.tolist() == [1 / 3] * 3
+    assert SolverStatus(int(output.result.status)) is SolverStatus.NON_FINITE
+    assert torch.isnan(output.result.gap)
+
+
+NEEDS_POSITIVE = {"GLS", "FAMO", "FAMO bounded"}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("losses", [[2.0, -1.0, 3.0], [2.0, -1e-30, 3.0]])
+def test_a_negative_loss_is_fine_or_a_status(name: str, losses: list[float]) -> None:
+    output = weigh(name, losses)
+    if name in NEEDS_POSITIVE and not (name == "FAMO" and losses[1] > -1e-8):
+        assert SolverStatus(int(output.result.status)) is SolverStatus.OUT_OF_DOMAIN
+        assert output.weights.tolist() == [1 / 3] * 3
+        initial = SETTINGS[name](range(3)).initial_state(3)
+        for key in set(initial) - {"log_losses"}:
+            assert torch.equal(output.state[key], initial[key])
+    else:
+        assert SolverStatus(int(output.result.status)) is SolverStatus.CONVERGED
+        assert torch.isfinite(output.weights).all()
+
+
+def test_losses_that_are_all_zero() -> None:
+    domains = {name: weigh(name, [0.0, 0.0]) for name in SETTINGS}
+    out = {
+        name
+        for name, output in domains.items()
+        if int(output.result.status) == SolverStatus.OUT_OF_DOMAIN
+    }
+    assert out == {"GLS", "COSMOS", "COSMOS preferred", "FAMO bounded"}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_losses_are_required(name: str) -> None:
+    with pytest.raises(ValueError, match="needs the losses; got none"):
+        SETTINGS[name](range(2))(StepStatistics(gramian=torch.eye(2)))
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_no_value_is_read_on_the_host(name: str) -> None:
+    """A fake tensor has no values: any read of one raises."""
+    with FakeTensorMode():
+        weighting = SETTINGS[name](range(3))
+        output = weighting(
+            StepStatistics(
+                gramian=torch.eye(3, dtype=torch.float64),
+                losses=torch.ones(3, dtype=torch.float64),
+                active=torch.ones(3, dtype=torch.bool),
+            )
+        )
+        assert output.weights.shape == (3,)
+        assert output.weights.dtype == torch.float64
+        if weighting.observes:
+            weighting.observe(output.state, torch.ones(3, dtype=torch.float64))
+
+
+class Peeking(Scalarization):
+    """Violates the rule: looks at a loss on the host."""
+
+    name, source = "Peeking", "a violator"
+
+    def _weigh(self, losses, active, state, names):
+        return losses * float(losses[0]), {}
+
+
+def test_a_scalarization_that_reads_a_loss_is_caught() -> None:
+    with FakeTensorMode():
+        given = StepStatistics(gramian=torch.eye(3), losses=torch.ones(3, dtype=torch.float64))
+        with pytest.raises(Exception, match="_local_scalar_dense"):
+            Peeking()(given)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_traces_in_one_graph_and_agrees_with_eager(name: str) -> None:
+    torch.compiler.reset()
+    weighting = SETTINGS[name](range(3))
+
+    def weights(losses: torch.Tensor, active: torch.Tensor) -> torch.Tensor:
+        gramian = torch.eye(3, dtype=torch.float64)
+        given = StepStatistics(gramian=gramian, losses=losses, active=active)
+        return weighting(given).weights
+
+    traced = torch.compile(weights, fullgraph=True, backend="aot_eager")
+    losses = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)
+    active = torch.tensor([True, False, True])
+    torch.testing.assert_close(traced(losses, active), weights(losses, active))
+
+
+def test_fixed_is_what_the_rows_build() -> None:
+    assert set(DEFAULTS) == set(SCALARIZATIONS)
+    assert fixed(SCALARIZATIONS["STCH"].build())(range(2)) == DEFAULTS["STCH"](range(2))
