@@ -8,6 +8,7 @@ from moopt.weightings.constant import Constant
 from moopt.weightings.cr_mogm import CRMOGM
 from moopt.weightings.dual_proj import DualProj
 from moopt.weightings.dual_space_mgda import DualSpaceMGDA
+from moopt.weightings.gradvac import GradVac
 from moopt.weightings.gru import GRU
 from moopt.weightings.hamu import HAMU
 from moopt.weightings.imtl_g import IMTLG
@@ -33,6 +34,7 @@ __all__ = [
     "Constant",
     "DualProj",
     "DualSpaceMGDA",
+    "GradVac",
     "Guarantee",
     "Mean",
     "NGDiff",

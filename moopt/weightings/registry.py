@@ -15,6 +15,7 @@ from moopt.weightings.constant import Constant
 from moopt.weightings.cr_mogm import CRMOGM
 from moopt.weightings.dual_proj import DualProj
 from moopt.weightings.dual_space_mgda import DualSpaceMGDA
+from moopt.weightings.gradvac import GradVac
 from moopt.weightings.gru import GRU
 from moopt.weightings.hamu import HAMU
 from moopt.weightings.imtl_g import IMTLG
@@ -94,9 +95,7 @@ class RegisteredWeighting:
         return bool(self.build(**settings).state_axes)
 
 
-ROLES: Mapping[str, Any] = MappingProxyType(
-    {"forget": "forget", "retain": ("retain", "third")}
-)
+ROLES: Mapping[str, Any] = MappingProxyType({"forget": "forget", "retain": ("retain", "third")})
 
 WEIGHTINGS: Mapping[str, RegisteredWeighting] = MappingProxyType(
     {
@@ -116,6 +115,7 @@ WEIGHTINGS: Mapping[str, RegisteredWeighting] = MappingProxyType(
             ),
             RegisteredWeighting(weighting_class=HAMU, year=2026, required=ROLES),
             RegisteredWeighting(weighting_class=AlignedMTL, year=2023),
+            RegisteredWeighting(weighting_class=GradVac, year=2021),
             RegisteredWeighting(weighting_class=Mean, year=None),
             RegisteredWeighting(weighting_class=Sum, year=None),
             RegisteredWeighting(weighting_class=DualProj, year=2017),

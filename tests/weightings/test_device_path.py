@@ -56,6 +56,7 @@ def test_reading_a_fake_value_raises() -> None:
         ("IMTLG", 3),
         ("ConFIG", 3),
         ("AlignedMTL", 2),
+        ("GradVac", 3),
         ("Mean", 3),
         ("NGDiff", 3),
         ("GRU clip", 3),
