@@ -21,6 +21,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "public_names",
+    "method_table",
     "mathml",
 ]
 exclude_patterns = ["_build"]
@@ -59,6 +60,7 @@ public_modules = [
     "moopt.losses",
     "moopt.testing",
     "moopt.diagnostics",
+    "moopt.projection",
 ]
 
 nitpicky = True
@@ -66,5 +68,5 @@ nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(torch|nn|Tensor|collections|numbers|typing)(\..*)?"),
     # Annotations for type checkers alone, spelled out in the docstrings.
-    (r"py:class", r"(Losses|GradScaler)"),
+    (r"py:class", r"(Losses|GradScaler|Gradient|Length|moopt\.projection\.structure\.G)"),
 ]

@@ -46,6 +46,7 @@ ARROWS: Mapping[str, frozenset[str]] = {
     "testing": RANK_0 | {"solvers", "weightings", "scalarizations"},
     "scalarizations": RANK_0 | {"solvers", "weightings"},
     "diagnostics": RANK_0 | {"solvers", "kernels"},
+    "projection": RANK_0 | {"solvers", "kernels"},
     **dict.fromkeys(
         STEP,
         RANK_0 | STEP | {"kernels", "solvers", "weightings", "scalarizations", "gradients"},
@@ -68,6 +69,7 @@ PUBLIC_PACKAGES = (
     "moopt.losses",
     "moopt.testing",
     "moopt.diagnostics",
+    "moopt.projection",
 )
 MAX_LINES = 350
 # Kernels, and tests that are lists of cases, are long without holding two ideas.
