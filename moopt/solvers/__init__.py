@@ -1,5 +1,6 @@
 """Small, certified maths on an `[m, m]` Gramian."""
 
+from moopt.solvers.cagrad_dual import cagrad_point
 from moopt.solvers.dual_cone import dual_cone_point
 from moopt.solvers.min_norm import min_norm_point
 from moopt.solvers.pareto_stationarity import Stationarity, stationarity
@@ -9,6 +10,7 @@ from moopt.solvers.simplex import simplex_projection
 __all__ = [
     "SolverResult",
     "Stationarity",
+    "cagrad_point",
     "dual_cone_point",
     "min_norm_point",
     "simplex_projection",

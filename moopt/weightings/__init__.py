@@ -3,6 +3,7 @@
 from moopt.weightings.aligned_mtl import AlignedMTL
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
 from moopt.weightings.blur import BLUR
+from moopt.weightings.cagrad import CAGrad
 from moopt.weightings.config import ConFIG
 from moopt.weightings.constant import Constant
 from moopt.weightings.cr_mogm import CRMOGM
@@ -12,11 +13,13 @@ from moopt.weightings.gradvac import GradVac
 from moopt.weightings.gru import GRU
 from moopt.weightings.hamu import HAMU
 from moopt.weightings.imtl_g import IMTLG
+from moopt.weightings.krum import Krum
 from moopt.weightings.mean import Mean
 from moopt.weightings.mgda import MGDA
 from moopt.weightings.ngdiff import NGDiff
 from moopt.weightings.orthogonal_steepest_descent import OrthogonalSteepestDescent
 from moopt.weightings.pcgrad import PCGrad
+from moopt.weightings.random import Random
 from moopt.weightings.registry import WEIGHTINGS, RegisteredWeighting, weighting_from_name
 from moopt.weightings.sum import Sum
 from moopt.weightings.upgrad import UPGrad
@@ -30,16 +33,19 @@ __all__ = [
     "MGDA",
     "WEIGHTINGS",
     "AlignedMTL",
+    "CAGrad",
     "ConFIG",
     "Constant",
     "DualProj",
     "DualSpaceMGDA",
     "GradVac",
     "Guarantee",
+    "Krum",
     "Mean",
     "NGDiff",
     "OrthogonalSteepestDescent",
     "PCGrad",
+    "Random",
     "RegisteredWeighting",
     "Sum",
     "UPGrad",

@@ -10,6 +10,7 @@ from typing import Any
 from moopt.weightings.aligned_mtl import AlignedMTL
 from moopt.weightings.base import Guarantee, Weighting
 from moopt.weightings.blur import BLUR
+from moopt.weightings.cagrad import CAGrad
 from moopt.weightings.config import ConFIG
 from moopt.weightings.constant import Constant
 from moopt.weightings.cr_mogm import CRMOGM
@@ -19,11 +20,13 @@ from moopt.weightings.gradvac import GradVac
 from moopt.weightings.gru import GRU
 from moopt.weightings.hamu import HAMU
 from moopt.weightings.imtl_g import IMTLG
+from moopt.weightings.krum import Krum
 from moopt.weightings.mean import Mean
 from moopt.weightings.mgda import MGDA
 from moopt.weightings.ngdiff import NGDiff
 from moopt.weightings.orthogonal_steepest_descent import OrthogonalSteepestDescent
 from moopt.weightings.pcgrad import PCGrad
+from moopt.weightings.random import Random
 from moopt.weightings.sum import Sum
 from moopt.weightings.upgrad import UPGrad
 
@@ -116,10 +119,13 @@ WEIGHTINGS: Mapping[str, RegisteredWeighting] = MappingProxyType(
             RegisteredWeighting(weighting_class=HAMU, year=2026, required=ROLES),
             RegisteredWeighting(weighting_class=AlignedMTL, year=2023),
             RegisteredWeighting(weighting_class=GradVac, year=2021),
+            RegisteredWeighting(weighting_class=Random, year=2021),
+            RegisteredWeighting(weighting_class=Krum, year=2017),
             RegisteredWeighting(weighting_class=Mean, year=None),
             RegisteredWeighting(weighting_class=Sum, year=None),
             RegisteredWeighting(weighting_class=DualProj, year=2017),
             RegisteredWeighting(weighting_class=UPGrad, year=2024),
+            RegisteredWeighting(weighting_class=CAGrad, year=2021),
             RegisteredWeighting(
                 weighting_class=Constant, year=None, required={"weights": (1.0, 1.0, 1.0)}
             ),

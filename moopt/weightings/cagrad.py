@@ -1,0 +1,149 @@
+"""CAGrad: the best worst improvement in a ball around the mean gradient."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import ClassVar, Literal, get_args
+
+from torch import Tensor
+
+from moopt.record import StepStatistics
+from moopt.solvers import SolverResult, cagrad_point
+from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
+from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
+
+Rescale = Literal["none", "square", "linear"]
+
+
+def cagrad_weights(
+    gramian: Tensor,
+    *,
+    active: Tensor | None = None,
+    c: float = 0.5,
+    rescale: Rescale = "none",
+    tol: float = 1e-10,
+    max_iter: int | None = None,
+) -> SolverResult:
+    """Return the weights of `argmax min_i g_i . d` over `||d - g0|| <= c ||g0||`.
+
+    Args:
+        gramian: float64 `[..., m, m]`, the inner products of the gradients.
+        active: bool `[..., m]`; the others get weight exactly 0 and have no influence. None means
+            all active.
+        c: the radius relative to the mean gradient g0, >= 0.
+        rescale: "none"; "square" divides d by 1 + c^2; "linear" by 1 + c.
+        tol: of `cagrad_point`, relative, > 0.
+        max_iter: of `cagrad_point`.
+
+    Returns:
+        The weights, with status, gap and num_iter of `moopt.solvers.cagrad_point`. On non-finite
+        input the weights are uniform over the active objectives.
+
+    Example:
+        >>> import torch
+        >>> from moopt.weightings.cagrad import cagrad_weights
+        >>> G = torch.eye(2, dtype=torch.float64)
+        >>> [round(w, 12) for w in cagrad_weights(G, c=0.5).weights.tolist()]
+        [0.75, 0.75]
+    """
+    result = cagrad_point(gramian, c=c, active=active, tol=tol, max_iter=max_iter)
+    if rescale == "none":
+        return result
+    divisor = 1.0 + (c * c if rescale == "square" else c)
+    # The uniform weights of a non-finite step, whose gap is NaN, stay uniform with sum one.
+    return result._replace(
+        weights=(result.weights / divisor).where(~result.gap.isnan()[..., None], result.weights)
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CAGrad(Weighting):
+    """Improve the worst objective as much as a ball around the mean gradient allows.
+
+    `d = argmax min_i g_i . d` subject to `||d - g0|| <= c ||g0||` with the mean gradient g0. The
+    optimum lies on the sphere, `||d - g0|| = c ||g0||`: `d = g0 + c ||g0|| g_w / ||g_w||`, where
+    w minimises `g0 . g_w + c ||g0|| ||g_w||` over the simplex. For c = 0 it is the mean; as c
+    grows it turns towards MGDA. With c < 1 the mean loss still falls, and converges, but an
+    objective may rise where every direction of the ball raises one.
+
+    Args:
+        c: the radius relative to ||g0||, finite, >= 0; the paper proves convergence for c < 1.
+            Default 0.5, as in the paper's toy problem (its multi-task experiments tune it
+            around 0.4).
+        rescale: "none" (default; the paper), "square": d / (1 + c^2), the default of the authors'
+            code; "linear": d / (1 + c). It changes the step length only.
+        tol: relative tolerance of the solver, > 0; default 1e-10.
+        max_iter: limit on the solver's minimum-norm problems, >= 1; None leaves it to the solver.
+
+    Raises:
+        ValueError: if a setting is out of range.
+
+    Numerics: certified by the duality gap of each row. At a Pareto stationary point where g_w = 0
+        is optimal the paper's formula divides by zero: every d of the ball that raises no
+        objective is then a solution, and the one nearest to g0 is taken, inside the ball, with
+        status DEGENERATE. NaN or infinity among the active rows gives uniform weights and status
+        NON_FINITE. No synchronisation on a device.
+
+    Example:
+        >>> import torch, moopt
+        >>> from moopt.weightings import CAGrad
+        >>> statistics = moopt.StepStatistics(gramian=torch.eye(2, dtype=torch.float64))
+        >>> [round(w, 12) for w in CAGrad(c=0.5)(statistics).weights.tolist()]
+        [0.75, 0.75]
+
+    Source: B. Liu, X. Liu, X. Jin, P. Stone and Q. Liu, "Conflict-Averse Gradient Descent for
+    Multi-task Learning", NeurIPS 2021; `rescale` is of the authors' code (from memory). We differ
+    from that code: it adds 1e-8 and 1e-4 to norms and stops SLSQP early, so that small gradients
+    change the method; here nothing is added.
+    """
+
+    c: float = 0.5
+    rescale: Rescale = "none"
+    tol: float = 1e-10
+    max_iter: int | None = None
+
+    name: ClassVar[str] = "CAGrad"
+    source: ClassVar[str] = (
+        "B. Liu, X. Liu, X. Jin, P. Stone and Q. Liu, Conflict-Averse Gradient Descent for"
+        " Multi-task Learning, NeurIPS 2021"
+    )
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.c < math.inf:
+            raise ValueError(
+                f"`c` of `CAGrad` must be finite and >= 0; got {self.c}. It is the radius relative"
+                " to the mean gradient: use 0.5."
+            )
+        if self.rescale not in get_args(Rescale):
+            raise ValueError(
+                f"`rescale` of `CAGrad` must be one of {list(get_args(Rescale))}; got"
+                f" {self.rescale!r}. Use 'square' for the length of the authors' code."
+            )
+        if not 0 < self.tol < 1:
+            raise ValueError(
+                f"`tol` of `CAGrad` must be in (0, 1); got {self.tol}. It is relative: use 1e-10."
+            )
+        if self.max_iter is not None and self.max_iter < 1:
+            raise ValueError(
+                f"`max_iter` of `CAGrad` must be at least 1; got {self.max_iter}. Use None for the"
+                " solver's own limit."
+            )
+
+    @property
+    def guarantees(self) -> frozenset[Guarantee]:
+        return frozenset({Guarantee.POSITIVELY_HOMOGENEOUS, Guarantee.PERMUTATION_EQUIVARIANT})
+
+    def __call__(
+        self, statistics: StepStatistics, state: dict[str, Tensor] | None = None
+    ) -> WeightingOutput:
+        gramian, active = objective_rows(statistics)
+        result = cagrad_weights(
+            gramian,
+            active=active,
+            c=self.c,
+            rescale=self.rescale,
+            tol=self.tol,
+            max_iter=self.max_iter,
+        )
+        return WeightingOutput(with_auxiliary_rows(result.weights, statistics), {}, result)
