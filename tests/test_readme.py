@@ -15,12 +15,12 @@ import torch
 from tests.import_rules import python_blocks
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCS = ["docs/how_a_step_works.md", "docs/training.md"]
+DOCS = ["docs/adding_a_method.md", "docs/how_a_step_works.md", "docs/training.md"]
 
 
 def run_blocks(page: str) -> dict[str, Any]:
     """Execute the page's blocks in one namespace, as a reader would who pastes them in turn."""
-    namespace: dict[str, Any] = {"__name__": page}
+    namespace: dict[str, Any] = {"__name__": "__main__"}
     blocks = python_blocks((ROOT / page).read_text(encoding="utf-8"))
     assert blocks, f"{page} has no python block"
     for i, block in enumerate(blocks):
