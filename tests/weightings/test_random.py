@@ -1,0 +1,90 @@
+"""Random: the distribution of its weights, its state, and what a mask does to the draw."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from moopt.record import StepStatistics
+from moopt.weightings import Random
+from moopt.weightings.random import random_weights
+
+MOMENT_BOUND = 5.0
+"""In standard deviations of a sample mean; the seeds are fixed."""
+
+DRAWS = 4000
+
+
+def draws(m: int, seed: int = 0) -> torch.Tensor:
+    eye = torch.eye(m, dtype=torch.float64)
+    return torch.stack([random_weights(eye, seed, torch.tensor(n)) for n in range(DRAWS)])
+
+
+def check_moments(log_ratios: torch.Tensor) -> None:
+    """log(w_i / w_j) is the difference of two standard normals: mean 0, variance 2, kurtosis 3."""
+    n = len(log_ratios)
+    assert abs(float(log_ratios.mean())) <= MOMENT_BOUND * math.sqrt(2 / n)
+    assert abs(float(log_ratios.square().mean()) - 2) <= MOMENT_BOUND * math.sqrt(8 / n)
+    fourth = float(log_ratios.pow(4).mean())  # 3 * 2^2, variance 96 * 2^4
+    assert abs(fourth - 12) <= MOMENT_BOUND * math.sqrt(96 * 16 / n)
+
+
+def test_weights_are_the_softmax_of_normal_numbers() -> None:
+    logarithms = draws(4).log()
+    for i, j in ((0, 1), (1, 2), (0, 3)):
+        check_moments(logarithms[:, i] - logarithms[:, j])
+    # normals that are not shared: the ratios 0-1 and 2-3 are uncorrelated
+    pair = torch.stack([logarithms[:, 0] - logarithms[:, 1], logarithms[:, 2] - logarithms[:, 3]])
+    assert abs(float(torch.corrcoef(pair)[0, 1])) <= MOMENT_BOUND / math.sqrt(DRAWS)
+
+
+def test_uniform_random_weights_fail_the_moments() -> None:
+    generator = torch.Generator().manual_seed(0)
+    uniform = torch.rand(DRAWS, 2, generator=generator, dtype=torch.float64).log()
+    with pytest.raises(AssertionError):
+        check_moments(uniform[:, 0] - uniform[:, 1])
+
+
+def test_every_objective_is_treated_alike_on_average() -> None:
+    means = draws(5).mean(0)
+    assert float((means - 0.2).abs().max()) <= 0.02  # 5 deviations of 0.2 / sqrt(4000)
+
+
+def test_the_counter_is_the_whole_state() -> None:
+    statistics = StepStatistics(gramian=torch.eye(3, dtype=torch.float64))
+    weighting, state, path = Random(seed=4), None, []
+    for _ in range(5):
+        weights, state, _ = weighting(statistics, state)
+        path.append(weights)
+    assert len({tuple(w.tolist()) for w in path}) == 5
+    assert torch.equal(weighting(statistics, {"counter": torch.tensor(3)}).weights, path[3])
+    assert not torch.equal(Random(seed=5)(statistics).weights, path[0])
+    torch.manual_seed(123)  # no global generator is involved
+    assert torch.equal(weighting(statistics).weights, path[0])
+
+
+def test_a_mask_hands_the_numbers_on() -> None:
+    active = torch.tensor([False, True, False, True])
+    masked = random_weights(torch.eye(4), 0, torch.tensor(2), active=active)
+    dropped = random_weights(torch.eye(2), 0, torch.tensor(2))
+    assert torch.allclose(masked[active], dropped, rtol=1e-14)
+    assert (masked[~active] == 0).all()
+
+
+def test_a_non_finite_step_draws_nothing() -> None:
+    gramian = torch.full((2, 2), float("nan"), dtype=torch.float64)
+    output = Random()(StepStatistics(gramian=gramian))
+    assert output.weights.tolist() == [0.5, 0.5]
+    assert int(output.state["counter"]) == 0
+
+
+def test_an_exact_zero_of_the_generator_stays_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    import moopt.weightings.random as module
+
+    ends = torch.tensor([0.0, 1 - 2.0**-53], dtype=torch.float64)
+    monkeypatch.setattr(module, "counter_uniform", lambda *_: ends)
+    weights = random_weights(torch.eye(2), 0, torch.tensor(0))
+    assert torch.isfinite(weights).all()
+    assert float(weights.sum()) == pytest.approx(1.0)
