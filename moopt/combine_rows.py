@@ -11,7 +11,7 @@ from torch import Tensor
 
 from moopt.certified_weights import CertifiedWeights, certified_weights
 from moopt.gradients import GradientStore
-from moopt.gradients.sharding import refuse_unsynchronised
+from moopt.gradients.sharding import mean_over_processes, refuse_unsynchronised
 from moopt.record import StepRecord, StepStatistics
 from moopt.scalarizations import Scalarization
 from moopt.state_by_name import STEP_KEY, gather, is_stateful, scatter
@@ -47,7 +47,7 @@ def combine_rows_(
             unscaled, what lands in `.grad` keeps the factor.
         lr: learning rate, for weightings that use it.
         step: number of combined steps before this one.
-        checked: for `refuse_unsynchronised`; None compares no processes.
+        checked: for `refuse_unsynchronised`; None compares no processes and averages no losses.
 
     Raises:
         ValueError: the weighting needs losses and one is missing, or asks for ascent on parameters
@@ -70,9 +70,12 @@ def combine_rows_(
     nan = torch.full((), float("nan"), dtype=torch.float64, device=gramian.device)
     values = [losses.get(name) for name in names]
     stacked = torch.stack([nan if v is None else v.to(nan) for v in values])
+    seen = stacked
+    if checked is not None and "losses" in weighting.needs:
+        seen = mean_over_processes(stacked)
     statistics = StepStatistics(
         gramian=gramian,
-        losses=None if missing else stacked,
+        losses=None if missing else seen,
         names=names,
         lr=lr,
         step=bank.get(STEP_KEY, step),

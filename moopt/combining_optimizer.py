@@ -75,6 +75,7 @@ class CombiningOptimizer(DelegatingOptimizer):
             scaler=scaler,
             lr=self._lr(),
             step=self._progress.step,
+            checked=self._progress.checked if self.check_replicas else None,
         )
         self._progress.publish(record, self.record_every, self.weighting)
         return record

@@ -59,8 +59,8 @@ class CommonDescent(CombiningOptimizer):
         record_every: build a record in every k-th step only. With `Sum()` the steps between need
             one backward pass in all.
         check_replicas: in a process group, compare the processes' gradients in the first steps of
-            each set of objectives and in every 100th, and raise where they differ. False for
-            processes that train different models.
+            each set of objectives and in every 100th, and raise where they differ; and average the
+            losses of a method that looks at them. False for processes that train different models.
 
     Raises:
         TypeError: `optimizer` is not a torch optimizer instance, or `weighting` not a weighting.
@@ -230,7 +230,13 @@ class CommonDescent(CombiningOptimizer):
             TypeError: the weighting does not learn from them.
             ValueError: malformed losses, or an objective that was not in the last step.
         """
-        observe_(losses, self.weighting, self.param_groups[0], self._progress.stepped)
+        observe_(
+            losses,
+            self.weighting,
+            self.param_groups[0],
+            self._progress.stepped,
+            replicas=self.check_replicas,
+        )
         self._progress.unobserved = 0
 
     def step(self, closure: Callable[[], Losses] | None = None) -> Any:  # type: ignore[override]

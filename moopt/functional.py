@@ -105,7 +105,9 @@ def backward(
     bank = {} if state is None else state
     chosen = None if shared is None else ids_of(shared, parameters)
     if one_pass_is_enough(method):
-        return single_backward_(names, values, method, bank, parameters, scaler=scaler)
+        return single_backward_(
+            names, values, method, bank, parameters, scaler=scaler, checked=_CHECKED
+        )
     store = GradientStore()
     record_rows(store, names, values, parameters, scaler)
     return combine_rows_(

@@ -7,13 +7,19 @@ from typing import Any
 
 import torch
 
+from moopt.gradients.sharding import mean_over_processes
 from moopt.named_losses import Losses, named_losses
 from moopt.state_by_name import gather, scatter
 from moopt.weightings import Weighting
 
 
 def observe_(
-    losses: Losses, weighting: Weighting, bank: MutableMapping[str, Any], stepped: tuple[str, ...]
+    losses: Losses,
+    weighting: Weighting,
+    bank: MutableMapping[str, Any],
+    stepped: tuple[str, ...],
+    *,
+    replicas: bool = True,
 ) -> None:
     """Let `weighting` learn from the losses of the last batch, computed again after the step.
 
@@ -23,6 +29,7 @@ def observe_(
         weighting: a method with `observes`.
         bank: where its state lives, by objective name.
         stepped: the objectives of the last step.
+        replicas: whether the processes of a group train one model: their losses are averaged.
 
     Raises:
         TypeError: the weighting does not learn from them.
@@ -42,5 +49,7 @@ def observe_(
         )
     device = values[0].device
     after = torch.stack([value.detach().to(device, torch.float64) for value in values])
+    if replicas:
+        after = mean_over_processes(after)
     state = weighting.observe(gather(bank, weighting, names, device), after, names=names)
     scatter(bank, weighting, names, state, steps=0)

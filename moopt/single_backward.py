@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from moopt.gradients.sharding import (
+    is_checked_step,
+    is_sharded,
+    mean_over_processes,
+    refuse_other_gradients,
+    refuse_other_names,
+)
 from moopt.record import StepRecord, StepStatistics
 from moopt.record_rows import scale_of
 from moopt.scalarizations import Scalarization
@@ -34,6 +42,7 @@ def single_backward_(
     scaler: GradScaler | None = None,
     lr: float | None = None,
     step: int = 0,
+    checked: Counter[tuple[str, ...]] | None = None,
 ) -> StepRecord:
     """One backward pass of `sum_i w_i loss_i` with fixed weights, added to every `.grad`.
 
@@ -49,19 +58,28 @@ def single_backward_(
         scaler: the pass runs scaled; the weights are those without a scaler.
         lr: learning rate, for weightings that use it.
         step: number of combined steps before this one.
+        checked: for `is_checked_step`; None compares no processes and averages no losses.
 
     Returns:
         A record that is not `measured`: losses and weights, and NaN for what compares gradients.
 
     Raises:
         ValueError: no loss reaches a parameter.
+        RuntimeError: the processes hold different objectives or gradients.
     """
     device = values[0].device
     m = len(names)
     losses = torch.stack([value.detach().to(device, torch.float64) for value in values])
     nan = torch.full((m, m), float("nan"), dtype=torch.float64, device=device)
+    compared = checked is not None and is_checked_step(names, checked)
+    if compared:
+        refuse_other_names(names, device)
     statistics = StepStatistics(
-        gramian=nan, losses=losses, names=names, lr=lr, step=bank.get(STEP_KEY, step)
+        gramian=nan,
+        losses=losses if checked is None else mean_over_processes(losses),
+        names=names,
+        lr=lr,
+        step=bank.get(STEP_KEY, step),
     )
     finite = torch.isfinite(losses).all()
     status = torch.where(finite, int(SolverStatus.CONVERGED), int(SolverStatus.NON_FINITE))
@@ -80,6 +98,8 @@ def single_backward_(
             "no loss reaches a parameter of the optimizer, so there is nothing to step along. Build"
             " the optimizer from the parameters of the model that computes the losses."
         )
+    if compared:
+        _refuse_drifting(parameters)
     unknown = torch.full((), float("nan"), dtype=torch.float64, device=device)
     return StepRecord(
         names=names,
@@ -95,6 +115,20 @@ def single_backward_(
         fallbacks=torch.zeros((), dtype=torch.int64, device=device),
         step=step,
         measured=False,
+    )
+
+
+def _refuse_drifting(parameters: Sequence[Tensor]) -> None:
+    """Compare the length of the direction between processes that hold all of it."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if is_sharded(gradients):
+        return
+    device = gradients[0].device
+    squares = [g.detach().norm(dtype=torch.float64).to(device).square() for g in gradients]
+    refuse_other_gradients(
+        torch.stack(squares).sum().reshape(1, 1),
+        "nothing averages them after the backward pass, so the replicas drift apart. Wrap the"
+        " model in DistributedDataParallel.",
     )
 
 
