@@ -10,6 +10,11 @@ from tests.optimizer.problems import OneOutput, TwoHeads
 from tests.weightings.settings import SETTINGS
 
 
+def losses_of(model, x) -> dict[str, torch.Tensor]:
+    """Under the names that `SETTINGS` gives roles to."""
+    return {f"objective {i}": loss for i, loss in enumerate(model.losses(x).values())}
+
+
 def train(cls, weighting) -> moopt.StepRecord:
     """The ways in that a device can run: all at once, in micro-batches, one by one."""
     model = cls().to("meta")
@@ -18,13 +23,13 @@ def train(cls, weighting) -> moopt.StepRecord:
     for accumulate in (False, True):
         optimizer.zero_grad()
         if accumulate:
-            optimizer.backward(model.losses(x), accumulate=True)
-        optimizer.backward(model.losses(x))
+            optimizer.backward(losses_of(model, x), accumulate=True)
+        optimizer.backward(losses_of(model, x))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     optimizer.zero_grad()
-    for name in model.losses(x):
-        loss = model.losses(x)[name]
+    for name in losses_of(model, x):
+        loss = losses_of(model, x)[name]
         with optimizer.objective(name, loss):
             loss.backward()
     optimizer.combine_()
