@@ -15,7 +15,12 @@ import torch
 from tests.import_rules import python_blocks
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCS = ["docs/adding_a_method.md", "docs/how_a_step_works.md", "docs/training.md"]
+DOCS = [
+    "docs/adding_a_method.md",
+    "docs/choosing.md",
+    "docs/how_a_step_works.md",
+    "docs/training.md",
+]
 
 
 def run_blocks(page: str) -> dict[str, Any]:
