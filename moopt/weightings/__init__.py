@@ -7,8 +7,10 @@ from moopt.weightings.cagrad import CAGrad
 from moopt.weightings.config import ConFIG
 from moopt.weightings.constant import Constant
 from moopt.weightings.cr_mogm import CRMOGM
+from moopt.weightings.db_mtl import DBMTL
 from moopt.weightings.dual_proj import DualProj
 from moopt.weightings.dual_space_mgda import DualSpaceMGDA
+from moopt.weightings.grad_norm import GradNorm
 from moopt.weightings.gradvac import GradVac
 from moopt.weightings.gru import GRU
 from moopt.weightings.hamu import HAMU
@@ -17,7 +19,9 @@ from moopt.weightings.krum import Krum
 from moopt.weightings.mean import Mean
 from moopt.weightings.mgda import MGDA
 from moopt.weightings.ngdiff import NGDiff
+from moopt.weightings.ntk import NTK
 from moopt.weightings.orthogonal_steepest_descent import OrthogonalSteepestDescent
+from moopt.weightings.pcd import PCD
 from moopt.weightings.pcgrad import PCGrad
 from moopt.weightings.random import Random
 from moopt.weightings.registry import WEIGHTINGS, RegisteredWeighting, weighting_from_name
@@ -27,10 +31,13 @@ from moopt.weightings.upgrad import UPGrad
 __all__ = [
     "BLUR",
     "CRMOGM",
+    "DBMTL",
     "GRU",
     "HAMU",
     "IMTLG",
     "MGDA",
+    "NTK",
+    "PCD",
     "WEIGHTINGS",
     "AlignedMTL",
     "CAGrad",
@@ -38,6 +45,7 @@ __all__ = [
     "Constant",
     "DualProj",
     "DualSpaceMGDA",
+    "GradNorm",
     "GradVac",
     "Guarantee",
     "Krum",

@@ -14,8 +14,10 @@ from moopt.weightings.cagrad import CAGrad
 from moopt.weightings.config import ConFIG
 from moopt.weightings.constant import Constant
 from moopt.weightings.cr_mogm import CRMOGM
+from moopt.weightings.db_mtl import DBMTL
 from moopt.weightings.dual_proj import DualProj
 from moopt.weightings.dual_space_mgda import DualSpaceMGDA
+from moopt.weightings.grad_norm import GradNorm
 from moopt.weightings.gradvac import GradVac
 from moopt.weightings.gru import GRU
 from moopt.weightings.hamu import HAMU
@@ -24,7 +26,9 @@ from moopt.weightings.krum import Krum
 from moopt.weightings.mean import Mean
 from moopt.weightings.mgda import MGDA
 from moopt.weightings.ngdiff import NGDiff
+from moopt.weightings.ntk import NTK
 from moopt.weightings.orthogonal_steepest_descent import OrthogonalSteepestDescent
+from moopt.weightings.pcd import PCD
 from moopt.weightings.pcgrad import PCGrad
 from moopt.weightings.random import Random
 from moopt.weightings.sum import Sum
@@ -117,10 +121,18 @@ WEIGHTINGS: Mapping[str, RegisteredWeighting] = MappingProxyType(
                 weighting_class=OrthogonalSteepestDescent, year=2025, required=ROLES
             ),
             RegisteredWeighting(weighting_class=HAMU, year=2026, required=ROLES),
+            RegisteredWeighting(
+                weighting_class=PCD,
+                year=2026,
+                required={"primary": "forget", "secondary": ("retain", "third")},
+            ),
             RegisteredWeighting(weighting_class=AlignedMTL, year=2023),
             RegisteredWeighting(weighting_class=GradVac, year=2021),
             RegisteredWeighting(weighting_class=Random, year=2021),
             RegisteredWeighting(weighting_class=Krum, year=2017),
+            RegisteredWeighting(weighting_class=NTK, year=2020),
+            RegisteredWeighting(weighting_class=DBMTL, year=2023),
+            RegisteredWeighting(weighting_class=GradNorm, year=2018),
             RegisteredWeighting(weighting_class=Mean, year=None),
             RegisteredWeighting(weighting_class=Sum, year=None),
             RegisteredWeighting(weighting_class=DualProj, year=2017),

@@ -10,6 +10,7 @@ from moopt.weightings import (
     GRU,
     HAMU,
     MGDA,
+    PCD,
     WEIGHTINGS,
     AlignedMTL,
     Constant,
@@ -49,6 +50,16 @@ def forget_retain(make: Callable[..., Weighting], **settings: object) -> Build:
     return build
 
 
+def prioritised(**settings: object) -> Build:
+    """Position 0 is primary, the rest secondary; names go by the index in the step."""
+
+    def build(positions: Sequence[int]) -> Weighting:
+        secondary = [f"objective {i}" for i in range(1, max(len(positions), 2))]
+        return PCD(primary="objective 0", secondary=secondary, **settings)  # type: ignore[arg-type]
+
+    return build
+
+
 # Methods that have settings without a default.
 REQUIRED: dict[str, Build] = {
     "Constant": constant,
@@ -56,6 +67,7 @@ REQUIRED: dict[str, Build] = {
     "GRU": forget_retain(GRU),
     "BLUR": forget_retain(BLUR),
     "HAMU": forget_retain(HAMU),
+    "PCD": prioritised(),
     "OrthogonalSteepestDescent": forget_retain(OrthogonalSteepestDescent),
 }
 
@@ -66,6 +78,7 @@ DEFAULTS: dict[str, Build] = {
 FURTHER: dict[str, Build] = {
     "DualProj with a preference": lambda at: DualProj(preference=[1.0 + 0.5 * i for i in at]),
     "UPGrad with a preference": lambda at: UPGrad(preference=[1.0 + 0.5 * i for i in at]),
+    "PCD tau 0": prioritised(tau=0.0, beta=0.0),
     "GRU clip": forget_retain(GRU, cosine_clip=-0.5),
     "HAMU absolute": forget_retain(HAMU, relative=False, stop=False),
     "BLUR at least": forget_retain(BLUR, gamma=0.5, at_least=True),

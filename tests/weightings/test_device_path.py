@@ -60,12 +60,16 @@ def test_reading_a_fake_value_raises() -> None:
         ("GradVac", 3),
         ("Random", 3),
         ("Krum multi", 3),
+        ("NTK", 3),
+        ("DBMTL", 3),
+        ("GradNorm", 2),
         ("Mean", 3),
         ("NGDiff", 3),
         ("GRU clip", 3),
         ("BLUR at least", 3),
         ("OrthogonalSteepestDescent", 3),
         ("HAMU", 3),
+        ("PCD", 3),
     ],
 )
 def test_traces_in_one_graph_and_agrees_with_the_host(name: str, m: int) -> None:
