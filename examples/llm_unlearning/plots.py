@@ -21,6 +21,7 @@ from examples.llm_unlearning.comparison import (
     summarise,
 )
 from examples.llm_unlearning.metrics.matched_forgetting import MARGIN
+from moopt.diagnostics import History
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,7 +79,7 @@ def write_plots(results: Mapping[str, Any], directory: Path) -> list[Path]:
             figures["matched"] = matched_figure(results)
         for name in results["methods"]:
             seed, run = seed_runs(results, name)[0]
-            if len(keys_after("weight/", run["records"])) > 1:
+            if len(History(run["records"]).objectives) > 1:
                 figures[f"steps-{slug(name)}"] = steps_figure(name, seed, run["records"])
         for stem, figure in figures.items():
             out.append(directory / f"{stem}.png")
@@ -208,18 +209,19 @@ def steps_figure(name: str, seed: str, records: Sequence[Mapping[str, float]]) -
     """Weights, norms, cosines and stationarity over the steps of one run."""
     from matplotlib import pyplot
 
-    steps = np.array([row["step"] for row in records])
-    objectives = keys_after("weight/", records)
-    pairs = keys_after("cosine/", records)
+    history = History(records)
+    steps = history.series("step").numpy()
+    objectives = history.objectives
+    pairs = history.names_after("cosine/")
     figure, axes = pyplot.subplots(
         4, 1, figsize=(7.6, 7.6), sharex=True, layout="constrained",
         gridspec_kw={"height_ratios": [1, 1, 1, 0.7]},
     )  # fmt: skip
-    weights = columns(records, "weight/", objectives)
+    weights = history.table("weight").T.numpy()
     total = np.abs(np.nan_to_num(weights)).sum(axis=0)
     shares = weights / np.where(total > 0, total, 1)
     draw(axes[0], steps, shares, objectives)
-    inactive = columns(records, "inactive/", objectives) == 1
+    inactive = history.table("inactive").T.numpy() == 1
     for i, row in enumerate(inactive):
         axes[0].plot(
             steps[row], shares[i][row], "x", color=SERIES[i % len(SERIES)][0], markersize=6,
@@ -227,35 +229,22 @@ def steps_figure(name: str, seed: str, records: Sequence[Mapping[str, float]]) -
         )  # fmt: skip
     marks = " (x: inactive, weight 0)" if inactive.any() else ""
     axes[0].set(title=f"{name}, seed {seed}: weights{marks}", ylabel="weight / sum of |weights|")
-    norms = columns(records, "norm/", objectives)
+    norms = history.table("norm").T.numpy()
     # A norm at its noise floor would stretch the axis over ten decades of rounding.
     draw(axes[1], steps, np.where((norms > 0) & ~inactive, norms, np.nan), objectives, log=True)
     axes[1].set(title="Gradient norms", ylabel="norm (log scale)")
     axes[2].set_ylim(-1.05, 1.05)
-    draw(axes[2], steps, columns(records, "cosine/", pairs), [p.replace(",", " – ") for p in pairs])
+    cosines = np.array([history.series(f"cosine/{pair}").numpy() for pair in pairs])
+    draw(axes[2], steps, cosines, [p.replace(",", " – ") for p in pairs])
     axes[2].axhspan(-1.05, 0, color="#F3E4DC", zorder=0)
     axes[2].text(0.008, -0.95, "conflict", transform=axes[2].get_yaxis_transform(), color=RED)
     axes[2].set(title="Cosines between gradients", ylabel="cosine")
-    stationarity = np.array([[row.get("stationarity", np.nan) for row in records]])
-    draw(axes[3], steps, stationarity, [""])
+    draw(axes[3], steps, history.series("stationarity").numpy()[None], [""])
     axes[3].set(
         title="Distance from Pareto stationarity", ylabel="min-norm of\nunit gradients",
         ylim=(-0.03, 1.03), xlabel="step",
     )  # fmt: skip
     return figure
-
-
-def keys_after(prefix: str, records: Sequence[Mapping[str, float]]) -> list[str]:
-    """What follows the prefix in any row's keys, in order of appearance."""
-    seen = dict.fromkeys(key for row in records for key in row if key.startswith(prefix))
-    return [key.removeprefix(prefix) for key in seen]
-
-
-def columns(
-    records: Sequence[Mapping[str, float]], prefix: str, names: Sequence[str]
-) -> np.ndarray:
-    """`[len(names), len(records)]`, NaN (a gap in the line) where an objective was absent."""
-    return np.array([[row.get(prefix + name, np.nan) for row in records] for name in names])
 
 
 def draw(
