@@ -86,6 +86,7 @@ FURTHER: dict[str, Build] = {
     "AlignedMTL median": fixed(AlignedMTL(scale_mode="median")),
     "AlignedMTL rmse": fixed(AlignedMTL(scale_mode="rmse")),
     "Krum multi": fixed(Krum(num_selected=2)),
+    "AlignedMTL with a preference": lambda at: AlignedMTL(preference=[1.0 + 0.5 * i for i in at]),
     "MGDA l2": fixed(MGDA(normalize="l2")),
     "MGDA loss": fixed(MGDA(normalize="loss")),
     "MGDA loss+": fixed(MGDA(normalize="loss+")),
