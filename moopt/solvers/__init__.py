@@ -2,6 +2,7 @@
 
 from moopt.solvers.cagrad_dual import cagrad_point
 from moopt.solvers.dual_cone import dual_cone_point
+from moopt.solvers.fixed_point import fixed_point
 from moopt.solvers.min_norm import min_norm_point
 from moopt.solvers.pareto_stationarity import Stationarity, stationarity
 from moopt.solvers.result import SolverResult
@@ -12,6 +13,7 @@ __all__ = [
     "Stationarity",
     "cagrad_point",
     "dual_cone_point",
+    "fixed_point",
     "min_norm_point",
     "simplex_projection",
     "stationarity",

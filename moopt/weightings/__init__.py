@@ -10,6 +10,7 @@ from moopt.weightings.cr_mogm import CRMOGM
 from moopt.weightings.db_mtl import DBMTL
 from moopt.weightings.dual_proj import DualProj
 from moopt.weightings.dual_space_mgda import DualSpaceMGDA
+from moopt.weightings.fairgrad import FairGrad
 from moopt.weightings.grad_norm import GradNorm
 from moopt.weightings.gradvac import GradVac
 from moopt.weightings.gru import GRU
@@ -18,6 +19,7 @@ from moopt.weightings.imtl_g import IMTLG
 from moopt.weightings.krum import Krum
 from moopt.weightings.mean import Mean
 from moopt.weightings.mgda import MGDA
+from moopt.weightings.nash_mtl import NashMTL
 from moopt.weightings.ngdiff import NGDiff
 from moopt.weightings.ntk import NTK
 from moopt.weightings.orthogonal_steepest_descent import OrthogonalSteepestDescent
@@ -45,12 +47,14 @@ __all__ = [
     "Constant",
     "DualProj",
     "DualSpaceMGDA",
+    "FairGrad",
     "GradNorm",
     "GradVac",
     "Guarantee",
     "Krum",
     "Mean",
     "NGDiff",
+    "NashMTL",
     "OrthogonalSteepestDescent",
     "PCGrad",
     "Random",

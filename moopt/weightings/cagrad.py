@@ -68,9 +68,9 @@ class CAGrad(Weighting):
     objective may rise where every direction of the ball raises one.
 
     Args:
-        c: the radius relative to ||g0||, finite, >= 0; the paper proves convergence for c < 1.
-            Default 0.5, as in the paper's toy problem (its multi-task experiments tune it
-            around 0.4).
+        c: the radius relative to ||g0||, finite, >= 0; the paper proves convergence for c < 1;
+            from c = 1 on, d is a common descent direction wherever there is one. Default 0.5, as
+            in the paper's toy problem (its multi-task experiments tune it around 0.4).
         rescale: "none" (default; the paper), "square": d / (1 + c^2), the default of the authors'
             code; "linear": d / (1 + c). It changes the step length only.
         tol: relative tolerance of the solver, > 0; default 1e-10.
@@ -132,7 +132,11 @@ class CAGrad(Weighting):
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:
-        return frozenset({Guarantee.POSITIVELY_HOMOGENEOUS, Guarantee.PERMUTATION_EQUIVARIANT})
+        promises = {Guarantee.POSITIVELY_HOMOGENEOUS, Guarantee.PERMUTATION_EQUIVARIANT}
+        if self.c >= 1.0:
+            # The ball then holds a step, however short, of every common descent direction.
+            promises.add(Guarantee.NON_CONFLICTING_IF_INDEPENDENT)
+        return frozenset(promises)
 
     def __call__(
         self, statistics: StepStatistics, state: dict[str, Tensor] | None = None

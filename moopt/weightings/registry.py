@@ -17,6 +17,7 @@ from moopt.weightings.cr_mogm import CRMOGM
 from moopt.weightings.db_mtl import DBMTL
 from moopt.weightings.dual_proj import DualProj
 from moopt.weightings.dual_space_mgda import DualSpaceMGDA
+from moopt.weightings.fairgrad import FairGrad
 from moopt.weightings.grad_norm import GradNorm
 from moopt.weightings.gradvac import GradVac
 from moopt.weightings.gru import GRU
@@ -25,6 +26,7 @@ from moopt.weightings.imtl_g import IMTLG
 from moopt.weightings.krum import Krum
 from moopt.weightings.mean import Mean
 from moopt.weightings.mgda import MGDA
+from moopt.weightings.nash_mtl import NashMTL
 from moopt.weightings.ngdiff import NGDiff
 from moopt.weightings.ntk import NTK
 from moopt.weightings.orthogonal_steepest_descent import OrthogonalSteepestDescent
@@ -138,6 +140,8 @@ WEIGHTINGS: Mapping[str, RegisteredWeighting] = MappingProxyType(
             RegisteredWeighting(weighting_class=DualProj, year=2017),
             RegisteredWeighting(weighting_class=UPGrad, year=2024),
             RegisteredWeighting(weighting_class=CAGrad, year=2021),
+            RegisteredWeighting(weighting_class=NashMTL, year=2022),
+            RegisteredWeighting(weighting_class=FairGrad, year=2024),
             RegisteredWeighting(
                 weighting_class=Constant, year=None, required={"weights": (1.0, 1.0, 1.0)}
             ),

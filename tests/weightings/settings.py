@@ -13,11 +13,14 @@ from moopt.weightings import (
     PCD,
     WEIGHTINGS,
     AlignedMTL,
+    CAGrad,
     Constant,
     DualProj,
     DualSpaceMGDA,
+    FairGrad,
     Krum,
     Mean,
+    NashMTL,
     NGDiff,
     OrthogonalSteepestDescent,
     PCGrad,
@@ -76,6 +79,9 @@ DEFAULTS: dict[str, Build] = {
 }
 
 FURTHER: dict[str, Build] = {
+    "CAGrad wide": fixed(CAGrad(c=1.5, rescale="linear")),
+    "NashMTL unit": fixed(NashMTL(max_norm=1.0)),
+    "FairGrad as Nash": fixed(FairGrad(alpha=1.0)),
     "DualProj with a preference": lambda at: DualProj(preference=[1.0 + 0.5 * i for i in at]),
     "UPGrad with a preference": lambda at: UPGrad(preference=[1.0 + 0.5 * i for i in at]),
     "PCD tau 0": prioritised(tau=0.0, beta=0.0),

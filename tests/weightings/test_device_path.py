@@ -52,6 +52,7 @@ def test_reading_a_fake_value_raises() -> None:
         ("DualProj", 3),
         ("UPGrad", 3),
         ("CAGrad", 2),
+        ("NashMTL", 2),
         ("Constant", 3),
         ("PCGrad", 3),
         ("IMTLG", 3),

@@ -1,0 +1,239 @@
+"""NashMTL and FairGrad: their fixed points, cvxpy, the peer, and the two forms."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from moopt.record import StepStatistics
+from moopt.solvers import fixed_point
+from moopt.solvers.fixed_point_on_device import fixed_point_on_device
+from moopt.status import SolverStatus
+from moopt.weightings import MGDA, FairGrad, Guarantee, NashMTL
+from moopt.weightings.fairgrad import fairgrad_weights
+from moopt.weightings.nash_mtl import nash_mtl_weights
+from tests.cases import Case, all_cases, case, cases
+
+NON_STATIONARY = (
+    "aligned",
+    "conflicting",
+    "crowded",
+    "near_opposite",
+    "near_parallel",
+    "orthogonal",
+    "rank_deficient",
+    "duplicate",
+    "all_equal",
+)
+
+IDENTITY_TOL = 1e-6
+"""Relative residual of the equations, from the Jacobian: the default of `tol`."""
+
+FORMS_TOL = 1e-7
+"""Difference of two directions relative to the length of their terms: what a Gramian can tell."""
+
+PEER_TOL = 2e-2
+"""Of the peer's NashMTL direction: it stops at 1e-3 on the Gramian divided by its norm."""
+
+CVXPY_TOL = 1e-5
+"""Of clarabel's direction: it stops at 1e-10 on the potential, whose root is its accuracy."""
+
+
+def check_fixed_point(one: Case, weights: Tensor, alpha: float) -> None:
+    """The defining identity (G w)_i w_i^(1/alpha) = 1, for alpha = 1 Gw o w = 1."""
+    products = one.jacobian @ (one.jacobian.T @ weights)
+    assert (weights > 0).all()
+    assert float((products * weights ** (1.0 / alpha) - 1.0).abs().max()) <= IDENTITY_TOL
+
+
+@settings(deadline=None, max_examples=120)
+@given(cases(NON_STATIONARY, ms=(1, 2, 3, 5, 10, 50)))
+def test_nash_solves_its_equations_at_every_scale(one: Case) -> None:
+    output = NashMTL()(StepStatistics(gramian=one.gramian))
+    assert int(output.result.status) == SolverStatus.CONVERGED
+    check_fixed_point(one, output.weights, 1.0)
+    assert float((one.jacobian.T @ output.weights).norm()) == pytest.approx(one.m**0.5, rel=1e-6)
+
+
+@settings(deadline=None, max_examples=120)
+@given(cases(NON_STATIONARY, ms=(1, 2, 3, 5, 10)), st.sampled_from([1.0, 1.5, 2.0]))
+def test_fairgrad_solves_its_equations_at_every_scale(one: Case, alpha: float) -> None:
+    output = FairGrad(alpha=alpha)(StepStatistics(gramian=one.gramian))
+    assert int(output.result.status) == SolverStatus.CONVERGED
+    check_fixed_point(one, output.weights, alpha)
+
+
+@pytest.mark.parametrize("alpha", [0.3, 0.5, 5.0, 20.0])
+def test_other_alphas_at_moderate_norm_ratios(alpha: float) -> None:
+    for one in all_cases(
+        ms=(1, 2, 5), families=NON_STATIONARY, scales=(1.0, 1e-30), norm_ratios=(1.0, 1e2)
+    ):
+        result = fixed_point(one.gramian, alpha=alpha)
+        assert int(result.status) == SolverStatus.CONVERGED, (one, float(result.gap))
+        check_fixed_point(one, result.weights, alpha)
+
+
+@pytest.mark.parametrize("planted", ["the other", "scaled", "mgda"])
+def test_a_planted_violator_fails_the_equations(planted: str) -> None:
+    one = case("conflicting", 3)
+    statistics = StepStatistics(gramian=one.gramian)
+    weights = {
+        "the other": FairGrad(alpha=2.0)(statistics).weights,
+        "scaled": NashMTL()(statistics).weights * 1.001,
+        "mgda": MGDA()(statistics).weights,
+    }[planted]
+    with pytest.raises(AssertionError):
+        check_fixed_point(one, weights, 1.0)
+
+
+def test_fairgrad_with_alpha_one_is_nash_and_with_a_large_alpha_mgda() -> None:
+    one = case("conflicting", 3, norm_ratio=10.0)
+    nash = nash_mtl_weights(one.gramian).weights
+    torch.testing.assert_close(fairgrad_weights(one.gramian, alpha=1.0).weights, nash)
+    d = one.jacobian.T @ fairgrad_weights(one.gramian, alpha=1000.0).weights
+    mgda = one.jacobian.T @ MGDA()(StepStatistics(gramian=one.gramian)).weights
+    assert float(torch.nn.functional.cosine_similarity(d, mgda, dim=0)) > 0.999
+
+
+@pytest.mark.parametrize("alpha", [1.0, 2.0])
+def test_agrees_with_cvxpy(alpha: float) -> None:
+    """The potential, minimised by an interior-point method on unit-sized problems."""
+    cvxpy = pytest.importorskip("cvxpy")
+    for one in all_cases(ms=(2, 3, 5), families=("conflicting", "crowded", "near_opposite")):
+        a = cvxpy.Variable(one.m, pos=True)
+        gain = cvxpy.log(a) if alpha == 1.0 else cvxpy.power(a, 0.5) * 2.0
+        square = 0.5 * cvxpy.sum_squares(one.jacobian.numpy().T @ a)
+        with warnings.catch_warnings():
+            # It stops short of its tolerances where rows cancel, and says so.
+            warnings.filterwarnings("ignore", "Solution may be inaccurate")
+            cvxpy.Problem(cvxpy.Minimize(square - cvxpy.sum(gain))).solve(
+                solver=cvxpy.CLARABEL, tol_gap_abs=1e-10, tol_gap_rel=1e-10
+            )
+        expected = one.jacobian.T @ torch.from_numpy(a.value)
+        d = one.jacobian.T @ fixed_point(one.gramian, alpha=alpha).weights
+        assert float((d - expected).norm()) <= CVXPY_TOL * float(d.norm())
+
+
+def test_agrees_with_torchjd_within_its_stopping_rule() -> None:
+    pytest.importorskip("ecos")
+    aggregation = pytest.importorskip("torchjd.aggregation")
+    for one in all_cases(ms=(2, 3, 5), seeds=range(2), families=("aligned", "orthogonal")):
+        with warnings.catch_warnings():
+            # About its parametrised program, and about a solver that stops short.
+            warnings.simplefilter("ignore")
+            peer = aggregation.NashMTL(n_tasks=one.m, max_norm=1.0)(one.jacobian)
+        weights = NashMTL(max_norm=1.0)(StepStatistics(gramian=one.gramian)).weights
+        d = one.jacobian.T @ weights
+        assert float((d - peer / peer.norm()).norm()) <= PEER_TOL
+
+
+def test_fairgrad_agrees_with_torchjd() -> None:
+    pytest.importorskip("scipy")
+    aggregation = pytest.importorskip("torchjd.aggregation")
+    for one in all_cases(ms=(2, 3, 5), seeds=range(2), families=("aligned", "orthogonal")):
+        peer = aggregation.FairGrad(alpha=2.0)(one.jacobian)
+        d = one.jacobian.T @ FairGrad(alpha=2.0)(StepStatistics(gramian=one.gramian)).weights
+        assert float((d - peer).norm()) <= 1e-6 * float(peer.norm())
+
+
+@settings(deadline=None, max_examples=40)
+@given(cases(ms=(1, 2, 3, 5)), st.sampled_from([1.0, 2.0]))
+def test_the_forms_agree(one: Case, alpha: float) -> None:
+    host = fixed_point(one.gramian, alpha=alpha)
+    device = fixed_point_on_device(one.gramian, None, alpha, 1e-6, None)
+    assert int(host.status) == int(device.status)
+    difference = one.jacobian.T @ (host.weights - device.weights)
+    size = float((host.weights.abs() * one.norms).sum())
+    assert float(difference.norm()) <= FORMS_TOL * size
+
+
+@settings(deadline=None, max_examples=20)
+@given(cases(NON_STATIONARY, ms=(3, 5), norm_ratios=(1.0,)), st.integers(1, 31))
+def test_inactive_rows_are_as_if_dropped_in_both_forms(one: Case, bits: int) -> None:
+    active = torch.tensor([bool(bits >> i & 1) for i in range(one.m)])
+    active[0] = True
+    poisoned = one.gramian.clone()
+    poisoned[~active] = math.nan
+    poisoned[:, ~active] = math.inf
+    dropped = fixed_point(one.gramian[active][:, active], alpha=2.0).weights
+    for weights in (
+        fixed_point(poisoned, alpha=2.0, active=active).weights,
+        fixed_point_on_device(poisoned, active, 2.0, 1e-6, None).weights,
+    ):
+        assert (weights[~active] == 0).all()
+        d = one.jacobian[active].T @ (weights[active] - dropped)
+        assert float(d.norm()) <= FORMS_TOL * float((dropped * one.norms[active]).sum())
+
+
+def test_a_fair_step_traces_in_one_graph() -> None:
+    """Two steps of the 32, which would take half a minute to trace; Nash traces whole elsewhere."""
+    one = case("conflicting", 2)
+    torch.compiler.reset()
+    compiled = torch.compile(
+        lambda g: fixed_point(g, alpha=2.0, max_iter=2).weights, fullgraph=True, backend="aot_eager"
+    )
+    expected = fixed_point_on_device(one.gramian, None, 2.0, 1e-6, 2).weights
+    torch.testing.assert_close(compiled(one.gramian), expected)
+
+
+def test_at_a_stationary_point_no_solution_exists() -> None:
+    for family in ("strongly_stationary", "opposite", "zero_row", "full_stationary"):
+        for scale in (1.0, 1e-30, 1e30):
+            one = case(family, 4, scale=scale)
+            for result in (
+                fixed_point(one.gramian),
+                fixed_point_on_device(one.gramian, None, 1.0, 1e-6, None),
+            ):
+                assert int(result.status) == SolverStatus.DEGENERATE
+                assert torch.isfinite(result.weights).all()
+                assert (result.weights >= 0).all()
+                assert float(result.weights.max()) > 0.0
+
+
+def test_too_few_steps_are_a_status() -> None:
+    one = case("near_opposite", 5)
+    result = fixed_point(one.gramian, max_iter=1)
+    device = fixed_point_on_device(one.gramian, None, 1.0, 1e-6, 1)
+    assert int(result.status) == int(device.status) == SolverStatus.MAX_ITER
+    assert float(result.gap) > 1e-6
+
+
+def test_max_norm_shortens_the_direction_only() -> None:
+    one = case("conflicting", 3)
+    statistics = StepStatistics(gramian=one.gramian)
+    plain = NashMTL()(statistics).weights
+    clipped = NashMTL(max_norm=0.5)(statistics).weights
+    assert float((one.jacobian.T @ clipped).norm()) == pytest.approx(0.5, rel=1e-6)
+    torch.testing.assert_close(clipped / clipped.sum(), plain / plain.sum())
+    assert torch.equal(NashMTL(max_norm=10.0)(statistics).weights, plain)
+
+
+def test_guarantees_follow_alpha() -> None:
+    assert Guarantee.SCALE_EQUIVARIANT in FairGrad(alpha=1.0).guarantees
+    assert Guarantee.SCALE_EQUIVARIANT not in FairGrad(alpha=2.0).guarantees
+    assert Guarantee.NON_CONFLICTING not in FairGrad(alpha=0.5).guarantees
+
+
+def test_wrong_settings_name_the_remedy() -> None:
+    for wrong in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match="`alpha` of `FairGrad`"):
+            FairGrad(alpha=wrong)
+        with pytest.raises(ValueError, match="`alpha` of `fixed_point`"):
+            fixed_point(torch.eye(2), alpha=wrong)
+        with pytest.raises(ValueError, match="`max_norm` of `NashMTL`"):
+            NashMTL(max_norm=wrong)
+    for weighting in (NashMTL, FairGrad):
+        with pytest.raises(ValueError, match=f"`tol` of `{weighting.name}`"):
+            weighting(tol=1.0)
+        with pytest.raises(ValueError, match=f"`max_iter` of `{weighting.name}`"):
+            weighting(max_iter=0)
+    with pytest.raises(ValueError, match="`tol` of `fixed_point`"):
+        fixed_point(torch.eye(2), tol=0.0)
+    with pytest.raises(ValueError, match="Pass the Gramian"):
+        fixed_point(torch.ones(2, 3))
