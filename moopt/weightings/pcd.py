@@ -244,6 +244,7 @@ class PCD(Weighting):
         primary, secondary = role_positions(statistics, self._roles, self.name)
         if state is None:
             state = self.initial_state(statistics.num_objectives, gramian.device)
+        gramian = gramian.detach()
         squares = gramian.diagonal(dim1=-2, dim2=-1)
         on = torch.ones_like(squares, dtype=torch.bool) if active is None else active
         on = on.expand(squares.shape)
