@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from moopt.record import StepStatistics
+from moopt.solvers.pseudo_inverse import runs_on_host
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
 from moopt.weightings.dual_space_mgda import CANCELLED
+from moopt.weightings.gradvac_on_host import gradvac_on_host
 from moopt.weightings.mean import mean_weights
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
 from moopt.weightings.random_order import index_order, random_order
@@ -23,6 +25,11 @@ TARGETS = "targets"
 
 SMALLEST_SINE = 1e-3
 """Of a target angle: a smaller one would take more than a thousand times g_j to reach."""
+
+LARGEST = math.sqrt(1.0 - SMALLEST_SINE**2)
+
+HOST_SIZE = 16
+"""Up to this m plain Python beats torch on the host."""
 
 
 def gradvac_weights(
@@ -77,7 +84,6 @@ def _turned(
     coefficients = torch.eye(m, dtype=torch.float64, device=rows.cosines.device).expand(shape)
     slopes = rows.cosines
     both = pairs(rows.live)
-    largest = math.sqrt(1.0 - SMALLEST_SINE**2)
     for turn in range(m - 1):
         other = order[..., turn, None].expand(*shape[:-1], 1)
         square = (coefficients * slopes).sum(-1, keepdim=True)
@@ -87,7 +93,7 @@ def _turned(
         length = torch.where(usable, square, 1.0).sqrt()
         cosine = (slopes.gather(-1, other) / length).clamp(-1.0, 1.0)
         former = targets.gather(-1, other)
-        target = former.clamp(-largest, largest)
+        target = former.clamp(-LARGEST, LARGEST)
         sine = (1.0 - target.square()).sqrt()
         step = length * (target * (1.0 - cosine.square()).sqrt() / sine - cosine)
         step = torch.where(usable & (cosine < target), step, 0.0)
@@ -180,8 +186,25 @@ class GradVac(Weighting):
         m = statistics.num_objectives
         if state is None:
             state = self.initial_state(m, gramian.device)
-        rows = unit_rows(gramian.detach(), active)
-        order = random_order(self.seed, state[COUNTER], m, active)
-        weights, targets = _turned(rows, state[TARGETS], self.beta, order)
-        following = {COUNTER: state[COUNTER] + rows.finite.all(), TARGETS: targets}
+        solved = None
+        if gramian.dim() == 2 and m <= HOST_SIZE and runs_on_host(gramian):
+            solved = gradvac_on_host(
+                gramian,
+                state[TARGETS],
+                state[COUNTER],
+                active,
+                seed=self.seed,
+                beta=self.beta,
+                largest=LARGEST,
+                cancelled=CANCELLED,
+            )
+        if solved is not None:
+            weights, targets = solved
+            counter = state[COUNTER] + 1
+        else:
+            rows = unit_rows(gramian.detach(), active)
+            order = random_order(self.seed, state[COUNTER], m, active)
+            weights, targets = _turned(rows, state[TARGETS], self.beta, order)
+            counter = state[COUNTER] + rows.finite.all()
+        following = {COUNTER: counter, TARGETS: targets}
         return WeightingOutput(with_auxiliary_rows(weights, statistics), following, None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal, get_args
 
@@ -16,7 +15,7 @@ from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
 from moopt.weightings.mean import mean_weights
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
 from moopt.weightings.random_order import index_order, random_order, random_order_on_host
-from moopt.weightings.unit_rows import unit_rows
+from moopt.weightings.unit_rows import unit_rows, unit_rows_on_host
 
 Order = Literal["random", "given"]
 
@@ -80,14 +79,10 @@ def _weights_on_host(
 
     `order` counts active objectives only, whose indices are `on`.
     """
-    squares = [gramian[i][i] for i in on]
-    if not all(0.0 < square < math.inf for square in squares):
+    rows = unit_rows_on_host(gramian, on)
+    if rows is None:
         return None
-    norms = [math.sqrt(square) for square in squares]
-    cosines = [
-        [gramian[i][j] / n / k for j, k in zip(on, norms, strict=True)]
-        for i, n in zip(on, norms, strict=True)
-    ]
+    cosines, norms = rows
     total = norms[:]
     for i, others in enumerate(order):
         slopes, n = cosines[i], norms[i]
@@ -99,7 +94,7 @@ def _weights_on_host(
     weights = [0.0] * len(gramian)
     for i, t, n in zip(on, total, norms, strict=True):
         weights[i] = t / n
-    return weights if math.isfinite(sum(map(sum, cosines))) else None
+    return weights
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

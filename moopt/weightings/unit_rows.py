@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -54,6 +55,27 @@ def unit_rows(gramian: Tensor, active: Tensor | None = None) -> UnitRows:
     # Dividing twice keeps the product of two small norms from underflowing.
     cosines = torch.where(pairs(live), gramian, 0.0) / norms[..., :, None] / norms[..., None, :]
     return UnitRows(cosines, norms, on, live, finite)
+
+
+def unit_rows_on_host(
+    gramian: list[list[float]], on: list[int]
+) -> tuple[list[list[float]], list[float]] | None:
+    """Cosines and norms of the rows `on`, in plain Python; None if one is zero or not finite.
+
+    Example:
+        >>> from moopt.weightings.unit_rows import unit_rows_on_host
+        >>> unit_rows_on_host([[4.0, -3.0], [-3.0, 9.0]], [0, 1])
+        ([[1.0, -0.5], [-0.5, 1.0]], [2.0, 3.0])
+    """
+    squares = [gramian[i][i] for i in on]
+    if not all(0.0 < square < math.inf for square in squares):
+        return None
+    norms = [math.sqrt(square) for square in squares]
+    cosines = [
+        [gramian[i][j] / n / k for j, k in zip(on, norms, strict=True)]
+        for i, n in zip(on, norms, strict=True)
+    ]
+    return (cosines, norms) if math.isfinite(sum(map(sum, cosines))) else None
 
 
 def pairs(flags: Tensor) -> Tensor:

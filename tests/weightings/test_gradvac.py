@@ -10,11 +10,12 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
+import moopt.weightings.gradvac as module
 from moopt.record import StepStatistics
 from moopt.weightings import GradVac, PCGrad
 from moopt.weightings.gradvac import SMALLEST_SINE, gradvac_weights
 from moopt.weightings.random_order import index_order, random_order
-from tests.cases import Case, case, cases
+from tests.cases import Case, all_cases, case, cases
 
 LITERAL_TOL = 1e-6
 """Relative to sum_i ||g_i||: sqrt(1 - c^2) of a cosine near one holds sqrt(eps) = 1.5e-8."""
@@ -161,6 +162,24 @@ def test_a_saved_state_resumes_the_path() -> None:
     assert torch.equal(resumed.weights, path[4])
     broken = {**states[3], "targets": torch.zeros(4, 4, dtype=torch.float64)}
     assert not torch.equal(weighting(steps[4], broken).weights, path[4])
+
+
+def test_host_and_device_forms_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = None
+    for one in all_cases(ms=(1, 2, 3, 5), scales=(1.0, 1e-30), norm_ratios=(1.0, 1e4)):
+        active = torch.tensor([i != 1 for i in range(one.m)])
+        statistics = StepStatistics(gramian=one.gramian, active=active)
+        state = {"counter": torch.tensor(3), "targets": targets_for(one.m)}
+        host = GradVac(beta=0.5)(statistics, state)
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "runs_on_host", lambda tensor: False)
+            device = GradVac(beta=0.5)(statistics, state)
+        difference = one.jacobian.T @ (host.weights - device.weights)
+        scale = float((host.weights.abs() * one.norms).sum())
+        assert float(difference.norm()) <= LITERAL_TOL * scale, one
+        assert torch.equal(host.state["counter"], device.state["counter"])
+        error = (host.state["targets"] - device.state["targets"]).abs().max()
+        assert float(error) <= LITERAL_TOL, one
 
 
 def test_wrong_settings_name_the_remedy() -> None:
