@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import moopt
 from moopt.record import StepStatistics
 from moopt.status import SolverStatus
 from moopt.weightings import (
@@ -104,3 +105,26 @@ def test_masking_and_zeroing_a_row_agree_with_dropping_it(name: str, gone: int) 
 def test_results_carry_no_graph(name: str) -> None:
     gramian = (rows(3) @ rows(3).T).requires_grad_()
     assert not weigh(METHODS[name], gramian).weights.requires_grad
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_training_step_goes_by_the_names_of_the_losses(name: str) -> None:
+    """Objectives in another order, and one fewer in the second step."""
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(6, dtype=torch.float64))
+    targets = dict(zip("fkrp", torch.randn(4, 6, dtype=torch.float64), strict=True))
+    optimizer = moopt.CommonDescent(torch.optim.SGD([weight], lr=0.1), METHODS[name])
+    for names in ("kfpr", "rpf"):
+        losses = {key: (weight - targets[key]).pow(2).sum() for key in names}
+        gradients = {key: 2 * (weight.detach() - targets[key]) for key in names}
+        optimizer.zero_grad()
+        record = optimizer.backward(losses)
+        assert record.names == tuple(names)
+        direction = sum(w * gradients[key] for w, key in zip(record.weights, names, strict=True))
+        assert torch.allclose(weight.grad, direction, rtol=EQUAL, atol=EQUAL)
+        if names == "kfpr":
+            jacobian = torch.stack([gradients[key] for key in NAMES])
+            expected = weigh(METHODS[name], jacobian @ jacobian.T).weights
+            by_name = dict(zip(names, record.weights.tolist(), strict=True))
+            assert [by_name[key] for key in NAMES] == pytest.approx(expected.tolist(), rel=1e-9)
+        optimizer.step()
