@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from moopt.record import StepStatistics
-from moopt.solvers.pseudo_inverse import DEFAULT_RTOL
+from moopt.solvers.pseudo_inverse import DEFAULT_RTOL, runs_on_host
 from moopt.solvers.result import SolverResult
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
+from moopt.weightings.dual_basis_on_host import dual_basis_on_host
 from moopt.weightings.dual_space_mgda import CANCELLED, dual_space_mgda_weights
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
 from moopt.weightings.unit_rows import unit_rows
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 def config_weights(
@@ -42,11 +47,16 @@ def config_weights(
         >>> [round(w, 12) for w in config_weights(G).weights.tolist()]
         [2.0, 0.666666666667]
     """
+    gramian = gramian.detach()
+    if gramian.dim() == 2 and runs_on_host(gramian):
+        solved = dual_basis_on_host(gramian, active, rtol)
+        if solved is not None:
+            return _lengthened_on_host(gramian, active, *solved)
     result = dual_space_mgda_weights(
         gramian, active=active, variant="dual_basis", length="keep", rtol=rtol
     )
     v = result.weights
-    rows = unit_rows(gramian.detach(), active)
+    rows = unit_rows(gramian, active)
     terms = rows.cosines * (v * rows.norms)[..., None, :]
     slopes = terms.sum(-1)
     square = (v * rows.norms * slopes).sum(-1)
@@ -55,6 +65,18 @@ def config_weights(
     factor = (rows.norms * slopes).sum(-1) / torch.where(moving, square, 1.0)
     weights = torch.where(moving[..., None], factor[..., None] * v, 0.0)
     return result._replace(weights=torch.where(rows.finite[..., None], weights, v))
+
+
+def _lengthened_on_host(
+    gramian: Tensor, active: Tensor | None, v: NDArray[np.float64], gap: float
+) -> SolverResult:
+    """The weights for certified v, which is 0 on inactive rows."""
+    on = slice(None) if active is None else active.numpy()
+    slopes = gramian.numpy()[on][:, on] @ v[on]
+    factor = slopes.sum() / (v[on] @ slopes)
+    status = torch.zeros((), dtype=torch.int64)
+    certificate = torch.full((), gap, dtype=torch.float64)
+    return SolverResult(torch.from_numpy(v * factor), status, certificate, status.clone())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

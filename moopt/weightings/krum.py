@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from moopt.record import StepStatistics
+from moopt.solvers.pseudo_inverse import runs_on_host
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
+from moopt.weightings.krum_on_host import krum_on_host
 from moopt.weightings.mean import mean_weights
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
 from moopt.weightings.unit_rows import pairs
@@ -49,6 +51,10 @@ def krum_weights(
         [0.5, 0.0, 0.5, 0.0]
     """
     gramian = gramian.detach()
+    if gramian.dim() == 2 and gramian.dtype == torch.float64 and runs_on_host(gramian):
+        solved = krum_on_host(gramian, active, num_byzantine, num_selected, TIE)
+        if solved is not None:
+            return torch.from_numpy(solved)
     m = gramian.shape[-1]
     on = torch.ones_like(gramian[..., 0], dtype=torch.bool)
     if active is not None:

@@ -10,13 +10,17 @@ import torch
 from torch import Tensor
 
 from moopt.record import StepStatistics
+from moopt.solvers.pseudo_inverse import runs_on_host
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
-from moopt.weightings.counter_random import counter_uniform
+from moopt.weightings.counter_random import counter_uniform, counter_uniform_on_host
 from moopt.weightings.mean import mean_weights
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
-from moopt.weightings.unit_rows import unit_rows
+from moopt.weightings.unit_rows import pairs
 
 COUNTER = "counter"
+
+HOST_SIZE = 16
+"""Up to this m plain Python beats torch on the host."""
 
 SMALLEST_UNIFORM = 2.0**-54
 """In place of an exact zero, whose normal quantile is infinite: half the generator's resolution."""
@@ -46,16 +50,29 @@ def random_weights(
         (True, 1.0)
     """
     shape = gramian.shape[:-1]
-    uniform = counter_uniform(seed, counter, (shape[-1],)).clamp_min(SMALLEST_UNIFORM)
-    normal = torch.special.ndtri(uniform)
+    if shape[-1] <= HOST_SIZE and runs_on_host(gramian) and runs_on_host(counter):
+        numbers = counter_uniform_on_host(seed, int(counter), shape[-1])
+        uniform = torch.tensor(numbers, dtype=torch.float64)
+    else:
+        uniform = counter_uniform(seed, counter, (shape[-1],))
+    normal = torch.special.ndtri(uniform.clamp_min(SMALLEST_UNIFORM))
     if active is None:
-        return normal.softmax(-1).expand(shape).clone()
+        weights = normal.softmax(-1)
+        return weights if len(shape) == 1 else weights.expand(shape).clone()
     on = active.to(gramian.device).expand(shape)
     normal = normal[(on.cumsum(-1) - 1).clamp_min(0)]
     # The exponents are below 9 in size: no shift is needed, and no row of -inf can arise.
     exponentials = torch.where(on, normal.exp(), 0.0)
     total = exponentials.sum(-1, keepdim=True)
     return exponentials / torch.where(total > 0, total, 1.0)
+
+
+def _finite(gramian: Tensor, active: Tensor | None) -> Tensor:
+    """bool `[...]`: whether every entry among the active rows is finite."""
+    entries = torch.isfinite(gramian)
+    if active is not None:
+        entries = entries | ~pairs(active.to(gramian.device))
+    return entries.all(-1).all(-1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,7 +135,7 @@ class Random(Weighting):
         gramian, active = objective_rows(statistics)
         if state is None:
             state = self.initial_state(statistics.num_objectives, gramian.device)
-        finite = unit_rows(gramian, active).finite
+        finite = _finite(gramian, active)
         drawn = random_weights(gramian, self.seed, state[COUNTER], active=active)
         weights = torch.where(finite[..., None], drawn, mean_weights(gramian, active=active))
         following = {COUNTER: state[COUNTER] + finite.all()}

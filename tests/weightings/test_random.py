@@ -84,7 +84,20 @@ def test_an_exact_zero_of_the_generator_stays_finite(monkeypatch: pytest.MonkeyP
     import moopt.weightings.random as module
 
     ends = torch.tensor([0.0, 1 - 2.0**-53], dtype=torch.float64)
+    monkeypatch.setattr(module, "runs_on_host", lambda tensor: False)
     monkeypatch.setattr(module, "counter_uniform", lambda *_: ends)
     weights = random_weights(torch.eye(2), 0, torch.tensor(0))
     assert torch.isfinite(weights).all()
     assert float(weights.sum()) == pytest.approx(1.0)
+
+
+def test_host_and_device_forms_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    import moopt.weightings.random as module
+
+    statistics = StepStatistics(
+        gramian=torch.eye(5, dtype=torch.float64),
+        active=torch.tensor([True, False, True, True, True]),
+    )
+    host = Random(seed=3)(statistics).weights
+    monkeypatch.setattr(module, "runs_on_host", lambda tensor: False)
+    assert torch.equal(host, Random(seed=3)(statistics).weights)
