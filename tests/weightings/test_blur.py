@@ -61,6 +61,7 @@ def test_absent_roles_leave_the_other() -> None:
 
 
 def test_settings_out_of_range_name_the_remedy() -> None:
+    assert make(0.0).gamma == 0.0
     for gamma in (-0.1, float("inf"), float("nan")):
         with pytest.raises(ValueError, match="`gamma` of `BLUR` must be finite"):
             make(gamma)

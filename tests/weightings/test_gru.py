@@ -90,6 +90,8 @@ def test_opposite_gradients_leave_nothing() -> None:
 
 
 def test_settings_out_of_range_name_the_remedy() -> None:
+    for clip in (-1.0, 0.0, None):
+        assert GRU(forget="a", retain="b", cosine_clip=clip).cosine_clip == clip
     for clip in (-1.5, 0.1, float("nan")):
         with pytest.raises(ValueError, match="`cosine_clip` of `GRU` must be in"):
             GRU(forget="a", retain="b", cosine_clip=clip)

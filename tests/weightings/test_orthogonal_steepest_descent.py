@@ -150,6 +150,7 @@ def test_the_device_form_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_settings_out_of_range_name_the_remedy() -> None:
+    assert OrthogonalSteepestDescent(forget="a", retain="b", rtol=0.0).rtol == 0.0
     with pytest.raises(ValueError, match="`rtol` of `OrthogonalSteepestDescent` must be in"):
         OrthogonalSteepestDescent(forget="a", retain="b", rtol=1.0)
     statistics = StepStatistics(gramian=torch.eye(2), names=("forget", "retain"))

@@ -158,6 +158,7 @@ def test_the_device_form_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_settings_out_of_range_name_the_remedy() -> None:
+    assert make(tau=1.0, beta=0.0).tau == 1.0
     with pytest.raises(TypeError, match="`primary` of `PCD` must be the name of one"):
         PCD(primary=["a"], secondary="b")
     with pytest.raises(ValueError, match="must not repeat the names"):

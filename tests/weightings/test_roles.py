@@ -79,9 +79,18 @@ def test_sums_are_those_of_the_gradients() -> None:
     assert sums.members.tolist() == [[True, False, False, True], [False, True, False, False]]
 
 
-def test_rounding_is_not_a_gradient() -> None:
-    row = torch.tensor([0.1, 0.7, 0.3], dtype=torch.float64)
+@pytest.mark.parametrize("scale", [1e-30, 1e-10, 1.0, 1e10, 1e30])
+def test_rounding_is_not_a_gradient_at_any_scale(scale: float) -> None:
+    row = scale * torch.tensor([0.1, 0.7, 0.3], dtype=torch.float64)
     jacobian = torch.stack([row, 3.0 * row, -4.0 * row, row])
     sums = role_sums(jacobian @ jacobian.T, ([0, 1, 2], [3]))
     assert sums.norms[0] == 0
+    assert float(sums.norms[1]) == pytest.approx(float(row.norm()))
     assert sums.cosines[0].tolist() == [0.0, 0.0]
+    assert float(sums.cosines[1, 1]) == pytest.approx(1.0)
+
+
+def test_one_objective_alone_is_a_role() -> None:
+    sums = role_sums(torch.tensor([[4.0]], dtype=torch.float64), ([0], []))
+    assert sums.norms.tolist() == [2.0, 0.0]
+    assert sums.weights(torch.tensor([3.0, 5.0], dtype=torch.float64)).tolist() == [3.0]
