@@ -27,6 +27,7 @@ from moopt.weightings.pcd import PCD
 from moopt.weightings.pcgrad import PCGrad
 from moopt.weightings.random import Random
 from moopt.weightings.registry import WEIGHTINGS, RegisteredWeighting, weighting_from_name
+from moopt.weightings.sdmgrad import SDMGrad
 from moopt.weightings.sum import Sum
 from moopt.weightings.upgrad import UPGrad
 
@@ -59,6 +60,7 @@ __all__ = [
     "PCGrad",
     "Random",
     "RegisteredWeighting",
+    "SDMGrad",
     "Sum",
     "UPGrad",
     "Weighting",

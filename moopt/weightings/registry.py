@@ -33,6 +33,7 @@ from moopt.weightings.orthogonal_steepest_descent import OrthogonalSteepestDesce
 from moopt.weightings.pcd import PCD
 from moopt.weightings.pcgrad import PCGrad
 from moopt.weightings.random import Random
+from moopt.weightings.sdmgrad import SDMGrad
 from moopt.weightings.sum import Sum
 from moopt.weightings.upgrad import UPGrad
 
@@ -142,6 +143,7 @@ WEIGHTINGS: Mapping[str, RegisteredWeighting] = MappingProxyType(
             RegisteredWeighting(weighting_class=CAGrad, year=2021),
             RegisteredWeighting(weighting_class=NashMTL, year=2022),
             RegisteredWeighting(weighting_class=FairGrad, year=2024),
+            RegisteredWeighting(weighting_class=SDMGrad, year=2023),
             RegisteredWeighting(
                 weighting_class=Constant, year=None, required={"weights": (1.0, 1.0, 1.0)}
             ),
