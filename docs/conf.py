@@ -57,6 +57,7 @@ public_modules = [
     "moopt.solvers",
     "moopt.weightings",
     "moopt.scalarizations",
+    "moopt.aggregators",
     "moopt.losses",
     "moopt.testing",
     "moopt.diagnostics",

@@ -7,16 +7,16 @@ from typing import Any
 
 from torch import Tensor
 
+from moopt.aggregators.base import Method
 from moopt.progress import Progress
 from moopt.state_by_name import refuse_unallocated
-from moopt.weightings import Weighting
 
 
 def note_bypass(
     progress: Progress,
     param_groups: Sequence[dict[str, Any]],
     parameters: Sequence[Tensor],
-    weighting: Weighting,
+    weighting: Method,
 ) -> None:
     """Count a plain `step()` where `.grad` exists and nothing was recorded; warn the first time.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from moopt.aggregate_rows import aggregate_rows_
+from moopt.aggregators import GradientAggregator
+from moopt.aggregators.base import Method
 from moopt.certified_weights import CertifiedWeights, certified_weights
 from moopt.gradients import GradientStore
 from moopt.gradients.sharding import mean_over_processes, refuse_unsynchronised
@@ -16,13 +20,13 @@ from moopt.record import StepRecord, StepStatistics
 from moopt.scalarizations import Scalarization
 from moopt.state_by_name import STEP_KEY, gather, is_stateful, scatter
 from moopt.status import SolverStatus
-from moopt.weightings import Constant, Weighting
+from moopt.weightings import Constant
 
 
 def combine_rows_(
     store: GradientStore,
     losses: Mapping[str, Tensor | None],
-    weighting: Weighting,
+    weighting: Method,
     bank: MutableMapping[str, Any],
     *,
     shared: Collection[int] | None,
@@ -37,7 +41,7 @@ def combine_rows_(
     Args:
         store: one row per objective; on return it is empty.
         losses: the unscaled loss of each objective, None where the caller gave none.
-        weighting: the method.
+        weighting: the method, a weighting or a gradient aggregator.
         bank: where the weighting's state lives, by objective name.
         shared: `id`s of the parameters that enter the Gramian; None for the default rule. The
             others take their gradients unweighted, except under a scalarization, which weighs
@@ -84,6 +88,15 @@ def combine_rows_(
     everywhere = isinstance(weighting, Scalarization)
     if len(names) == 1 or not (everywhere or any(flags)):
         certified = _unweighted(gramian)
+    elif isinstance(weighting, GradientAggregator):
+        direction, record = aggregate_rows_(
+            store, weighting, statistics, bank, flags, inactive_tol=inactive_tol
+        )
+        _add_to_grad_(list(store.parameters), direction)
+        if scale is not None:
+            assert record.slopes is not None
+            record.slopes = record.slopes / scale.to(record.slopes).square()
+        return dataclasses.replace(record, losses=stacked, step=step)
     else:
         state = None
         if is_stateful(weighting):
@@ -117,8 +130,11 @@ def combine_rows_(
 
 def write_direction_(store: GradientStore, weights: Tensor, shared: Sequence[bool]) -> None:
     """Add the direction to `.grad` of every parameter; the rows are consumed."""
-    parameters = list(store.parameters)
-    for p, d in zip(parameters, store.combine_(weights, shared), strict=True):
+    _add_to_grad_(list(store.parameters), store.combine_(weights, shared))
+
+
+def _add_to_grad_(parameters: Sequence[Tensor], direction: Sequence[Tensor | None]) -> None:
+    for p, d in zip(parameters, direction, strict=True):
         if d is None:
             continue
         if p.grad is None:
@@ -127,7 +143,7 @@ def write_direction_(store: GradientStore, weights: Tensor, shared: Sequence[boo
             p.grad.add_(d)
 
 
-def _refuse_ascent(weighting: Weighting, names: tuple[str, ...], unweighted: int) -> None:
+def _refuse_ascent(weighting: Method, names: tuple[str, ...], unweighted: int) -> None:
     """A constant negative weight would turn into descent wherever gradients go unweighted."""
     if not isinstance(weighting, Constant) or not weighting.has_negative:
         return

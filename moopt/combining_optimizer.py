@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from moopt.aggregators import GradientAggregator
+from moopt.aggregators.base import Method
 from moopt.closure import warn_of_unweighted
 from moopt.combine_rows import combine_rows_, write_direction_
 from moopt.delegating_optimizer import DelegatingOptimizer
@@ -17,7 +19,6 @@ from moopt.record_rows import record_rows, scale_of
 from moopt.scalarizations import Scalarization
 from moopt.single_backward import one_pass_is_enough, single_backward_, weighted_backward_
 from moopt.state_by_name import enrol, is_stateful, refuse_unknown
-from moopt.weightings import Weighting
 
 if TYPE_CHECKING:
     from torch.amp import GradScaler
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 class CombiningOptimizer(DelegatingOptimizer):
     """What `CommonDescent` does between its public methods and the functions of one step."""
 
-    weighting: Weighting
+    weighting: Method
     shared: list[Tensor] | None
     objectives: tuple[str, ...] | None
     inactive_tol: float
@@ -59,17 +60,18 @@ class CombiningOptimizer(DelegatingOptimizer):
         lr = self.param_groups[0].get("lr")
         return float(lr) if isinstance(lr, int | float) else None
 
-    def _one_pass_is_enough(self) -> bool:
-        recorded = self._progress.step % self.record_every == 0
-        return one_pass_is_enough(self.weighting, recorded=recorded)
-
     def _single_backward(
         self, names: tuple[str, ...], values: list[Tensor], scaler: GradScaler | None = None
-    ) -> StepRecord:
+    ) -> StepRecord | None:
+        """The step where one pass is enough; None where rows are needed."""
+        method = self.weighting
+        recorded = self._progress.step % self.record_every == 0
+        if len(self._progress.store) or not one_pass_is_enough(method, recorded=recorded):
+            return None
         record = single_backward_(
             names,
             values,
-            self.weighting,
+            method,
             self.param_groups[0],
             self._parameters(),
             scaler=scaler,
@@ -96,11 +98,17 @@ class CombiningOptimizer(DelegatingOptimizer):
 
     def _combine_losses(self, losses: Losses) -> Tensor:
         """The first evaluation of a closure: combine, and return this step's weights."""
+        if isinstance(self.weighting, GradientAggregator):
+            raise ValueError(
+                f"step(closure) needs weights, and {type(self.weighting).__name__} has none: call"
+                " backward(losses) and step()."
+            )
         names, values = self._named(losses)
-        if self._one_pass_is_enough():
-            return self._single_backward(names, values).weights
-        self._record_losses(names, values)
-        return self._combine().weights
+        record = self._single_backward(names, values)
+        if record is None:
+            self._record_losses(names, values)
+            record = self._combine()
+        return record.weights
 
     def _combine_with(self, names: tuple[str, ...], losses: list[Tensor], weights: Tensor) -> None:
         """A later evaluation of a closure: the gradient of `sum_i w_i loss_i` at another point."""

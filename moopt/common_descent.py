@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from moopt.aggregators.base import Method
 from moopt.bypass import note_bypass
 from moopt.certified_weights import DEFAULT_INACTIVE_TOL
 from moopt.closure import weighted_closure
@@ -20,7 +21,6 @@ from moopt.record import StepRecord
 from moopt.record_rows import ids_of
 from moopt.resolve_weighting import resolve_weighting
 from moopt.state_by_name import is_stateful, refuse_other_state, refuse_unknown, roster_of
-from moopt.weightings import Weighting
 
 if TYPE_CHECKING:
     from torch.amp import GradScaler
@@ -47,8 +47,8 @@ class CommonDescent(CombiningOptimizer):
     Args:
         optimizer: any optimizer instance; its parameter groups, state and defaults are this
             object's too.
-        weighting: the method, or scalarization (an instance or its registered name); None is the
-            default method.
+        weighting: the method or scalarization (an instance or its registered name), or an instance
+            of a gradient aggregator; None is the default method.
         shared: the parameters whose gradients enter the Gramian. Default: in each step, those that
             at least two objectives reach. All others (task heads) take the sum of their gradients
             unweighted; a scalarization weighs them all.
@@ -89,7 +89,7 @@ class CommonDescent(CombiningOptimizer):
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
-        weighting: Weighting | str | None = None,
+        weighting: Method | str | None = None,
         *,
         shared: Iterable[Tensor] | None = None,
         objectives: Iterable[str] | None = None,
@@ -166,8 +166,7 @@ class CommonDescent(CombiningOptimizer):
         """
         self._progress.refuse_second_direction(self._parameters())
         names, values = self._named(losses)
-        if not accumulate and not len(self._progress.store) and self._one_pass_is_enough():
-            self._single_backward(names, values, scaler)
+        if not accumulate and self._single_backward(names, values, scaler) is not None:
             return self.record
         self._record_losses(names, values, scaler)
         return None if accumulate else self.combine_(scaler=scaler)

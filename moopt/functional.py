@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from moopt.aggregators.base import Method
 from moopt.certified_weights import DEFAULT_INACTIVE_TOL
 from moopt.combine_rows import combine_rows_
 from moopt.common_descent import CommonDescent
@@ -19,7 +20,6 @@ from moopt.record_rows import ids_of, record_rows, scale_of
 from moopt.resolve_weighting import resolve_weighting
 from moopt.single_backward import one_pass_is_enough, single_backward_
 from moopt.state_by_name import is_stateful
-from moopt.weightings import Weighting
 
 if TYPE_CHECKING:
     from torch.amp import GradScaler
@@ -32,7 +32,7 @@ _CHECKED: Counter[tuple[str, ...]] = Counter()
 def backward(
     losses: Losses,
     optimizer_or_parameters: torch.optim.Optimizer | Iterable[Tensor],
-    weighting: Weighting | str | None = None,
+    weighting: Method | str | None = None,
     *,
     scaler: GradScaler | None = None,
     shared: Iterable[Tensor] | None = None,

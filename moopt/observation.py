@@ -7,15 +7,16 @@ from typing import Any
 
 import torch
 
+from moopt.aggregators import GradientAggregator
+from moopt.aggregators.base import Method
 from moopt.gradients.sharding import mean_over_processes
 from moopt.named_losses import Losses, named_losses
 from moopt.state_by_name import gather, scatter
-from moopt.weightings import Weighting
 
 
 def observe_(
     losses: Losses,
-    weighting: Weighting,
+    weighting: Method,
     bank: MutableMapping[str, Any],
     stepped: tuple[str, ...],
     *,
@@ -35,7 +36,7 @@ def observe_(
         TypeError: the weighting does not learn from them.
         ValueError: malformed losses, or an objective that was not in the last step.
     """
-    if not weighting.observes:
+    if isinstance(weighting, GradientAggregator) or not weighting.observes:
         raise TypeError(
             f"{type(weighting).__name__} does not learn from the losses after the step; leave"
             " observe(...) out, or use a weighting that does, such as FAMO."

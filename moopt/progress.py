@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
+from moopt.aggregators.base import Method
 from moopt.gradients import GradientStore
 from moopt.record import StepRecord
-from moopt.weightings import Weighting
 
 
 class Progress:
@@ -92,7 +92,7 @@ class Progress:
         former = self.losses.get(name)
         self.losses[name] = value if former is None else former + value
 
-    def publish(self, record: StepRecord, every: int, weighting: Weighting) -> None:
+    def publish(self, record: StepRecord, every: int, weighting: Method) -> None:
         """Count the step and its fallback; keep the record in every k-th step.
 
         Warn, once in a row, where the weighting learns from the losses after each step and was

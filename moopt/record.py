@@ -81,6 +81,8 @@ class StepRecord:
         measured: whether the objectives' gradients were seen one by one. False for the single
             backward pass of a scalarization: Gramian, norms, cosines and stationarity are then
             NaN, `descent` is False (nothing certifies it), `conflicts` and `raised` raise.
+        slopes: float64 `[m]`, `g_i . d` over the shared parameters, measured for a gradient
+            aggregator, whose `weights` are NaN; None where it is `gramian @ weights`.
 
     Example:
         >>> import moopt
@@ -108,6 +110,7 @@ class StepRecord:
     bypassed: int = 0
     step: int = 0
     measured: bool = True
+    slopes: Tensor | None = None
 
     @property
     def norms(self) -> Tensor:
@@ -163,7 +166,7 @@ class StepRecord:
         self._refuse_unmeasured("raised")
         if bool(self.descent) or not self.names:
             return ()
-        slopes = (self.gramian @ self.weights).tolist()
+        slopes = (self.gramian @ self.weights if self.slopes is None else self.slopes).tolist()
         active = self.active.tolist()
         return tuple(n for n, on, s in zip(self.names, active, slopes, strict=True) if on and s < 0)
 
@@ -184,7 +187,8 @@ class StepRecord:
     def as_dict(self) -> dict[str, float]:
         """Plain floats for any logger, with keys such as `weight/forget` and `cosine/a,b`.
 
-        `gap` is left out where the weighting has no solver, and what needs the gradients of single
+        `gap` is left out where the weighting has no solver, `weight` where an aggregator has none
+        (`slope` stands there instead), and what needs the gradients of single
         objectives where the step did not see them (`measured`). Values that overflowed stay
         infinite or NaN, so that a logger sees them. Before the first step: `bypassed` and `step`
         only.
@@ -197,9 +201,11 @@ class StepRecord:
         if not self.names:
             return {"bypassed": float(self.bypassed), "step": float(self.step)}
         out: dict[str, float] = {}
-        for key, values in (("loss", self.losses), ("weight", self.weights), ("norm", self.norms)):
-            if self.measured or key != "norm":
-                out |= {f"{key}/{n}": v for n, v in zip(self.names, values.tolist(), strict=True)}
+        values = {"loss": self.losses}
+        values |= {"norm": self.norms} if self.measured else {}
+        values |= {"weight": self.weights} if self.slopes is None else {"slope": self.slopes}
+        for key, entries in values.items():
+            out |= {f"{key}/{n}": v for n, v in zip(self.names, entries.tolist(), strict=True)}
         gap = float(self.gap)
         return out | {
             **(self._of_gradients() if self.measured else {}),
@@ -235,10 +241,11 @@ class StepRecord:
     def __str__(self) -> str:
         if not self.names:
             return "no step recorded yet"
+        what, values = ("weight", self.weights) if self.slopes is None else ("slope", self.slopes)
         parts = [
-            f"{n} loss {loss:.4g} weight {w:.3g}"
-            for n, loss, w in zip(
-                self.names, self.losses.tolist(), self.weights.tolist(), strict=True
+            f"{n} loss {loss:.4g} {what} {value:.3g}"
+            for n, loss, value in zip(
+                self.names, self.losses.tolist(), values.tolist(), strict=True
             )
         ]
         tail = self._findings() if self.measured else ["one backward pass: conflicts not measured"]

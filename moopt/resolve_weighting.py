@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from moopt.aggregators import GradientAggregator
+from moopt.aggregators.base import Method
 from moopt.scalarizations import SCALARIZATIONS
 from moopt.weightings import MGDA, WEIGHTINGS, Weighting, weighting_from_name
 
 
-def resolve_weighting(weighting: Weighting | str | None) -> Weighting:
-    """The weighting meant by an argument.
+def resolve_weighting(weighting: Method | str | None) -> Method:
+    """The weighting (or gradient aggregator) meant by an argument.
 
     Args:
         weighting: an instance, the registered name of a weighting or scalarization, or None for
@@ -21,12 +23,12 @@ def resolve_weighting(weighting: Weighting | str | None) -> Weighting:
         return MGDA(normalize="l2")  # why: docs/choosing.md, "The default"
     if isinstance(weighting, str):
         return weighting_from_name(weighting, {**WEIGHTINGS, **SCALARIZATIONS})
-    if isinstance(weighting, type) and issubclass(weighting, Weighting):
+    if isinstance(weighting, type) and issubclass(weighting, Weighting | GradientAggregator):
         raise TypeError(
             f"`weighting` must be an instance; got the class {weighting.__name__}. Write"
             f" {weighting.__name__}()."
         )
-    if not isinstance(weighting, Weighting):
+    if not isinstance(weighting, Weighting | GradientAggregator):
         raise TypeError(
             "`weighting` must be a moopt weighting, its registered name or None; got"
             f" {type(weighting).__name__}. Pass for instance moopt.MGDA()."

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import MutableMapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor
 
+from moopt.aggregators.base import Method
 from moopt.gradients.sharding import (
     is_checked_step,
     is_sharded,
@@ -21,13 +22,15 @@ from moopt.record_rows import scale_of
 from moopt.scalarizations import Scalarization
 from moopt.state_by_name import STEP_KEY, gather, is_stateful, scatter
 from moopt.status import SolverStatus
-from moopt.weightings import Sum, Weighting
+from moopt.weightings import Sum
 
 if TYPE_CHECKING:
     from torch.amp import GradScaler
 
 
-def one_pass_is_enough(weighting: Weighting, *, recorded: bool = True) -> bool:
+def one_pass_is_enough(
+    weighting: Method, *, recorded: bool = True
+) -> TypeGuard[Scalarization | Sum]:
     """Whether the weights need no gradient: a scalarization, or `Sum` in a step without record."""
     return isinstance(weighting, Scalarization) or (isinstance(weighting, Sum) and not recorded)
 
@@ -35,7 +38,7 @@ def one_pass_is_enough(weighting: Weighting, *, recorded: bool = True) -> bool:
 def single_backward_(
     names: tuple[str, ...],
     values: Sequence[Tensor],
-    weighting: Weighting,
+    weighting: Scalarization | Sum,
     bank: MutableMapping[str, Any],
     parameters: Sequence[Tensor],
     *,

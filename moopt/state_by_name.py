@@ -8,21 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moopt.weightings.base import Weighting
+from moopt.aggregators.base import Method
 
 NAMES_KEY = "moopt_names"
 STEP_KEY = "moopt_step"
 _PREFIX = "moopt_state_"
 
 
-def is_stateful(weighting: Weighting) -> bool:
+def is_stateful(weighting: Method) -> bool:
     """Whether `weighting` keeps anything from step to step."""
     return bool(weighting.state_axes)
 
 
 def enrol(
     bank: MutableMapping[str, Any],
-    weighting: Weighting,
+    weighting: Method,
     names: Sequence[str],
     device: torch.device | None = None,
 ) -> None:
@@ -52,7 +52,7 @@ def enrol(
 
 def gather(
     bank: MutableMapping[str, Any],
-    weighting: Weighting,
+    weighting: Method,
     names: Sequence[str],
     device: torch.device,
 ) -> dict[str, Tensor]:
@@ -72,7 +72,7 @@ def gather(
 
 def scatter(
     bank: MutableMapping[str, Any],
-    weighting: Weighting,
+    weighting: Method,
     names: Sequence[str],
     state: dict[str, Tensor],
     *,
@@ -101,7 +101,7 @@ def scatter(
     bank[STEP_KEY] += steps
 
 
-def refuse_unallocated(bank: MutableMapping[str, Any], weighting: Weighting) -> None:
+def refuse_unallocated(bank: MutableMapping[str, Any], weighting: Method) -> None:
     """Raise where a distributed checkpoint would drop a state that does not exist yet.
 
     Raises:
@@ -115,7 +115,7 @@ def refuse_unallocated(bank: MutableMapping[str, Any], weighting: Weighting) -> 
         )
 
 
-def refuse_other_state(bank: Mapping[str, Any], weighting: Weighting) -> None:
+def refuse_other_state(bank: Mapping[str, Any], weighting: Method) -> None:
     """Raise where a checkpoint's state is of another weighting.
 
     Raises:

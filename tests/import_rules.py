@@ -16,6 +16,7 @@ RANK_0 = frozenset({"__version__", "status", "record", "named_losses"})
 # The step: where the two halves of the hourglass meet. Its parts may import one another.
 STEP = frozenset(
     {
+        "aggregate_rows",
         "bypass",
         "certified_weights",
         "closure",
@@ -45,11 +46,14 @@ ARROWS: Mapping[str, frozenset[str]] = {
     "weightings": RANK_0 | {"solvers"},
     "testing": RANK_0 | {"solvers", "weightings", "scalarizations"},
     "scalarizations": RANK_0 | {"solvers", "weightings"},
+    "aggregators": RANK_0 | {"weightings", "scalarizations"},
     "diagnostics": RANK_0 | {"solvers", "kernels"},
     "projection": RANK_0 | {"solvers", "kernels"},
     **dict.fromkeys(
         STEP,
-        RANK_0 | STEP | {"kernels", "solvers", "weightings", "scalarizations", "gradients"},
+        RANK_0
+        | STEP
+        | {"kernels", "solvers", "weightings", "scalarizations", "aggregators", "gradients"},
     ),
 }
 
@@ -66,6 +70,7 @@ PUBLIC_PACKAGES = (
     "moopt.solvers",
     "moopt.weightings",
     "moopt.scalarizations",
+    "moopt.aggregators",
     "moopt.losses",
     "moopt.testing",
     "moopt.diagnostics",

@@ -24,7 +24,13 @@ NAMES = [
     for name in importlib.import_module(module).__all__
     if name != "__version__"
 ]
-SUBMODULES = {"moopt.losses", "moopt.scalarizations", "moopt.solvers", "moopt.weightings"}
+SUBMODULES = {
+    "moopt.aggregators",
+    "moopt.losses",
+    "moopt.scalarizations",
+    "moopt.solvers",
+    "moopt.weightings",
+}
 
 
 def resolve(qualified: str) -> object:
