@@ -7,11 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moopt.kernels.combine import combine_
 from moopt.kernels.gramian import gramian
 from moopt.kernels.pieces import pieces, positions
 from moopt.projection.project_out import project_out, project_out_
-from moopt.projection.structure import G, Gradient, Row, aligned_rows, copied, fill_absent, row_of
+from moopt.projection.structure import (
+    G,
+    Gradient,
+    Row,
+    aligned_rows,
+    copied,
+    fill_absent,
+    overwrite_,
+    row_of,
+)
 from moopt.projection.unit_gramian import unit_gramian
 from moopt.solvers.principal_components import principal_components
 
@@ -131,9 +139,7 @@ def _clean_(row: Row, *, normalize: bool) -> None:
     finite = square.isfinite()
     if normalize:
         factor = torch.where(finite & (square > 0), square, 1.0).rsqrt()
-        for entry, result in zip(row, combine_([row], factor), strict=True):
-            if entry is not None and result is not None and result is not entry:
-                entry.copy_(result)
+        overwrite_([row], factor, "GradientBasis.add_")
     for entry in row:
         if entry is not None:
             entry.masked_fill_(~finite.reshape(()), 0.0)

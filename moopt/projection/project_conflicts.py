@@ -31,7 +31,8 @@ def project_conflicts_(gradient: G, *others: Gradient, cosine_clip: float | None
 
     Raises:
         TypeError: if kinds or dtypes differ, or a tensor is sparse or not floating point.
-        ValueError: if lengths, names, shapes or devices differ, or the clip is out of range.
+        ValueError: if lengths, names, shapes or devices differ, the clip is out of range, or the
+            gradient is an expanded tensor.
 
     Numerics: as `project_out_`. A zero gradient among the others is skipped.
 

@@ -57,7 +57,8 @@ def project_onto_dual_cone_(
 
     Raises:
         TypeError: if kinds or dtypes differ, or a tensor is sparse or not floating point.
-        ValueError: if lengths, names, shapes or devices differ, or a setting is out of range.
+        ValueError: if lengths, names, shapes or devices differ, a setting is out of range, or the
+            gradient is an expanded tensor.
 
     Numerics: inner products in float64; the quadratic program is solved on unit gradients, so that
         no ridge is needed and small gradients count like large ones; the combination is rounded

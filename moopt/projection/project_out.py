@@ -30,7 +30,8 @@ def project_out_(gradient: G, *others: Gradient, rtol: float = DEFAULT_RTOL) -> 
 
     Raises:
         TypeError: if kinds or dtypes differ, or a tensor is sparse or not floating point.
-        ValueError: if lengths, names, shapes or devices differ, or `rtol` is out of range.
+        ValueError: if lengths, names, shapes or devices differ, `rtol` is out of range, or the
+            gradient is an expanded tensor.
 
     Numerics: inner products in float64 (float32 blocks on the host, 1e-6), the combination in
         float32 or better, rounded once to the dtype: `|a_j . d|` is a rounding of the dtype,

@@ -8,9 +8,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from moopt.kernels.combine import combine_
 from moopt.kernels.gramian import gramian
-from moopt.projection.structure import G, Gradient, aligned_rows, copied
+from moopt.projection.structure import G, Gradient, aligned_rows, copied, overwrite_
 
 Length = Literal["keep", "mean_norm", "largest", "mean_gradient"]
 
@@ -76,9 +75,7 @@ def rescale_(direction: G, *gradients: Gradient, length: Length | float = "mean_
     own = gramian(rows[:1]).sqrt().reshape(1)
     target = _target(rows[1:], length, own)
     factor = torch.where(own == 0, 1.0, target / torch.where(own == 0, 1.0, own))
-    for entry, result in zip(rows[0], combine_(rows[:1], factor), strict=True):
-        if entry is not None and result is not None and result is not entry:
-            entry.copy_(result)
+    overwrite_(rows[:1], factor, "rescale_")
     return direction
 
 

@@ -111,13 +111,31 @@ def combined_(
     """
     rows = aligned_rows(gradient, others, caller)
     fill_absent(gradient, rows, caller)
-    weights = weigh(gramian(rows))
+    overwrite_(rows, weigh(gramian(rows)), caller)
+    return gradient
+
+
+def overwrite_(rows: list[Row], weights: Tensor, caller: str) -> None:
+    """Write the combination of the rows into the tensors of the first.
+
+    Raises:
+        ValueError: if elements of one of these share memory (`expand`).
+    """
     targets = list(rows[0])
+    for index, target in enumerate(targets):
+        if target is None:
+            continue
+        if any(s == 0 and n > 1 for s, n in zip(target.stride(), target.shape, strict=True)):
+            raise ValueError(
+                f"`{caller}` must write into memory of its own for every element; got an expanded"
+                f" tensor of strides {list(target.stride())}. Pass `gradient.clone()`."
+            )
+        # Lazy conjugation and negation are views that a kernel cannot write through.
+        rows[0][index] = target.resolve_conj().resolve_neg()
     for target, result in zip(targets, combine_(rows, weights), strict=True):
-        # A gradient that shares memory with another is combined in memory of its own.
+        # What shares memory with another gradient is combined in memory of its own.
         if target is not None and result is not None and result is not target:
             target.copy_(result)
-    return gradient
 
 
 def fill_absent(gradient: Gradient, rows: list[Row], caller: str) -> None:

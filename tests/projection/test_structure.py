@@ -14,6 +14,7 @@ from moopt.projection import (
     project_onto_span_,
     project_out,
     project_out_,
+    rescale_,
 )
 from tests.projection.gradients import ROUNDING
 
@@ -70,6 +71,33 @@ def test_strided_gradients_are_written_in_place() -> None:
     assert project_out_(first, other) is first
     assert torch.allclose(base.T[1:3], expected)
     assert base.T[0].tolist() == [0.0, 4.0, 8.0]
+
+
+def test_lazy_views_are_written_through() -> None:
+    base = torch.tensor([1.0 + 2.0j, 3.0 - 1.0j])
+    project_out_(base.conj(), torch.tensor([0.0 + 1.0j, 0.0 + 0.0j]))
+    assert base.tolist() == [1.0 + 0.0j, 3.0 - 1.0j]
+    real = torch.tensor([1.0, 2.0])
+    project_out_(torch._neg_view(real), torch.tensor([1.0, 0.0]))
+    assert real.tolist() == [0.0, 2.0]
+    rescale_(base.conj(), length=2.0)
+    assert float(base.norm()) == pytest.approx(2.0)
+
+
+def test_a_gradient_projected_off_itself_vanishes() -> None:
+    one = torch.tensor([1.0, 2.0])
+    assert not project_out_(one, one).any()
+    assert [t for t in project_out([], [])] == []
+    assert project_out(torch.ones(0), torch.ones(0)).shape == (0,)
+    assert float(project_out(torch.tensor(3.0), torch.tensor(2.0))) == 0.0
+
+
+@pytest.mark.parametrize("project", [*IN_PLACE, rescale_], ids=lambda f: f.__name__)
+def test_an_expanded_tensor_is_refused(project: Callable) -> None:
+    message = f"`{project.__name__}` must write into memory of its own"
+    with pytest.raises(ValueError, match=message):
+        project(torch.ones(1).expand(3), torch.ones(3))
+    assert project_out(torch.ones(1).expand(3), torch.ones(3)).tolist() == [0.0] * 3
 
 
 def test_parameters_with_gradients_are_projected_without_a_graph() -> None:
