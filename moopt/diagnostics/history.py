@@ -53,7 +53,7 @@ class History:
     @property
     def objectives(self) -> tuple[str, ...]:
         """The objectives' names, in order of appearance."""
-        return self.names_after("weight/")
+        return tuple(dict.fromkeys(self.names_after("weight/") + self.names_after("loss/")))
 
     def names_after(self, prefix: str) -> tuple[str, ...]:
         """What follows `prefix` in any row's keys, in order of appearance."""

@@ -7,6 +7,7 @@ import torch
 
 import moopt
 from moopt.aggregators import SAGO, GradDrop, GradientAggregator, TrimmedMean
+from moopt.diagnostics import History, conflict_matrix
 from tests.optimizer.problems import (
     FLOAT32_COMBINE_RTOL,
     OneOutput,
@@ -79,6 +80,18 @@ def test_the_record_reads_as_slopes_where_there_are_no_weights():
         for j, b in enumerate("abc")
         if i < j and record.gramian[i, j] < 0
     }
+
+
+def test_a_history_of_steps_without_weights_still_knows_the_objectives():
+    model, optimizer = make(METHODS["SAGO"])
+    history = History()
+    for step in range(3):
+        optimizer.zero_grad()
+        history(optimizer.backward(model.losses(batch(step))))
+        optimizer.step()
+    assert history.objectives == ("a", "b", "c")
+    assert torch.isfinite(history.series("slope/a")).all()
+    assert conflict_matrix(history).steps[0, 1] == 3
 
 
 def test_a_raised_objective_is_named():
