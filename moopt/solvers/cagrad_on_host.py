@@ -23,7 +23,7 @@ HostResult = tuple[Array, int, float, int]
 STEP_DOWN = 1e-4
 """Factor by which the upper bound of the root is tried where there is no lower one."""
 
-EXCHANGES = 8
+EXCHANGES = 20
 """Exchanges of whole faces before the finite method takes over; most problems need fewer."""
 
 EXACT = 1e-3 * CERTIFIED

@@ -7,12 +7,16 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from moopt.kernels.min_norm.tolerances import CERTIFIED, DEPENDENT, RESOLUTION, ROUNDING
+from moopt.kernels.min_norm.tolerances import CERTIFIED, RESOLUTION, ROUNDING
+from moopt.solvers.cone_active_set import cone_active_set
 from moopt.solvers.equilibrated import equilibrated
 from moopt.status import SolverStatus
 
 # Exchanges of whole faces before one problem goes to the finite method; nearly all need fewer.
 EXCHANGES = 8
+
+# From this m on, gathering the rows of each face costs less than equations on all rows.
+COMPACT_FROM = 16
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -150,10 +154,8 @@ def exchanged_faces(cosines: Array, need: Array) -> tuple[Array, int]:
     eye = np.eye(len(cosines))
     solved = 0
     for _ in range(EXCHANGES):
-        pairs = face[:, :, None] & face[:, None, :]
-        right = np.where(face, need, 0.0)
         try:
-            s = np.linalg.solve(np.where(pairs, cosines, eye), -right[..., None])[..., 0]
+            s = _on_faces(cosines, eye, face, need)
         except np.linalg.LinAlgError:
             break
         solved += len(s)
@@ -168,87 +170,18 @@ def exchanged_faces(cosines: Array, need: Array) -> tuple[Array, int]:
     return shifts, solved
 
 
-def cone_active_set(cosines: Array, start: Array, max_iter: int) -> tuple[Array, int]:
-    """The finite method, for one problem: `min_{s >= 0} 1/2 s' C s + (C u)' s`.
-
-    The pivots of `moopt.solvers.active_set`, with another right-hand side: one row at a time
-    enters the face, and its shift grows until its own inner product vanishes or another shift
-    does. Where it depends on the face and nothing blocks it, its inner product is zero up to
-    rounding: it is left out until the face shrinks.
-
-    Returns:
-        The shift `[m]`, >= 0, and the number of pivots.
-
-    Source: R. W. Cottle and G. B. Dantzig, "Complementary pivot theory of mathematical
-    programming", Linear Algebra and its Applications, 1968.
-    """
-    table = cosines.copy()
-    need = cosines @ start
-    size = float(np.abs(start).sum())
-    # z holds s on the face and -y off it: one update serves both.
-    z = -need
-    inside = np.zeros_like(z)
-    open_ = np.ones_like(z)
-    fixed = np.zeros_like(z)
-    pivots, verified = 0, False
-    while pivots < max_iter:
-        candidates = z * open_
-        enter = int(candidates.argmax())
-        if not candidates[enter] > ROUNDING * (size + float(z @ inside)):
-            if verified:
-                break
-            z = _refined(cosines, table, need, inside, fixed, z)
-            verified = True
-            continue
-        verified = False
-        grown, pivot = 0.0, -1
-        while pivot != enter and pivots < max_iter:
-            slope = table[enter]
-            on_face = slope * inside
-            diagonal = float(slope[enter])
-            length = float(z[enter]) / diagonal if diagonal > DEPENDENT else math.inf
-            blocking = ((z * inside < length * on_face) & (on_face > 0.0)).nonzero()[0]
-            pivot = enter
-            if blocking.size:
-                ratios = z[blocking] / on_face[blocking]
-                first = int(ratios.argmin())
-                length, pivot = max(float(ratios[first]), 0.0), int(blocking[first])
-            if length == math.inf:
-                fixed[enter] += grown
-                open_[enter] = 0.0
-                break
-            z -= length * slope
-            grown += length
-            joins = pivot == enter
-            z[pivot] = grown if joins else 0.0
-            inside[pivot] = 1.0 if joins else 0.0
-            open_ = 1.0 - inside if not joins else open_ * (1.0 - inside)
-            _sweep(table, pivot, 1.0 if joins else -1.0)
-            pivots += 1
-        else:
-            if pivot != enter:
-                # Out of pivots half way: what has grown is feasible, and better than nothing.
-                fixed[enter] += grown
-    return np.maximum(z, 0.0) * inside + fixed, pivots
-
-
-def _sweep(table: Array, p: int, sign: float) -> None:
-    """Sweep row and column p in (sign 1) or out (sign -1); the table stays symmetric."""
-    row = table[p].copy()
-    scaled = row / row[p]
-    table -= row[:, None] * scaled
-    if sign < 0.0:
-        scaled = -scaled
-    table[p] = scaled
-    table[:, p] = scaled
-    table[p, p] = -1.0 / row[p]
-
-
-def _refined(
-    cosines: Array, table: Array, need: Array, inside: Array, fixed: Array, z: Array
-) -> Array:
-    """One step of iterative refinement on the face, and the products off it from scratch."""
-    s = z * inside
-    error = -(need + cosines @ (s + fixed)) * inside
-    s = np.maximum(s - table @ error, 0.0) * inside
-    return np.where(inside > 0.0, s, -(need + cosines @ (s + fixed)))
+def _on_faces(cosines: Array, eye: Array, face: Mask, need: Array) -> Array:
+    """The shifts `[k, m]` that make the products of the rows on each face zero."""
+    if len(eye) < COMPACT_FROM:
+        pairs = face[:, :, None] & face[:, None, :]
+        right = np.where(face, need, 0.0)
+        return np.linalg.solve(np.where(pairs, cosines, eye), -right[..., None])[..., 0]
+    size = int(np.add.reduce(face, axis=1).max())
+    index = np.argsort(~face, axis=1, kind="stable")[:, :size]
+    on = np.take_along_axis(face, index, 1)
+    block = cosines[index[:, :, None], index[:, None, :]]
+    block = np.where(on[:, :, None] & on[:, None, :], block, eye[:size, :size])
+    right = np.where(on, np.take_along_axis(need, index, 1), 0.0)
+    s = np.zeros(need.shape)
+    np.put_along_axis(s, index, np.linalg.solve(block, -right[..., None])[..., 0], 1)
+    return s

@@ -17,8 +17,8 @@ import moopt.solvers.dual_cone_on_host as host_module
 from moopt import SolverStatus
 from moopt.kernels.dual_cone import dual_cone_reference
 from moopt.solvers import SolverResult, dual_cone_point
+from moopt.solvers.cone_active_set import cone_active_set
 from moopt.solvers.dual_cone import dual_cone_combination
-from moopt.solvers.dual_cone_on_host import cone_active_set
 from tests.cases import Case, all_cases, case, cases
 
 DESCENT_TOL = 1e-9
