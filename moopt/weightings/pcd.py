@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from moopt.record import StepStatistics
-from moopt.solvers.dual_cone import dual_cone_point
+from moopt.solvers.quota_point import quota_point
 from moopt.solvers.result import SolverResult
 from moopt.status import SolverStatus
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
@@ -21,14 +21,6 @@ from moopt.weightings.roles import membership, refuse_overlap, role_names, role_
 
 MEAN_SQUARE = "mean_square"
 NUM_STEPS = "num_steps"
-
-FARTHEST = 1e4
-"""Distortion, in units of the normalised gradients, from which the constraints count as
-infeasible: secondary gradients opposite up to an angle of 1e-4 or so."""
-
-RESIDUAL_TOL = 1e-9
-"""Residual of the optimality conditions, in units of the normalised gradients, that is zero: the
-rounding 2e-16, times `FARTHEST`, with two digits to spare."""
 
 
 def pcd_weights(
@@ -55,8 +47,8 @@ def pcd_weights(
             all active. Zero rows count as inactive.
 
     Returns:
-        The weights. The gap is the residual of the optimality conditions `max_j |min(v_j, y_j)|`
-        with multipliers v and slacks y of unit gradients, in units of ||h_1|| + tau max ||h_j||.
+        The weights. The gap is the residual of the optimality conditions, relative to
+        `||h_1|| + tau max ||h_j||`, as in `moopt.solvers.quota_point`.
         Status: CONVERGED; INFEASIBLE, `d = g_1`, where no d meets the constraints; DEGENERATE,
         weights zero, where d = 0 is the solution; NON_FINITE, weights uniform over the active
         objectives. Without a primary gradient, the weights are 1 on the secondary ones.
@@ -86,27 +78,14 @@ def pcd_weights(
     others = live & membership(secondary, m, gramian.device)
     has_first = first.any(-1, keepdim=True)
     start = torch.where(first, lengths, 0.0)
-    need = torch.where(others, _apply(cosines, start) - tau * lengths, 0.0)
-    unit = start.sum(-1, keepdim=True) + tau * torch.where(others, lengths, 0.0).amax(-1, True)
-    unit = torch.where(unit > 0, unit, 1.0)
-
-    # h_1 with one more coordinate, so long that d keeps it: the constraints become a cone.
-    one = first.to(cosines.dtype)
-    long = (FARTHEST * unit).square()[..., None] * one[..., :, None] * one[..., None, :]
-    cross = one[..., :, None] * need[..., None, :]
-    cone = torch.where(_pairs(others), cosines, 0.0) + cross + cross.mT + long
-    solved = dual_cone_point(cone, one, active=first | others)
-    shift = torch.where(others, solved.weights, 0.0).clamp_min(0.0)
-
-    slack = need + torch.where(others, _apply(cosines, shift), 0.0)
-    gap = (torch.minimum(shift, slack).abs() / unit).amax(-1, keepdim=True)
-    feasible = gap <= RESIDUAL_TOL
-    coefficients = start + shift
+    solved = quota_point(cosines, start, tau * lengths, others)
+    feasible = (solved.status == int(SolverStatus.CONVERGED))[..., None]
+    coefficients = solved.weights
     squared = (coefficients * _apply(cosines, coefficients)).sum(-1, keepdim=True)
     moving = squared > CANCELLED * coefficients.sum(-1, keepdim=True).square()
     length = torch.where(first, norms, 0.0).sum(-1, keepdim=True)
     factor = torch.where(moving, length / torch.where(moving, squared, 1.0).sqrt(), 0.0)
-    weights = torch.where(feasible, factor * coefficients / norms, one)
+    weights = torch.where(feasible, factor * coefficients / norms, first.to(norms.dtype))
     weights = torch.where(has_first, weights, others.to(weights.dtype))
     weights = torch.where(finite[..., None], weights * live, mean_weights(gramian, active=on))
 
@@ -115,7 +94,7 @@ def pcd_weights(
     code = torch.where(has_first, code, int(SolverStatus.CONVERGED))[..., 0]
     code = torch.where(live.any(-1), code, int(SolverStatus.DEGENERATE))
     code = code.masked_fill(~finite, int(SolverStatus.NON_FINITE))
-    gap = torch.where(has_first, gap, 0.0)[..., 0].masked_fill(~finite, float("nan"))
+    gap = torch.where(has_first[..., 0], solved.gap, 0.0).masked_fill(~finite, float("nan"))
     return SolverResult(weights, code, gap, solved.num_iter)
 
 

@@ -7,9 +7,10 @@ import torch
 
 import moopt.solvers.dual_cone as dual_cone_module
 from moopt.record import StepStatistics
+from moopt.solvers.quota_point import RESIDUAL_TOL
 from moopt.status import SolverStatus
 from moopt.weightings import PCD, Guarantee
-from moopt.weightings.pcd import MEAN_SQUARE, NUM_STEPS, RESIDUAL_TOL
+from moopt.weightings.pcd import MEAN_SQUARE, NUM_STEPS
 from tests.cases import Case, all_cases
 from tests.weightings.forgetting import PAIRS, check_promise
 
