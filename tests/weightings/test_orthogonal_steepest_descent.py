@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor
@@ -86,7 +88,10 @@ def test_without_a_forget_gradient_the_retain_gradients_are_summed() -> None:
     assert weigh(MANY, jacobian).weights.tolist() == [0.0, 1.0, 1.0]
     masked = torch.tensor([False, True, True])
     assert weigh(MANY, jacobian + 1.0, active=masked).weights.tolist() == [0.0, 1.0, 1.0]
-    assert weigh(MANY, jacobian[:1] + 2.0).weights.tolist() == [1.0]
+    assert int(weigh(MANY, jacobian).result.status) == SolverStatus.CONVERGED
+    alone = weigh(MANY, jacobian[:1] + 2.0)
+    assert alone.weights.tolist() == [1.0]
+    assert int(alone.result.status) == SolverStatus.CONVERGED
     nothing = weigh(MANY, 0.0 * jacobian)
     assert nothing.weights.tolist() == [0.0, 0.0, 0.0]
     assert int(nothing.result.status) == SolverStatus.DEGENERATE
@@ -113,6 +118,20 @@ def test_recovery_removes_the_component_along_the_drift() -> None:
     direction = rows.T @ WITH_DRIFT(statistics).weights
     unit = drift / drift.norm()
     expected = jacobian.sum(0) - (jacobian.sum(0) @ unit) * unit
+    assert torch.allclose(direction, expected, rtol=IDENTITY_TOL, atol=IDENTITY_TOL)
+
+
+def test_the_drift_counts_whatever_objectives_are_masked() -> None:
+    generator = torch.Generator().manual_seed(5)
+    jacobian = torch.randn(3, 8, generator=generator, dtype=torch.float64)
+    drift = torch.randn(8, generator=generator, dtype=torch.float64)
+    rows, statistics = statistics_with_drift(jacobian, drift, ("forget", "retain", "retain 2"))
+    active = torch.tensor([True, False, True])
+    output = WITH_DRIFT(dataclasses.replace(statistics, active=active))
+    direction = rows.T @ output.weights
+    expected = off_the_span(jacobian[0], torch.stack([jacobian[2], drift]))
+    expected = expected * jacobian[0].norm() / expected.norm()
+    assert output.weights[1] == 0.0
     assert torch.allclose(direction, expected, rtol=IDENTITY_TOL, atol=IDENTITY_TOL)
 
 
