@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from moopt.scalarizations.base import Scalarization, State, mask_of
+from moopt.scalarizations.base import Scalarization, State, derivatives, mask_of
 
 LOG_SCALES = "log_scales"
 
@@ -93,7 +93,7 @@ class IMTLL(Scalarization):
         self, losses: Tensor, active: Tensor, state: State, names: tuple[str, ...] | None
     ) -> tuple[Tensor, State]:
         logs = state[LOG_SCALES].expand(losses.shape)
-        weights, slopes = torch.func.grad(
-            lambda values, s: imtl_l(values, s, active=active).sum(), argnums=(0, 1)
-        )(losses, logs)
+        weights, slopes = derivatives(
+            lambda values, s: imtl_l(values, s, active=active), losses, logs
+        )
         return weights, {LOG_SCALES: logs - self.lr * slopes}

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from moopt.scalarizations.base import Scalarization, State, mask_of
+from moopt.scalarizations.base import Scalarization, State, derivatives, mask_of
 
 LOG_VARIANCES = "log_variances"
 
@@ -94,7 +94,5 @@ class UW(Scalarization):
         self, losses: Tensor, active: Tensor, state: State, names: tuple[str, ...] | None
     ) -> tuple[Tensor, State]:
         logs = state[LOG_VARIANCES].expand(losses.shape)
-        weights, slopes = torch.func.grad(
-            lambda values, s: uw(values, s, active=active).sum(), argnums=(0, 1)
-        )(losses, logs)
+        weights, slopes = derivatives(lambda values, s: uw(values, s, active=active), losses, logs)
         return weights, {LOG_VARIANCES: logs - self.lr * slopes}

@@ -152,6 +152,13 @@ def test_no_value_is_read_on_the_host(name: str) -> None:
             weighting.observe(output.state, torch.ones(3, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("name", SETTINGS)
+def test_weights_do_not_depend_on_the_callers_grad_mode(name: str) -> None:
+    expected = weigh(name, [2.0, 1.0, 3.0]).weights
+    with torch.no_grad():
+        assert torch.equal(weigh(name, [2.0, 1.0, 3.0]).weights, expected)
+
+
 class Peeking(Scalarization):
     """Violates the rule: looks at a loss on the host."""
 
