@@ -13,7 +13,7 @@ from moopt.solvers.pseudo_inverse import DEFAULT_RTOL, runs_on_host
 from moopt.solvers.result import SolverResult
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
 from moopt.weightings.dual_basis_on_host import dual_basis_on_host
-from moopt.weightings.dual_space_mgda import CANCELLED, dual_space_mgda_weights
+from moopt.weightings.dual_space_mgda import dual_space_mgda_weights
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
 from moopt.weightings.unit_rows import unit_rows
 
@@ -57,11 +57,10 @@ def config_weights(
     )
     v = result.weights
     rows = unit_rows(gramian, active)
-    terms = rows.cosines * (v * rows.norms)[..., None, :]
-    slopes = terms.sum(-1)
-    square = (v * rows.norms * slopes).sum(-1)
-    rounding = CANCELLED * ((v * rows.norms).abs() * terms.abs().sum(-1)).sum(-1)
-    moving = square > rounding
+    unit = v * rows.norms
+    slopes = (rows.cosines @ unit[..., None])[..., 0]
+    square = (unit * slopes).sum(-1)
+    moving = square > 0  # v is zero where the gradients cancel
     factor = (rows.norms * slopes).sum(-1) / torch.where(moving, square, 1.0)
     weights = torch.where(moving[..., None], factor[..., None] * v, 0.0)
     return result._replace(weights=torch.where(rows.finite[..., None], weights, v))
