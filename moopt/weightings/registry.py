@@ -131,7 +131,7 @@ WEIGHTINGS: Mapping[str, RegisteredWeighting] = MappingProxyType(
             ),
             RegisteredWeighting(weighting_class=AlignedMTL, year=2023),
             RegisteredWeighting(weighting_class=GradVac, year=2021),
-            RegisteredWeighting(weighting_class=Random, year=2021),
+            RegisteredWeighting(weighting_class=Random, year=2022),
             RegisteredWeighting(weighting_class=Krum, year=2017),
             RegisteredWeighting(weighting_class=NTK, year=2020),
             RegisteredWeighting(weighting_class=DBMTL, year=2023),
