@@ -106,7 +106,8 @@ class AlignedMTL(Weighting):
     Args:
         scale_mode: "min" (default), the smallest non-zero singular value, the paper's; "median"
             (lower) or "rmse" (root mean square), of the authors' code.
-        preference: one number >= 0 per objective, by position or by name; default equal.
+        preference: one number >= 0 per objective, by position or by name, not renormalised when
+            an objective is inactive; default `1 / (number of active objectives)`.
         rtol: relative cut-off in [0, 1), default 1e-8, of the eigenvalues of the *cosines*: the
             rank does not depend on the norms, and a small gradient is not cut off. Gradients
             that differ by less than 1e-4 of their length count as one.
