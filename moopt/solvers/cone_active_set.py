@@ -51,7 +51,10 @@ def cone_active_set(cosines: Array, start: Array, max_iter: int) -> tuple[Array,
             on_face = slope * inside
             diagonal = float(slope[enter])
             length = float(z[enter]) / diagonal if diagonal > DEPENDENT else math.inf
-            blocking = ((z * inside < length * on_face) & (on_face > 0.0)).nonzero()[0]
+            blocked = on_face > 0.0
+            if length < math.inf:  # an infinite step times zero would be NaN
+                blocked &= z * inside < length * on_face
+            blocking = blocked.nonzero()[0]
             pivot = enter
             if blocking.size:
                 ratios = z[blocking] / on_face[blocking]
