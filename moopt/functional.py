@@ -54,7 +54,8 @@ def backward(
         scaler: a GradScaler; the passes run scaled, `.grad` carries the scale, and the weights are
             those without a scaler.
         shared: parameters whose gradients enter the Gramian; default: those that at least two
-            objectives reach. The others take their gradients unweighted.
+            objectives reach. The others take their gradients unweighted; a scalarization weighs
+            them all.
         state: a dictionary that keeps the state of a stateful weighting between calls.
         accumulate: only add to the rows of a `CommonDescent` (a micro-batch). Under accelerate:
             `accumulate=not accelerator.sync_gradients`.

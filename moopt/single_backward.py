@@ -74,12 +74,13 @@ def single_backward_(
     m = len(names)
     losses = torch.stack([value.detach().to(device, torch.float64) for value in values])
     nan = torch.full((m, m), float("nan"), dtype=torch.float64, device=device)
+    averaged = checked is not None and "losses" in weighting.needs
     compared = checked is not None and is_checked_step(names, checked)
     if compared:
         refuse_other_names(names, device)
     statistics = StepStatistics(
         gramian=nan,
-        losses=losses if checked is None else mean_over_processes(losses),
+        losses=mean_over_processes(losses) if averaged else losses,
         names=names,
         lr=lr,
         step=bank.get(STEP_KEY, step),
@@ -93,8 +94,6 @@ def single_backward_(
         output = weighting(statistics, state)
         weights = output.weights
         status = status if output.result is None else output.result.status
-        if is_stateful(weighting):
-            scatter(bank, weighting, names, output.state)
     weighted_backward_(values, weights, scale_of(scaler, values[0]))
     if all(p.grad is None for p in parameters):
         raise ValueError(
@@ -103,6 +102,8 @@ def single_backward_(
         )
     if compared:
         _refuse_drifting(parameters)
+    if m > 1 and is_stateful(weighting):  # only now: a pass that failed was no step
+        scatter(bank, weighting, names, output.state)
     unknown = torch.full((), float("nan"), dtype=torch.float64, device=device)
     return StepRecord(
         names=names,
@@ -127,7 +128,8 @@ def _refuse_drifting(parameters: Sequence[Tensor]) -> None:
     if is_sharded(gradients):
         return
     device = gradients[0].device
-    squares = [g.detach().norm(dtype=torch.float64).to(device).square() for g in gradients]
+    entries = [g.detach().coalesce().values() if g.is_sparse else g.detach() for g in gradients]
+    squares = [e.abs().double().square().sum().to(device) for e in entries]
     refuse_other_gradients(
         torch.stack(squares).sum().reshape(1, 1),
         "nothing averages them after the backward pass, so the replicas drift apart. Wrap the"

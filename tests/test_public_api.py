@@ -116,6 +116,10 @@ FIXED_NAMES = {
     ),
     "moopt.solvers": "min_norm_point SolverResult",
     "moopt.weightings": "MGDA DualSpaceMGDA Mean Sum Constant WeightingOutput",
+    "moopt.scalarizations": (
+        "RLW DWA GLS UW IMTLL FAMO STCH PBI COSMOS AugmentedTchebycheff SCALARIZATIONS"
+    ),
+    "moopt.aggregators": "GradDrop TrimmedMean SAGO GradientAggregator",
     "moopt.losses": (
         "UnlearningCrossEntropyLoss GradientAscentLoss NPOLoss SimNPOLoss"
         " TokenCrossEntropyLoss ReferenceKLLoss"

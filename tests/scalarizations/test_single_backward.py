@@ -257,6 +257,20 @@ def test_the_record_is_honest_about_what_was_not_measured():
     assert optimizer.record.bypassed == 0
 
 
+def test_a_pass_that_fails_is_no_step():
+    model, optimizer = make(weighting=UW(lr=0.5))
+    train(model, optimizer, 1)
+    before = optimizer.param_groups[0]["moopt_state_log_variances"].clone()
+    optimizer.zero_grad()
+    losses = model.losses(batch())
+    losses["b"].register_hook(lambda grad: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        optimizer.backward(losses)
+    assert torch.equal(optimizer.param_groups[0]["moopt_state_log_variances"], before)
+    optimizer.zero_grad()
+    assert optimizer.backward(model.losses(batch())).step == 1
+
+
 def test_record_every_keeps_the_record_and_counts_every_step():
     model, optimizer = make(record_every=3)
     train(model, optimizer, 5)
