@@ -25,6 +25,7 @@ from moopt.weightings.ntk import NTK
 from moopt.weightings.orthogonal_steepest_descent import OrthogonalSteepestDescent
 from moopt.weightings.pcd import PCD
 from moopt.weightings.pcgrad import PCGrad
+from moopt.weightings.pmtl import PMTL
 from moopt.weightings.random import Random
 from moopt.weightings.registry import WEIGHTINGS, RegisteredWeighting, weighting_from_name
 from moopt.weightings.sdmgrad import SDMGrad
@@ -41,6 +42,7 @@ __all__ = [
     "MGDA",
     "NTK",
     "PCD",
+    "PMTL",
     "WEIGHTINGS",
     "AlignedMTL",
     "CAGrad",

@@ -32,6 +32,7 @@ from moopt.weightings.ntk import NTK
 from moopt.weightings.orthogonal_steepest_descent import OrthogonalSteepestDescent
 from moopt.weightings.pcd import PCD
 from moopt.weightings.pcgrad import PCGrad
+from moopt.weightings.pmtl import PMTL
 from moopt.weightings.random import Random
 from moopt.weightings.sdmgrad import SDMGrad
 from moopt.weightings.sum import Sum
@@ -144,6 +145,11 @@ WEIGHTINGS: Mapping[str, RegisteredWeighting] = MappingProxyType(
             RegisteredWeighting(weighting_class=NashMTL, year=2022),
             RegisteredWeighting(weighting_class=FairGrad, year=2024),
             RegisteredWeighting(weighting_class=SDMGrad, year=2023),
+            RegisteredWeighting(
+                weighting_class=PMTL,
+                year=2019,
+                required={"preferences": ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))},
+            ),
             RegisteredWeighting(
                 weighting_class=Constant, year=None, required={"weights": (1.0, 1.0, 1.0)}
             ),

@@ -11,6 +11,7 @@ from moopt.weightings import (
     HAMU,
     MGDA,
     PCD,
+    PMTL,
     WEIGHTINGS,
     AlignedMTL,
     CAGrad,
@@ -63,9 +64,15 @@ def prioritised(**settings: object) -> Build:
     return build
 
 
+def three_sectors(positions: Sequence[int]) -> Weighting:
+    """Three preference vectors that differ at every position; the losses violate some sectors."""
+    return PMTL(preferences=[[1.0 + (k * p + k) % 3 for p in positions] for k in range(3)])
+
+
 # Methods that have settings without a default.
 REQUIRED: dict[str, Build] = {
     "Constant": constant,
+    "PMTL": three_sectors,
     "NGDiff": forget_retain(NGDiff),
     "GRU": forget_retain(GRU),
     "BLUR": forget_retain(BLUR),

@@ -54,6 +54,7 @@ def test_reading_a_fake_value_raises() -> None:
         ("CAGrad", 2),
         ("NashMTL", 2),
         ("SDMGrad", 2),
+        ("PMTL", 2),
         ("Constant", 3),
         ("PCGrad", 3),
         ("IMTLG", 3),
