@@ -67,8 +67,8 @@ public_modules = [
 nitpicky = True
 # No network in the build, so names of other libraries cannot be resolved.
 nitpick_ignore_regex = [
-    (r"py:.*", r"(torch|nn|Tensor|collections|numbers|typing)(\..*)?"),
+    (r"py:.*", r"(torch|nn|Tensor|collections|numbers|typing|os)(\..*)?"),
     # Annotations for type checkers alone, spelled out in the docstrings.
-    (r"py:class", r"(Losses|GradScaler|Method|Vector)"),
-    (r"py:class", r"(Gradient|Length|moopt\.projection\.structure\.G)"),
+    (r"py:class", r"(Losses|GradScaler|Method|Vector|Axes|SummaryWriter|Build)"),
+    (r"py:class", r"(Gradient|Length|(moopt\.projection\.structure\.)?G)"),
 ]

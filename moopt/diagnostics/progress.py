@@ -31,7 +31,7 @@ class ObjectiveProgress(NamedTuple):
 
     @property
     def change(self) -> float:
-        """(last - first) / |first|: negative where the objective improved."""
+        """`(last - first) / |first|`: negative where the objective improved."""
         return (self.last - self.first) / abs(self.first) if self.first else math.nan
 
 
