@@ -82,7 +82,7 @@ def aligned_mtl_weights(
     else:
         # sigma falls: the smallest is the last of `rank`, the lower median in the middle.
         chosen = (rank - 1).clamp_min(0) if scale_mode == "min" else rank // 2
-        scale = sigma.gather(-1, chosen.clamp_max(sigma.shape[-1] - 1)[..., None])
+        scale = sigma.gather(-1, chosen[..., None])
     lengths = scale / torch.where(sigma > 0, sigma, 1.0)
     shares = (p[..., None, :] @ vectors)[..., 0, :]
     terms = (p.abs()[..., None, :] @ vectors.abs())[..., 0, :]

@@ -91,6 +91,19 @@ def test_the_first_step_is_the_sum_and_slow_objectives_gain() -> None:
     assert float(weights[1]) > 1.05 > float(weights[[0, 2]].max())
 
 
+def test_rates_are_relative_to_the_first_losses() -> None:
+    """A loss in other units has the same rate: the path of the weights does not change."""
+    norms, paths = numbers(3.0, 1.0, 2.0), []
+    for units in (numbers(1.0, 1.0, 1.0), numbers(1e3, 1.0, 1e-3)):
+        state = None
+        for n in range(20):
+            losses = units * numbers(0.9**n, 0.99**n, 0.7**n)
+            weights, state, _ = step(norms, losses, GradNorm(lr=0.05), state)
+        paths.append(weights)
+    assert torch.allclose(paths[0], paths[1], rtol=STEP_TOL)
+    assert float((paths[0] - 1).abs().max()) > 0.05
+
+
 def test_weights_stay_positive_at_any_norm_ratio_and_learning_rate() -> None:
     """Plain descent in w_i would make them negative: a loss would be raised."""
     norms, losses = numbers(1e8, 1.0, 1e-8), numbers(1.0, 1.0, 1.0)
