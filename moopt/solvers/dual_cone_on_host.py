@@ -172,6 +172,11 @@ def exchanged_faces(cosines: Array, need: Array) -> tuple[Array, int]:
 
 def _on_faces(cosines: Array, eye: Array, face: Mask, need: Array) -> Array:
     """The shifts `[k, m]` that make the products of the rows on each face zero."""
+    if len(need) == 1:
+        index = face[0].nonzero()[0]
+        s = np.zeros(need.shape)
+        s[0, index] = np.linalg.solve(cosines[index[:, None], index], -need[0, index])
+        return s
     if len(eye) < COMPACT_FROM:
         pairs = face[:, :, None] & face[:, None, :]
         right = np.where(face, need, 0.0)

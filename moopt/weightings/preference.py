@@ -55,7 +55,9 @@ def preference_vector(
         ValueError: if an objective has no entry, or the names are needed and missing.
     """
     m = statistics.num_objectives
-    gramian = statistics.gramian[..., :m, :m]
+    gramian = statistics.gramian
+    if statistics.auxiliary:
+        gramian = gramian[..., :m, :m]
     if preference is None:
         return mean_weights(gramian, active=statistics.active)
     if isinstance(preference, Mapping):
