@@ -5,19 +5,44 @@ from moopt.common_descent import CommonDescent
 from moopt.functional import backward
 from moopt.record import StepRecord, StepStatistics
 from moopt.status import SolverStatus
-from moopt.weightings import CRMOGM, MGDA, Constant, DualSpaceMGDA, Mean, Sum
+from moopt.weightings import (
+    CRMOGM,
+    IMTLG,
+    MGDA,
+    AlignedMTL,
+    CAGrad,
+    ConFIG,
+    Constant,
+    DualProj,
+    DualSpaceMGDA,
+    FairGrad,
+    Mean,
+    NashMTL,
+    PCGrad,
+    Sum,
+    UPGrad,
+)
 
 __all__ = [
     "CRMOGM",
+    "IMTLG",
     "MGDA",
+    "AlignedMTL",
+    "CAGrad",
     "CommonDescent",
+    "ConFIG",
     "Constant",
+    "DualProj",
     "DualSpaceMGDA",
+    "FairGrad",
     "Mean",
+    "NashMTL",
+    "PCGrad",
     "SolverStatus",
     "StepRecord",
     "StepStatistics",
     "Sum",
+    "UPGrad",
     "__version__",
     "backward",
 ]
