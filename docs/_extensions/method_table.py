@@ -29,9 +29,9 @@ def cells(row: RegisteredWeighting, module: str) -> list[str]:
     marks = []
     for guarantee in COLUMNS:
         mark = "✓" if guarantee in method.guarantees else ""
-        if guarantee is Guarantee.NON_CONFLICTING and not mark:
-            if Guarantee.NON_CONFLICTING_IF_INDEPENDENT in method.guarantees:
-                mark = "(✓)"
+        weaker = Guarantee.NON_CONFLICTING_IF_INDEPENDENT in method.guarantees
+        if guarantee is Guarantee.NON_CONFLICTING and not mark and weaker:
+            mark = "(✓)"
         marks.append(mark)
     needs = ", ".join([*sorted(method.needs), *(["state"] if method.state_axes else [])])
     year = "" if row.year is None else str(row.year)
