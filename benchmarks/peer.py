@@ -54,7 +54,7 @@ class Rival:
 SETTINGS: dict[str, dict[str, float]] = {
     "CAGrad": {"c": 0.5},
     "FairGrad": {"alpha": 2.0},
-    "Krum": {"n_byzantine": 1},
+    "Krum": {"n_byzantine": 0},
 }
 FROM_THE_JACOBIAN = ("ConFIG", "NashMTL")
 
@@ -77,7 +77,8 @@ def weighting(name: str, jacobian: Tensor, gramian: Tensor) -> Rival | None:
         built = getattr(aggregation, name)(**settings, **sizes)
         return Rival(lambda: built(jacobian), lambda: built(jacobian))
     solver = getattr(aggregation, f"{name}Weighting", None)
-    if solver is None:
+    # SDMGrad's takes three batches; Krum's at least three objectives.
+    if solver is None or name == "SDMGrad" or (name == "Krum" and len(jacobian) < 3):
         return None
     # A modifier, of MGDA here as in our default.
     method = solver(mgda_weighting()) if name == "CRMOGM" else solver(**settings)

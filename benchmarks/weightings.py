@@ -39,6 +39,9 @@ DIFFER = {
     "PCGrad": "the order of the projections is random in both",
     "GradVac": "the order of the projections is random in both",
     "Random": "random",
+    "Krum": "the paper adds up squared distances, TorchJD distances",
+    "CAGrad": "the interior-point solver of TorchJD stops early",
+    "NashMTL": "TorchJD stops at a residual of 1e-3",
 }
 PICTURE = Path("runs/benchmarks/weightings.png")
 
