@@ -20,6 +20,7 @@ COLUMNS: Mapping[Guarantee, str] = {
     Guarantee.POSITIVELY_HOMOGENEOUS: "homo­geneous",
     Guarantee.PERMUTATION_EQUIVARIANT: "any order",
     Guarantee.ZERO_AT_STATIONARITY: "stops",
+    Guarantee.IDEMPOTENT: "idem­potent",
 }
 
 

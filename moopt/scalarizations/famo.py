@@ -138,7 +138,8 @@ class FAMO(Scalarization):
     @property
     def guarantees(self) -> frozenset[Guarantee]:
         positional = isinstance(self.min_losses, tuple)
-        return frozenset({Guarantee.SIMPLEX}) | (frozenset() if positional else super().guarantees)
+        simplex = frozenset({Guarantee.SIMPLEX, Guarantee.IDEMPOTENT})
+        return simplex if positional else simplex | super().guarantees
 
     @property
     def needs(self) -> frozenset[str]:

@@ -84,7 +84,9 @@ class RLW(Scalarization):
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:
-        return frozenset({Guarantee.SIMPLEX, Guarantee.POSITIVELY_HOMOGENEOUS})
+        return frozenset(
+            {Guarantee.SIMPLEX, Guarantee.POSITIVELY_HOMOGENEOUS, Guarantee.IDEMPOTENT}
+        )
 
     @property
     def state_axes(self) -> Mapping[str, int]:

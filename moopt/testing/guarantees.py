@@ -28,6 +28,10 @@ INDEPENDENT = 1e-8
 """Smallest eigenvalue of the cosines above which gradients are independent beyond any doubt."""
 
 
+IDEMPOTENT_TOL = 1e-12
+"""Rounding of a sum of weights, and of the cosine of two equal gradients, which divides it."""
+
+
 def check_simplex(build: Build, case: Case) -> None:
     """Weights >= 0 that sum to one."""
     weights = weigh(build, case).weights
@@ -110,6 +114,23 @@ def check_zero_at_stationarity(build: Build, case: Case) -> None:
     assert length <= STATIONARY_TOL * size(case.jacobian, weights)
 
 
+def check_idempotent(build: Build, case: Case) -> None:
+    """d = g for copies of one gradient g, whichever of them are active and whatever came before."""
+    row = case.jacobian[int(case.norms.argmax())]
+    if not row.any():
+        return  # no gradient
+    weighting, positions = build(range(case.m)), torch.arange(case.m)
+    gramian = (row @ row).expand(case.m, case.m)
+    past = [weigh(build, case).state] if weighting.state_axes else []
+    for active in (positions >= 0, positions % 3 != 1, positions != 0):
+        if not active.any():
+            continue
+        copies = statistics(gramian, losses_of(case), active)
+        for state in (None, *past):
+            weights = weighting(copies, state).weights
+            assert abs(float(weights.sum()) - 1.0) <= IDEMPOTENT_TOL * float(weights.abs().sum())
+
+
 GUARANTEES: dict[Guarantee, Callable[[Build, Case], None]] = {
     Guarantee.NON_CONFLICTING: check_non_conflicting,
     Guarantee.NON_CONFLICTING_IF_INDEPENDENT: check_non_conflicting_if_independent,
@@ -118,5 +139,6 @@ GUARANTEES: dict[Guarantee, Callable[[Build, Case], None]] = {
     Guarantee.POSITIVELY_HOMOGENEOUS: check_positively_homogeneous,
     Guarantee.PERMUTATION_EQUIVARIANT: check_permutation_equivariant,
     Guarantee.ZERO_AT_STATIONARITY: check_zero_at_stationarity,
+    Guarantee.IDEMPOTENT: check_idempotent,
 }
 """Guarantee -> its check."""

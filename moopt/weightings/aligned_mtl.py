@@ -164,7 +164,7 @@ class AlignedMTL(Weighting):
     def guarantees(self) -> frozenset[Guarantee]:
         promises = {Guarantee.POSITIVELY_HOMOGENEOUS}
         if self.preference is None:
-            promises.add(Guarantee.PERMUTATION_EQUIVARIANT)
+            promises |= {Guarantee.PERMUTATION_EQUIVARIANT, Guarantee.IDEMPOTENT}
         return frozenset(promises)
 
     @property

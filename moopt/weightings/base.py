@@ -33,6 +33,7 @@ class Guarantee(enum.Enum):
     POSITIVELY_HOMOGENEOUS = "positively homogeneous"  # d(c J) = c d(J) for c > 0
     PERMUTATION_EQUIVARIANT = "permutation-equivariant"
     ZERO_AT_STATIONARITY = "zero at stationarity"  # d = 0 where zero is in the convex hull
+    IDEMPOTENT = "idempotent"  # d = g where every gradient is the same g; implied by SIMPLEX
 
 
 class WeightingOutput(NamedTuple):
@@ -70,7 +71,9 @@ class Weighting(abc.ABC):
 
     Properties:
         guarantees: the promises under the configured hyper-parameters; see `Guarantee`.
-        needs: which optional fields of `StepStatistics` must be present ("losses", "names").
+        needs: which optional fields of `StepStatistics` must be present ("losses", "names",
+            "auxiliary").
+        combines_auxiliary: whether auxiliary rows take part in the direction.
         state_axes: for each key of the state, how many leading axes index objectives
             (0: shared by all, 1: one entry each, 2: one per pair). The optimizer uses it to
             keep state by objective name while objectives come and go.
@@ -95,6 +98,11 @@ class Weighting(abc.ABC):
     def needs(self) -> frozenset[str]:
         """The optional fields of `StepStatistics` that this configuration cannot do without."""
         return frozenset()
+
+    @property
+    def combines_auxiliary(self) -> bool:
+        """Whether auxiliary rows get weights other than 0: the direction is then theirs too."""
+        return False
 
     @property
     def state_axes(self) -> Mapping[str, int]:

@@ -123,7 +123,10 @@ class BLUR(ForgetRetain):
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:
-        return frozenset({Guarantee.POSITIVELY_HOMOGENEOUS})
+        promises = {Guarantee.POSITIVELY_HOMOGENEOUS}
+        if self.is_pair and self.gamma == 1.0:
+            promises.add(Guarantee.IDEMPOTENT)
+        return frozenset(promises)
 
     def __call__(
         self, statistics: StepStatistics, state: dict[str, Tensor] | None = None

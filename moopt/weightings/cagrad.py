@@ -136,6 +136,10 @@ class CAGrad(Weighting):
         if self.c >= 1.0:
             # The ball then holds a step, however short, of every common descent direction.
             promises.add(Guarantee.NON_CONFLICTING_IF_INDEPENDENT)
+        if self.c == 0.0:
+            promises |= {Guarantee.SIMPLEX, Guarantee.IDEMPOTENT}
+        if self.rescale == "linear":
+            promises.add(Guarantee.IDEMPOTENT)
         return frozenset(promises)
 
     def __call__(

@@ -110,6 +110,11 @@ class CRMOGM(Weighting):
                 f"`weighting` of `CRMOGM` must be a moopt weighting; got {self.weighting!r}. Pass"
                 " an instance such as moopt.MGDA()."
             )
+        if self.weighting.combines_auxiliary:
+            raise ValueError(
+                f"`weighting` of `CRMOGM` must weigh objectives alone; got {self.weighting!r}, which"
+                " combines an auxiliary row. Use that method without CRMOGM."
+            )
         if not 0.0 <= self.momentum < 1.0:
             raise ValueError(
                 f"`momentum` of `CRMOGM` must be in [0, 1); got {self.momentum}. The share of the"
@@ -121,11 +126,14 @@ class CRMOGM(Weighting):
         if self.momentum == 0.0:
             return self.weighting.guarantees
         # Whatever compares the weights with the present Gramian is lost by averaging.
-        return self.weighting.guarantees & {
+        kept = {
             Guarantee.SIMPLEX,
             Guarantee.POSITIVELY_HOMOGENEOUS,
             Guarantee.PERMUTATION_EQUIVARIANT,
         }
+        if Guarantee.SIMPLEX in self.weighting.guarantees:
+            kept.add(Guarantee.IDEMPOTENT)
+        return self.weighting.guarantees & kept
 
     @property
     def needs(self) -> frozenset[str]:

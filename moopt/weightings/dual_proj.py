@@ -141,5 +141,5 @@ def dual_cone_guarantees(preference: Preference | None) -> frozenset[Guarantee]:
     """What projections onto the dual cone promise."""
     promises = {Guarantee.NON_CONFLICTING, Guarantee.POSITIVELY_HOMOGENEOUS}
     if preference is None:
-        promises.add(Guarantee.PERMUTATION_EQUIVARIANT)
+        promises |= {Guarantee.PERMUTATION_EQUIVARIANT, Guarantee.IDEMPOTENT}
     return frozenset(promises)

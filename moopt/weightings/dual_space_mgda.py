@@ -234,6 +234,8 @@ class DualSpaceMGDA(Weighting):
             promises.add(Guarantee.SCALE_EQUIVARIANT)
         if self.length == "mean_gradient" or self.variant == "projected":
             promises.add(Guarantee.POSITIVELY_HOMOGENEOUS)
+        if self.length == "mean_gradient":
+            promises.add(Guarantee.IDEMPOTENT)
         return frozenset(promises)
 
     def __call__(

@@ -123,7 +123,7 @@ class GRU(ForgetRetain):
     def guarantees(self) -> frozenset[Guarantee]:
         promises = {Guarantee.POSITIVELY_HOMOGENEOUS}
         if self.is_pair:
-            promises.add(Guarantee.SCALE_EQUIVARIANT)
+            promises |= {Guarantee.SCALE_EQUIVARIANT, Guarantee.IDEMPOTENT}
             if self.cosine_clip is None:
                 promises.add(Guarantee.NON_CONFLICTING)
         return frozenset(promises)

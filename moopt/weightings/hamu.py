@@ -193,6 +193,8 @@ class HAMU(ForgetRetain):
         promises = {Guarantee.POSITIVELY_HOMOGENEOUS}
         if self.is_pair:
             promises.add(Guarantee.SCALE_EQUIVARIANT)
+            if self.quota == self.radius == 1.0:
+                promises.add(Guarantee.IDEMPOTENT)
         return frozenset(promises)
 
     def __call__(

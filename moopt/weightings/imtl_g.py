@@ -127,6 +127,7 @@ class IMTLG(Weighting):
                 Guarantee.PERMUTATION_EQUIVARIANT,
                 Guarantee.SCALE_EQUIVARIANT,
                 Guarantee.POSITIVELY_HOMOGENEOUS,
+                Guarantee.IDEMPOTENT,
             }
         )
 

@@ -137,7 +137,9 @@ class Krum(Weighting):
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:
-        return frozenset({Guarantee.SIMPLEX, Guarantee.POSITIVELY_HOMOGENEOUS})
+        return frozenset(
+            {Guarantee.SIMPLEX, Guarantee.POSITIVELY_HOMOGENEOUS, Guarantee.IDEMPOTENT}
+        )
 
     def __call__(
         self, statistics: StepStatistics, state: dict[str, Tensor] | None = None

@@ -65,6 +65,7 @@ class Mean(Weighting):
                 Guarantee.SIMPLEX,
                 Guarantee.POSITIVELY_HOMOGENEOUS,
                 Guarantee.PERMUTATION_EQUIVARIANT,
+                Guarantee.IDEMPOTENT,
             }
         )
 

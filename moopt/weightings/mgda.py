@@ -181,7 +181,9 @@ class MGDA(Weighting):
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:
-        promises = {Guarantee.SIMPLEX} if self.normalize == "none" else set()
+        promises = set()
+        if self.normalize == "none":
+            promises |= {Guarantee.SIMPLEX, Guarantee.IDEMPOTENT}
         if self.solver not in FRANK_WOLFE:
             # An approximate solver may stop before any of these holds; its gap tells.
             promises |= {

@@ -190,7 +190,7 @@ class PCD(Weighting):
         promises = {Guarantee.POSITIVELY_HOMOGENEOUS}
         # A step without the primary objective sums the others as they are.
         if len(self.secondary) == 1:
-            promises.add(Guarantee.SCALE_EQUIVARIANT)
+            promises |= {Guarantee.SCALE_EQUIVARIANT, Guarantee.IDEMPOTENT}
             if self.tau == 0.0:
                 promises.add(Guarantee.NON_CONFLICTING)
         return frozenset(promises)

@@ -117,7 +117,9 @@ class Random(Weighting):
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:
-        return frozenset({Guarantee.SIMPLEX, Guarantee.POSITIVELY_HOMOGENEOUS})
+        return frozenset(
+            {Guarantee.SIMPLEX, Guarantee.POSITIVELY_HOMOGENEOUS, Guarantee.IDEMPOTENT}
+        )
 
     @property
     def state_axes(self) -> Mapping[str, int]:

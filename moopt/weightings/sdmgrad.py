@@ -147,7 +147,7 @@ class SDMGrad(Weighting):
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:
-        promises = {Guarantee.SIMPLEX, Guarantee.POSITIVELY_HOMOGENEOUS}
+        promises = {Guarantee.SIMPLEX, Guarantee.POSITIVELY_HOMOGENEOUS, Guarantee.IDEMPOTENT}
         if self.preference is None:
             promises.add(Guarantee.PERMUTATION_EQUIVARIANT)
         return frozenset(promises)

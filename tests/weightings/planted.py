@@ -11,7 +11,7 @@ from torch import Tensor
 
 from moopt.record import StepStatistics
 from moopt.solvers import SolverResult
-from moopt.weightings import Guarantee, Mean, Weighting, WeightingOutput
+from moopt.weightings import Guarantee, Mean, Sum, Weighting, WeightingOutput
 from tests.weightings.settings import Build, fixed
 
 CALLS = [0]
@@ -121,6 +121,7 @@ BY_GUARANTEE: dict[Guarantee, Build] = {
     Guarantee.POSITIVELY_HOMOGENEOUS: planted(sum_of_weights_by_norm),
     Guarantee.PERMUTATION_EQUIVARIANT: planted(first_only),
     Guarantee.ZERO_AT_STATIONARITY: fixed(Mean()),
+    Guarantee.IDEMPOTENT: fixed(Sum()),
 }
 
 BY_RULE: dict[str, Build] = {

@@ -87,6 +87,7 @@ DEFAULTS: dict[str, Build] = {
 
 FURTHER: dict[str, Build] = {
     "CAGrad wide": fixed(CAGrad(c=1.5, rescale="linear")),
+    "CAGrad as the mean": fixed(CAGrad(c=0.0, rescale="square")),
     "NashMTL unit": fixed(NashMTL(max_norm=1.0)),
     "FairGrad as Nash": fixed(FairGrad(alpha=1.0)),
     "DualProj with a preference": lambda at: DualProj(preference=[1.0 + 0.5 * i for i in at]),

@@ -5,8 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from moopt.weightings import BLUR
-from tests.weightings.forgetting import IDENTITY_TOL, PAIRS, ROUNDING, pair, weigh
+from moopt.weightings import BLUR, Guarantee
+from tests.weightings.forgetting import (
+    IDENTITY_TOL,
+    PAIRS,
+    ROUNDING,
+    check_promise,
+    pair,
+    weigh,
+)
 
 
 def make(gamma: float = 1.0, at_least: bool = False) -> BLUR:
@@ -51,6 +58,13 @@ def test_several_objectives_of_a_role_count_as_their_sum() -> None:
     forget, retain = jacobian[0], jacobian[1] + jacobian[2]
     bracket = 2.0 - retain @ forget / forget.norm() ** 2
     assert torch.allclose(direction, retain + bracket * forget, rtol=IDENTITY_TOL, atol=0.0)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0])
+@pytest.mark.parametrize("guarantee", Guarantee, ids=lambda g: g.value)
+def test_exactly_the_promises_for_a_pair_hold(guarantee: Guarantee, gamma: float) -> None:
+    weighting = BLUR(forget="objective 0", retain="objective 1", gamma=gamma)
+    check_promise(weighting, guarantee, PAIRS)
 
 
 def test_absent_roles_leave_the_other() -> None:

@@ -82,9 +82,10 @@ def test_it_stops_exactly_where_the_retain_loss_must_rise() -> None:
     assert 10 < stopped < 190
 
 
+@pytest.mark.parametrize("quota", [0.5, 1.0])
 @pytest.mark.parametrize("guarantee", Guarantee, ids=lambda g: g.value)
-def test_exactly_the_promises_for_a_pair_hold(guarantee: Guarantee) -> None:
-    weighting = HAMU(forget="objective 0", retain="objective 1")
+def test_exactly_the_promises_for_a_pair_hold(guarantee: Guarantee, quota: float) -> None:
+    weighting = HAMU(forget="objective 0", retain="objective 1", quota=quota)
     check_promise(weighting, guarantee, PAIRS)
 
 
