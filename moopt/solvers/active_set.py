@@ -8,7 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moopt.kernels.min_norm.tolerances import DEPENDENT, ROUNDING
+from moopt.solvers.exchanged_faces import EXCHANGES, exchanged_faces
 
+# From this m on a few equations on whole faces cost less than the first dozen pivots.
+EXCHANGE_FROM = 16
 # A first solution with a smaller residual than this, relative to 1 + sum(v), comes from a sound
 # inverse: one refinement squares it, below rounding. A singular matrix gives one of order 1.
 INVERTED = 1e-8
@@ -36,17 +39,23 @@ def active_set(
         max_iter: the largest number of pivots.
 
     Returns:
-        v, `[m]`, >= 0 with a positive sum, and the number of pivots (1 where every row turned
-        out to be on the face, which one factorization tells).
+        v, `[m]`, >= 0 with a positive sum, and the number of pivots. Two shortcuts come first, and
+        are kept only if they pass the same tests: for small m the face of all rows (1 pivot), for
+        large m an exchange of whole faces (as many pivots as equations).
 
     Source: P. Wolfe, "Finding the nearest point in a polytope", Mathematical Programming, 1976;
     R. W. Cottle and G. B. Dantzig, "Complementary pivot theory of mathematical programming",
     Linear Algebra and its Applications, 1968, for the path of the entering row.
     """
     table = cosines + r[:, None] * r
-    v = _on_full_face(cosines, table, r)
+    if len(r) < EXCHANGE_FROM:
+        v, pivots = _on_full_face(cosines, table, r), 1
+    elif max_iter >= EXCHANGES:
+        v, pivots = _on_exchanged_face(cosines, table, r)
+    else:
+        v = None
     if v is not None:
-        return v, 1
+        return v, pivots
     # z holds v on the face and the gradient r - A v off it: one update serves both.
     z = r.copy()
     inside, outside = np.zeros_like(r), np.ones_like(r)
@@ -113,6 +122,26 @@ def _on_full_face(
         return None
     v += inverse @ residual
     return v if v[v.argmin()] >= 0.0 else None
+
+
+def _on_exchanged_face(
+    cosines: NDArray[np.float64], a: NDArray[np.float64], r: NDArray[np.float64]
+) -> tuple[NDArray[np.float64] | None, int]:
+    """v of the face that block principal pivoting finds, refined once; None where it is wrong."""
+    candidates, pivots = exchanged_faces(a, -r[None])
+    v = candidates[0]
+    face = v.nonzero()[0]
+    residual = r * (1.0 - float(r @ v)) - cosines @ v
+    allowed = INVERTED * (1.0 + float(np.add.reduce(v)))
+    if not (face.size and np.abs(residual[face]).max() < allowed):
+        return None, pivots
+    try:
+        v[face] += np.linalg.solve(a[face[:, None], face], residual[face])
+    except np.linalg.LinAlgError:
+        return None, pivots
+    residual = r * (1.0 - float(r @ v)) - cosines @ v
+    right = v.min() >= 0.0 and residual.max() <= ROUNDING * (1.0 + float(np.add.reduce(v)))
+    return v if right else None, pivots
 
 
 def _sweep(table: NDArray[np.float64], p: int, sign: float) -> None:

@@ -10,13 +10,8 @@ from numpy.typing import NDArray
 from moopt.kernels.min_norm.tolerances import CERTIFIED, RESOLUTION, ROUNDING
 from moopt.solvers.cone_active_set import cone_active_set
 from moopt.solvers.equilibrated import equilibrated
+from moopt.solvers.exchanged_faces import exchanged_faces
 from moopt.status import SolverStatus
-
-# Exchanges of whole faces before one problem goes to the finite method; nearly all need fewer.
-EXCHANGES = 8
-
-# From this m on, gathering the rows of each face costs less than equations on all rows.
-COMPACT_FROM = 16
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -131,62 +126,3 @@ def _projected(
         if not rest >= residuals[p]:
             shifts[p], residuals[p] = one, rest
     return shifts, residuals, num_iter
-
-
-def exchanged_faces(cosines: Array, need: Array) -> tuple[Array, int]:
-    """Block principal pivoting: all wrong rows change sides at once, in all problems at once.
-
-    Fast, but not proven to end: what it returns is a candidate that the residual judges.
-
-    Args:
-        cosines: `[m, m]`.
-        need: `[k, m]`, the products C u of each problem.
-
-    Returns:
-        The shifts `[k, m]`, >= 0, and the number of equations solved.
-
-    Source: J. J. Júdice and F. M. Pires, "A block principal pivoting algorithm for large-scale
-    strictly monotone linear complementarity problems", Computers and Operations Research 1994.
-    """
-    shifts = np.zeros(need.shape)
-    left = np.arange(len(need))
-    face = need < 0.0
-    eye = np.eye(len(cosines))
-    solved = 0
-    for _ in range(EXCHANGES):
-        try:
-            s = _on_faces(cosines, eye, face, need)
-        except np.linalg.LinAlgError:
-            break
-        solved += len(s)
-        y = need + s @ cosines
-        noise = ROUNDING * (1.0 + len(eye) * float(np.maximum.reduce(s, axis=None)))
-        wrong = np.where(face, s, y) < -noise
-        shifts[left] = np.maximum(s, 0.0)
-        again = np.logical_or.reduce(wrong, axis=1)
-        if not np.logical_or.reduce(again):
-            break
-        left, need, face = left[again], need[again], (face ^ wrong)[again]
-    return shifts, solved
-
-
-def _on_faces(cosines: Array, eye: Array, face: Mask, need: Array) -> Array:
-    """The shifts `[k, m]` that make the products of the rows on each face zero."""
-    if len(need) == 1:
-        index = face[0].nonzero()[0]
-        s = np.zeros(need.shape)
-        s[0, index] = np.linalg.solve(cosines[index[:, None], index], -need[0, index])
-        return s
-    if len(eye) < COMPACT_FROM:
-        pairs = face[:, :, None] & face[:, None, :]
-        right = np.where(face, need, 0.0)
-        return np.linalg.solve(np.where(pairs, cosines, eye), -right[..., None])[..., 0]
-    size = int(np.add.reduce(face, axis=1).max())
-    index = np.argsort(~face, axis=1, kind="stable")[:, :size]
-    on = np.take_along_axis(face, index, 1)
-    block = cosines[index[:, :, None], index[:, None, :]]
-    block = np.where(on[:, :, None] & on[:, None, :], block, eye[:size, :size])
-    right = np.where(on, np.take_along_axis(need, index, 1), 0.0)
-    s = np.zeros(need.shape)
-    np.put_along_axis(s, index, np.linalg.solve(block, -right[..., None])[..., 0], 1)
-    return s

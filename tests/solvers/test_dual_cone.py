@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import moopt.solvers.dual_cone_on_host as host_module
+import moopt.solvers.exchanged_faces as exchange_module
 from moopt import SolverStatus
 from moopt.kernels.dual_cone import dual_cone_reference
 from moopt.solvers import SolverResult, dual_cone_point
@@ -162,7 +162,7 @@ def test_the_finite_method_agrees_with_block_pivoting(case, seed):
 
 
 def test_the_finite_method_takes_over(monkeypatch):
-    monkeypatch.setattr(host_module, "EXCHANGES", 1)
+    monkeypatch.setattr(exchange_module, "EXCHANGES", 1)
     pivots = 0
     for one in all_cases(ms=(5, 10), seeds=range(3), norm_ratios=(1.0, 1e8)):
         u = preference(3, one.m)
@@ -173,7 +173,7 @@ def test_the_finite_method_takes_over(monkeypatch):
 
 
 def test_too_few_pivots_are_a_status(monkeypatch):
-    monkeypatch.setattr(host_module, "EXCHANGES", 0)
+    monkeypatch.setattr(exchange_module, "EXCHANGES", 0)
     one = case("crowded", 10)
     u = preference(0, 10)
     result = dual_cone_point(one.gramian, u, max_iter=1)

@@ -10,9 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import moopt.solvers.exchanged_faces as exchange_module
 from moopt import SolverStatus
 from moopt.kernels.min_norm import min_norm_reference
 from moopt.solvers import SolverResult, min_norm_point
+from moopt.solvers.active_set import EXCHANGE_FROM
+from moopt.solvers.exchanged_faces import EXCHANGES
 from tests.cases import NORM_RATIOS, SCALES, Case, all_cases, case, cases
 from tests.solvers.oracles import (
     absolute_tolerance,
@@ -210,3 +213,30 @@ def test_short_dtypes_are_solved_as_given(dtype, data):
         f = result.weights @ q
         worst = ((f - q) / (f.sqrt() * gramian.double().diagonal().sqrt())).max()
         assert float(worst) <= 1e-9
+
+
+@pytest.mark.parametrize("m", [EXCHANGE_FROM, 40])
+@pytest.mark.parametrize("family", ["aligned", "conflicting", "near_opposite", "duplicate"])
+def test_whole_faces_are_exchanged_in_a_few_equations(family, m):
+    for norm_ratio in (1.0, 1e8):
+        example = case(family, m, norm_ratio=norm_ratio)
+        result = min_norm_point(example.gramian)
+        assert_exact(example, result)
+        if family != "near_opposite":
+            assert int(result.num_iter) <= EXCHANGES
+
+
+def test_pivots_take_over_where_an_exchange_fails(monkeypatch):
+    monkeypatch.setattr(exchange_module, "EXCHANGES", 1)
+    for family in ("aligned", "conflicting", "crowded"):
+        example = case(family, 20)
+        result = min_norm_point(example.gramian)
+        assert_exact(example, result)
+        assert int(result.num_iter) > EXCHANGES
+
+
+def test_a_limit_on_pivots_holds_for_exchanges():
+    result = min_norm_point(case("aligned", 40).gramian, max_iter=EXCHANGES - 1)
+    # Once for the hull of the rows, and once for that of the unit rows.
+    assert int(result.num_iter) == 2 * (EXCHANGES - 1)
+    assert int(result.status) == SolverStatus.MAX_ITER
