@@ -228,7 +228,7 @@ def test_whole_faces_are_exchanged_in_a_few_equations(family, m):
 
 def test_pivots_take_over_where_an_exchange_fails(monkeypatch):
     monkeypatch.setattr(exchange_module, "EXCHANGES", 1)
-    for family in ("aligned", "conflicting", "crowded"):
+    for family in ("aligned", "conflicting", "duplicate"):
         example = case(family, 20)
         result = min_norm_point(example.gramian)
         assert_exact(example, result)
