@@ -86,4 +86,5 @@ def aggregate_rows_(
         fell_back=torch.zeros_like(finite),
         fallbacks=torch.zeros_like(finite, dtype=torch.int64),
         slopes=slopes,
+        weighted=False,
     )

@@ -13,6 +13,7 @@ from moopt.scalarizations import Scalarization
 from moopt.solvers import stationarity
 from moopt.status import SolverStatus
 from moopt.weightings import Sum, Weighting
+from moopt.weightings.objective_rows import with_auxiliary_rows
 
 DEFAULT_INACTIVE_TOL = 1e-5
 """A gradient this small beside the largest is noise: float32 rounding leaves about 4e-6."""
@@ -65,15 +66,15 @@ def certified_weights(
     Everything is branch-free: nothing synchronises the device.
 
     Args:
-        statistics: of one step, Gramian float64 `[m, m]`.
+        statistics: of one step, Gramian float64 `[m + k, m + k]` with k auxiliary rows.
         weighting: the method.
         state: its state, aligned with the objectives of `statistics`.
         inactive_tol: relative noise floor, >= 0; 0 disables the rule.
         eps: unit of rounding of the combination, relative to `sum_i |w_i| ||g_i||`.
     """
-    gramian = statistics.gramian
+    gramian, m = statistics.gramian, statistics.num_objectives
     finite = torch.isfinite(gramian).all()
-    norms = gramian.diagonal().clamp_min(0.0).sqrt()
+    norms = gramian.diagonal().clamp_min(0.0).sqrt()[:m]
     active = above_noise_floor(norms, inactive_tol)
     seen = None if isinstance(weighting, Sum | Scalarization) else active
     statistics = dataclasses.replace(statistics, active=seen)
@@ -82,13 +83,14 @@ def certified_weights(
     output = weighting(statistics, state)
     weights = output.weights
 
-    distance, unit = stationarity(gramian, active=active)
+    distance, unit = stationarity(gramian[:m, :m], active=active)
     descent = is_common_descent(gramian, weights, active)
     fell_back = torch.zeros_like(descent)
     if weighting.claims_common_descent:
         fell_back = finite & ~descent
         mean_norm = (norms * active).sum() / active.sum().clamp_min(1)
         fallback = unit.weights / norms.where(norms > 0, 1.0) * mean_norm
+        fallback = with_auxiliary_rows(fallback, statistics)
         weights = torch.where(fell_back, fallback, weights)
         descent = torch.where(fell_back, is_common_descent(gramian, weights, active), descent)
 
@@ -127,13 +129,14 @@ def above_noise_floor(norms: Tensor, inactive_tol: float) -> Tensor:
 def is_common_descent(gramian: Tensor, weights: Tensor, active: Tensor) -> Tensor:
     """bool scalar: `(G w)_i >= 0` for every active i, relative to `||g_i|| ||d||`.
 
-    False where the Gramian or the weights are not finite.
+    False where the Gramian or the weights are not finite. Rows beyond those of `active` are
+    auxiliary: they take part in d, and nothing protects them.
     """
     norms = gramian.diagonal().clamp_min(0.0).sqrt()
     inner = gramian @ weights
     length = (weights * inner).sum().clamp_min(0.0).sqrt()
     rounding = ROUNDING * (weights.abs() * norms).sum()
-    lowers = inner >= -norms * (DESCENT_TOL * length + rounding)
+    lowers = (inner >= -norms * (DESCENT_TOL * length + rounding))[: active.shape[-1]]
     return (lowers | ~active).all() & torch.isfinite(inner).all()
 
 

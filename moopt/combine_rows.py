@@ -54,11 +54,13 @@ def combine_rows_(
         checked: for `refuse_unsynchronised`; None compares no processes and averages no losses.
 
     Raises:
-        ValueError: the weighting needs losses and one is missing, or asks for ascent on parameters
-            that take their gradients unweighted.
+        ValueError: the weighting needs losses and one is missing, uses no auxiliary rows and there
+            are some, or asks for ascent on parameters that take their gradients unweighted.
         RuntimeError: the processes hold different gradients.
     """
-    names = tuple(store.rows)
+    names, auxiliary = tuple(store.rows), tuple(store.auxiliary)
+    m = len(names)
+    refuse_unused(weighting, auxiliary)
     missing = [name for name in names if losses.get(name) is None]
     if missing and "losses" in weighting.needs:
         raise ValueError(
@@ -70,7 +72,7 @@ def combine_rows_(
     if scale is not None:
         gramian = gramian / scale.to(gramian.device, torch.float64).square()
     if checked is not None:
-        refuse_unsynchronised(gramian, names, checked)
+        refuse_unsynchronised(gramian, names + auxiliary, checked)
     nan = torch.full((), float("nan"), dtype=torch.float64, device=gramian.device)
     values = [losses.get(name) for name in names]
     stacked = torch.stack([nan if v is None else v.to(nan) for v in values])
@@ -81,13 +83,15 @@ def combine_rows_(
         gramian=gramian,
         losses=None if missing else seen,
         names=names,
+        auxiliary=auxiliary,
         lr=lr,
         step=bank.get(STEP_KEY, step),
     )
     _refuse_ascent(weighting, names, store.unweighted(flags))
     everywhere = isinstance(weighting, Scalarization)
-    if len(names) == 1 or not (everywhere or any(flags)):
-        certified = _unweighted(gramian)
+    combines_auxiliary = bool(auxiliary) and weighting.combines_auxiliary
+    if (m == 1 and not combines_auxiliary) or not (everywhere or any(flags)):
+        certified = _unweighted(gramian[:m, :m])
     elif isinstance(weighting, GradientAggregator):
         direction, record = aggregate_rows_(
             store, weighting, statistics, bank, flags, inactive_tol=inactive_tol
@@ -111,12 +115,15 @@ def combine_rows_(
         if is_stateful(weighting):
             scatter(bank, weighting, names, certified.state)
 
-    write_direction_(store, certified.weights, [everywhere or on for on in flags])
+    weights = certified.weights
+    slopes = (gramian @ weights)[:m] if combines_auxiliary else None
+    used = weights if combines_auxiliary else weights[:m]
+    write_direction_(store, used, [everywhere or on for on in flags])
     return StepRecord(
         names=names,
         losses=stacked,
-        weights=certified.weights,
-        gramian=gramian,
+        weights=weights[:m],
+        gramian=gramian[:m, :m],
         active=certified.active,
         stationarity_value=certified.stationarity,
         status_code=certified.status,
@@ -125,6 +132,7 @@ def combine_rows_(
         fell_back=certified.fell_back,
         fallbacks=certified.fell_back.long(),
         step=step,
+        slopes=slopes,
     )
 
 
@@ -141,6 +149,15 @@ def _add_to_grad_(parameters: Sequence[Tensor], direction: Sequence[Tensor | Non
             p.grad = d
         else:
             p.grad.add_(d)
+
+
+def refuse_unused(weighting: Method, auxiliary: Sequence[str]) -> None:
+    """Rows that cost a backward pass each and that the method never looks at are a mistake."""
+    if auxiliary and "auxiliary" not in weighting.needs:
+        raise ValueError(
+            f"{type(weighting).__name__} as configured uses no auxiliary rows; got"
+            f" {', '.join(map(repr, auxiliary))}. Record them as objectives, or leave them out."
+        )
 
 
 def _refuse_ascent(weighting: Method, names: tuple[str, ...], unweighted: int) -> None:

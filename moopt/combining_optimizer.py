@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -9,12 +11,12 @@ from torch import Tensor
 from moopt.aggregators import GradientAggregator
 from moopt.aggregators.base import Method
 from moopt.closure import warn_of_unweighted
-from moopt.combine_rows import combine_rows_, write_direction_
+from moopt.combine_rows import combine_rows_, refuse_unused, write_direction_
 from moopt.delegating_optimizer import DelegatingOptimizer
-from moopt.gradients import GradientStore
+from moopt.gradients import GradientStore, resume_row, set_aside_gradients, take_gradients
 from moopt.named_losses import Losses, named_losses
 from moopt.progress import Progress
-from moopt.record import StepRecord
+from moopt.record import StepRecord, sample_name
 from moopt.record_rows import record_rows, scale_of
 from moopt.scalarizations import Scalarization
 from moopt.single_backward import one_pass_is_enough, single_backward_, weighted_backward_
@@ -89,12 +91,54 @@ class CombiningOptimizer(DelegatingOptimizer):
         return names, values
 
     def _record_losses(
-        self, names: tuple[str, ...], values: list[Tensor], scaler: GradScaler | None = None
+        self,
+        names: tuple[str, ...],
+        values: list[Tensor],
+        scaler: GradScaler | None = None,
+        samples: Sequence[Losses] = (),
     ) -> None:
+        others = self._samples(names, samples)
         with self._progress.dropping_rows_on_failure():
-            record_rows(self._progress.store, names, values, self._parameters(), scaler)
+            record_rows(
+                self._progress.store,
+                [*names, *others],
+                [*values, *others.values()],
+                self._parameters(),
+                scaler,
+                auxiliary=others,
+            )
         for name, value in zip(names, values, strict=True):
             self._progress.add_loss(name, value)
+
+    def _samples(self, names: tuple[str, ...], samples: Sequence[Losses]) -> dict[str, Tensor]:
+        """The losses of the same objectives on other batches, by the names of their rows."""
+        values: dict[str, Tensor] = {}
+        for k, sample in enumerate(samples, 1):
+            others, losses, _ = named_losses(sample)
+            if set(others) != set(names):
+                raise ValueError(
+                    f"`samples` must hold the objectives of `losses`, {', '.join(names)}; got"
+                    f" {', '.join(others)}. Compute the same losses on another batch."
+                )
+            values |= {sample_name(n, k): v for n, v in zip(others, losses, strict=True)}
+        refuse_unused(self.weighting, tuple(values))
+        return values
+
+    @contextlib.contextmanager
+    def _captured(self, name: str, *, auxiliary: bool = False) -> Iterator[None]:
+        """What the block leaves in `.grad` becomes a row."""
+        progress, parameters = self._progress, self._parameters()
+        progress.refuse_second_direction(parameters)
+        with progress.capture(name), set_aside_gradients(parameters):
+            resume_row(parameters, progress.store.take(name, parameters, auxiliary=auxiliary))
+            yield
+            row = take_gradients(parameters)
+            if all(gradient is None for gradient in row):
+                raise RuntimeError(
+                    f"no gradient arrived in the block of {name!r}; call loss.backward() inside it,"
+                    " on a loss that depends on the optimizer's parameters."
+                )
+            progress.store.add(name, row, auxiliary=auxiliary)
 
     def _combine_losses(self, losses: Losses) -> Tensor:
         """The first evaluation of a closure: combine, and return this step's weights."""
@@ -123,7 +167,7 @@ class CombiningOptimizer(DelegatingOptimizer):
 
     def _combine(self, scaler: GradScaler | None = None) -> StepRecord:
         progress = self._progress
-        if not len(progress.store):
+        if not progress.store.rows:
             raise RuntimeError(
                 "combine_() found no recorded objective; run `with optimizer.objective(name):"
                 " loss.backward()` for each one first."

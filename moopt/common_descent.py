@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +14,6 @@ from moopt.bypass import note_bypass
 from moopt.certified_weights import DEFAULT_INACTIVE_TOL
 from moopt.closure import weighted_closure
 from moopt.combining_optimizer import CombiningOptimizer
-from moopt.gradients import resume_row, set_aside_gradients, take_gradients
 from moopt.named_losses import Losses
 from moopt.observation import observe_
 from moopt.record import StepRecord
@@ -144,12 +143,19 @@ class CommonDescent(CombiningOptimizer):
         return self._progress.record
 
     def backward(
-        self, losses: Losses, *, scaler: GradScaler | None = None, accumulate: bool = False
+        self,
+        losses: Losses,
+        *,
+        samples: Sequence[Losses] = (),
+        scaler: GradScaler | None = None,
+        accumulate: bool = False,
     ) -> StepRecord | None:
         """Differentiate every loss, combine, and leave the direction in `.grad`.
 
         Args:
             losses: mapping name -> scalar, sequence of scalars or 1-D tensor, *unscaled*.
+            samples: the same losses on further independent batches, for methods such as `MoDo`:
+                one auxiliary row and one more backward pass each.
             scaler: a GradScaler. The passes run scaled and `.grad` carries the scale; the weights
                 are those without a scaler.
             accumulate: only add to the objectives' rows (a micro-batch); the last call without it
@@ -166,9 +172,10 @@ class CommonDescent(CombiningOptimizer):
         """
         self._progress.refuse_second_direction(self._parameters())
         names, values = self._named(losses)
-        if not accumulate and self._single_backward(names, values, scaler) is not None:
+        alone = not samples and not accumulate
+        if alone and self._single_backward(names, values, scaler) is not None:
             return self.record
-        self._record_losses(names, values, scaler)
+        self._record_losses(names, values, scaler, samples)
         return None if accumulate else self.combine_(scaler=scaler)
 
     @contextlib.contextmanager
@@ -186,24 +193,33 @@ class CommonDescent(CombiningOptimizer):
         Raises:
             RuntimeError: no gradient arrived, blocks are nested, or a direction waits for `step()`.
         """
-        progress, parameters = self._progress, self._parameters()
-        progress.refuse_second_direction(parameters)
         refuse_unknown((name,), self.objectives)
         value = None if loss is None else torch.as_tensor(loss)
-        with progress.capture(name), set_aside_gradients(parameters):
-            resume_row(parameters, progress.store.take(name, parameters))
+        with self._captured(name):
             yield
-            row = take_gradients(parameters)
-            if all(gradient is None for gradient in row):
-                raise RuntimeError(
-                    f"no gradient arrived in objective({name!r}); call loss.backward() inside the"
-                    " block, on a loss that depends on the optimizer's parameters."
-                )
-            progress.store.add(name, row)
         if value is None:
-            progress.losses.setdefault(name, None)
+            self._progress.losses.setdefault(name, None)
         else:
-            progress.add_loss(name, value)
+            self._progress.add_loss(name, value)
+
+    @contextlib.contextmanager
+    def auxiliary(self, name: str) -> Iterator[None]:
+        """Record what the block leaves in `.grad` as a row that is no objective.
+
+        For methods that compare the objectives with other vectors: another batch's gradient
+        (`MoDo`; see `moopt.record.sample_name`), or the drift from the original parameters
+        (`OrthogonalSteepestDescent`): write `p.grad = p.detach() - original` in the block. Under
+        a GradScaler the rows of losses carry its factor, and so must these.
+
+        Args:
+            name: the method looks for the row by it; not the name of an objective.
+
+        Raises:
+            RuntimeError: no gradient arrived, blocks are nested, or a direction waits for `step()`.
+            ValueError: an objective has that name; at `combine_`, if the method uses no such rows.
+        """
+        with self._captured(name, auxiliary=True):
+            yield
 
     def combine_(self, *, scaler: GradScaler | None = None) -> StepRecord:
         """Combine the recorded rows into one direction, and add it to `.grad`.
@@ -254,9 +270,10 @@ class CommonDescent(CombiningOptimizer):
         """
         progress = self._progress
         if len(progress.store):
+            waiting = (*progress.store.rows, *progress.store.auxiliary)
             raise RuntimeError(
-                f"step() found rows of {', '.join(map(repr, progress.store.rows))} that were never"
-                " combined; call optimizer.combine_() first (before clipping), or backward(...)"
+                f"step() found rows of {', '.join(map(repr, waiting))} that were never combined;"
+                " call optimizer.combine_() first (before clipping), or backward(...)"
                 " without accumulate=True."
             )
         if closure is not None:

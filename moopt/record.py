@@ -14,6 +14,21 @@ CONFLICT_TOL = 1e-6
 """A cosine closer to zero than this is the rounding of a float32 gradient, not a conflict."""
 
 
+def sample_name(objective: str, sample: int) -> str:
+    """The name of the auxiliary row of an objective's loss on another batch.
+
+    Args:
+        objective: the objective's name.
+        sample: which batch: 1 for the first one beside the step's own, and so on.
+
+    Example:
+        >>> from moopt.record import sample_name
+        >>> sample_name("forget", 1)
+        'forget#1'
+    """
+    return f"{objective}#{sample}"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepStatistics:
     """What a weighting may look at: an `m x m` matrix and `m` losses, never a parameter.
@@ -81,8 +96,11 @@ class StepRecord:
         measured: whether the objectives' gradients were seen one by one. False for the single
             backward pass of a scalarization: Gramian, norms, cosines and stationarity are then
             NaN, `descent` is False (nothing certifies it), `conflicts` and `raised` raise.
-        slopes: float64 `[m]`, `g_i . d` over the shared parameters, measured for a gradient
-            aggregator, whose `weights` are NaN; None where it is `gramian @ weights`.
+        slopes: float64 `[m]`, `g_i . d` over the shared parameters, where the direction is more
+            than `sum_i w_i g_i`: a gradient aggregator, or auxiliary rows with weights of their
+            own. None where it is `gramian @ weights`.
+        weighted: whether there are weights. False for an aggregator that works entry by entry:
+            its `weights` are NaN.
 
     Example:
         >>> import moopt
@@ -111,6 +129,7 @@ class StepRecord:
     step: int = 0
     measured: bool = True
     slopes: Tensor | None = None
+    weighted: bool = True
 
     @property
     def norms(self) -> Tensor:
@@ -187,8 +206,8 @@ class StepRecord:
     def as_dict(self) -> dict[str, float]:
         """Plain floats for any logger, with keys such as `weight/forget` and `cosine/a,b`.
 
-        `gap` is left out where the weighting has no solver, `weight` where an aggregator has none
-        (`slope` stands there instead), and what needs the gradients of single
+        `gap` is left out where the weighting has no solver, `weight` where an aggregator has none,
+        `slope` where the weights tell it, and what needs the gradients of single
         objectives where the step did not see them (`measured`). Values that overflowed stay
         infinite or NaN, so that a logger sees them. Before the first step: `bypassed` and `step`
         only.
@@ -203,7 +222,8 @@ class StepRecord:
         out: dict[str, float] = {}
         values = {"loss": self.losses}
         values |= {"norm": self.norms} if self.measured else {}
-        values |= {"weight": self.weights} if self.slopes is None else {"slope": self.slopes}
+        values |= {"weight": self.weights} if self.weighted else {}
+        values |= {} if self.slopes is None else {"slope": self.slopes}
         for key, entries in values.items():
             out |= {f"{key}/{n}": v for n, v in zip(self.names, entries.tolist(), strict=True)}
         gap = float(self.gap)
@@ -241,7 +261,9 @@ class StepRecord:
     def __str__(self) -> str:
         if not self.names:
             return "no step recorded yet"
-        what, values = ("weight", self.weights) if self.slopes is None else ("slope", self.slopes)
+        what, values = "weight", self.weights
+        if not self.weighted and self.slopes is not None:
+            what, values = "slope", self.slopes
         parts = [
             f"{n} loss {loss:.4g} {what} {value:.3g}"
             for n, loss, value in zip(

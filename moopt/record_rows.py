@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,11 +21,21 @@ def record_rows(
     losses: list[Tensor],
     parameters: list[Tensor],
     scaler: GradScaler | None = None,
+    *,
+    auxiliary: Collection[str] = (),
 ) -> None:
     """One backward pass per loss, each into its row of `store`.
 
     A graph is freed as soon as no later loss needs it. If a pass fails, `.grad` is as before; the
     store is then incomplete, and the caller drops it.
+
+    Args:
+        store: what receives the rows.
+        names: one per loss.
+        losses: scalars with a graph.
+        parameters: of the optimizer.
+        scaler: a GradScaler; the rows then carry its factor.
+        auxiliary: the names that are no objectives.
 
     Raises:
         ValueError: there is no parameter, or no loss reaches any.
@@ -38,10 +48,11 @@ def record_rows(
     with set_aside_gradients(parameters):
         retained = shares_graph(losses)
         for name, loss, retain in zip(names, losses, retained, strict=True):
-            resume_row(parameters, store.take(name, parameters))
+            extra = name in auxiliary
+            resume_row(parameters, store.take(name, parameters, auxiliary=extra))
             scaled = loss if scaler is None else scaler.scale(loss)
             scaled.backward(retain_graph=retain)
-            store.add(name, take_gradients(parameters))
+            store.add(name, take_gradients(parameters), auxiliary=extra)
     if store.is_empty():
         raise ValueError(
             "no loss reaches a parameter of the optimizer, so there is nothing to combine. Build"

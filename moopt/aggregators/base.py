@@ -44,6 +44,7 @@ class GradientAggregator(abc.ABC):
     name: ClassVar[str]
     source: ClassVar[str]
     observes: ClassVar[bool] = False
+    combines_auxiliary: ClassVar[bool] = False
 
     @property
     def needs(self) -> frozenset[str]:

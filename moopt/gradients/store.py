@@ -18,30 +18,39 @@ class GradientStore:
     """The objectives' gradients over a fixed list of parameters, none of them copied.
 
     A row is a list with one entry per parameter: the tensor autograd handed over, or None where
-    the objective does not reach the parameter.
+    the objective does not reach the parameter. Auxiliary rows enter the Gramian after the
+    objectives' and decide nothing else.
     """
 
     def __init__(self) -> None:
         self.parameters: list[Tensor] = []
         self.rows: dict[str, Row] = {}
+        self.auxiliary: dict[str, Row] = {}
         self._addresses: dict[str, set[int]] = {}
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.rows) + len(self.auxiliary)
 
     def clear(self) -> None:
         """Drop every row."""
         self.rows.clear()
+        self.auxiliary.clear()
         self._addresses.clear()
         self.parameters.clear()
 
-    def take(self, name: str, parameters: Sequence[Tensor]) -> Row:
-        """Remove and return the row of an objective, to accumulate into; all None without one.
+    def take(self, name: str, parameters: Sequence[Tensor], *, auxiliary: bool = False) -> Row:
+        """Remove and return the row of a name, to accumulate into; all None without one.
 
         Raises:
             RuntimeError: the parameters changed since the first row.
+            ValueError: the name is that of an objective and of an auxiliary row.
         """
-        if not self.rows:
+        if name in (self.rows if auxiliary else self.auxiliary):
+            raise ValueError(
+                f"{name!r} is both an objective and an auxiliary row. Give the auxiliary row a name"
+                " of its own."
+            )
+        if not self.rows and not self.auxiliary:
             self.parameters[:] = parameters
         elif len(parameters) != len(self.parameters) or any(
             a is not b for a, b in zip(parameters, self.parameters, strict=True)
@@ -51,11 +60,11 @@ class GradientStore:
                 " optimizer.zero_grad() and record every objective again."
             )
         self._addresses.pop(name, None)
-        row = self.rows.get(name)
+        row = (self.auxiliary if auxiliary else self.rows).get(name)
         return [None] * len(parameters) if row is None else row
 
-    def add(self, name: str, row: Row) -> None:
-        """Store the row of objective `name`; the store takes the tensors over.
+    def add(self, name: str, row: Row, *, auxiliary: bool = False) -> None:
+        """Store the row of `name`; the store takes the tensors over.
 
         Raises:
             RuntimeError: the row lies in memory that another row still uses.
@@ -67,12 +76,12 @@ class GradientStore:
         for other, used in self._addresses.items():
             if used & addresses:
                 raise RuntimeError(
-                    f"the gradients of objective {name!r} were written over those of {other!r}: a"
+                    f"the gradients of {name!r} were written over those of {other!r}: a"
                     " wrapper reuses one gradient buffer between backward passes. Build"
                     " DistributedDataParallel with gradient_as_bucket_view=False."
                 )
         self._addresses[name] = addresses
-        self.rows[name] = row
+        (self.auxiliary if auxiliary else self.rows)[name] = row
 
     def is_empty(self) -> bool:
         """Whether no objective reached any parameter."""
@@ -82,7 +91,7 @@ class GradientStore:
         """Rounding of the combination: float32's for 16- and 32-bit gradients, else float64's."""
         wide = all(
             gradient is None or gradient.dtype in (torch.float64, torch.complex128)
-            for row in self.rows.values()
+            for row in (*self.rows.values(), *self.auxiliary.values())
             for gradient in row
         )
         return torch.finfo(torch.float64 if wide else torch.float32).eps
@@ -110,30 +119,33 @@ class GradientStore:
         )
 
     def gramian(self, shared: Sequence[bool]) -> Tensor:
-        """float64 `[m, m]`: inner products of the rows over the shared positions."""
-        rows = [[g for g, on in zip(row, shared, strict=True) if on] for row in self.rows.values()]
-        return gramian(rows)
+        """float64 `[m + k, m + k]`: inner products over the shared positions, auxiliary last."""
+        rows = (*self.rows.values(), *self.auxiliary.values())
+        return gramian([[g for g, on in zip(row, shared, strict=True) if on] for row in rows])
 
     def combine_(self, weights: Tensor, shared: Sequence[bool]) -> Row:
         """Weighted sum on shared positions, plain sum elsewhere; consumes the rows.
 
         Args:
-            weights: float64 `[m]`, in the order of the rows.
+            weights: float64 `[m]`, in the order of the objectives, or `[m + k]` with one for each
+                auxiliary row, which takes part on shared positions.
             shared: one flag per parameter.
 
         Returns:
             The direction, one entry per parameter, in the memory of the first row that has one.
         """
         rows = list(self.rows.values())
-        ones = torch.ones_like(weights)
+        ones = torch.ones_like(weights[: len(rows)])
+        everything = [*rows, *self.auxiliary.values()][: len(weights)]
         out: Row = [None] * len(self.parameters)
-        for flag, factors in ((True, weights), (False, ones)):
+        for flag, used, factors in ((True, everything, weights), (False, rows, ones)):
             positions = [t for t, on in enumerate(shared) if on is flag]
             if not positions:
                 continue
-            direction = combine_([[row[t] for t in positions] for row in rows], factors)
+            direction = combine_([[row[t] for t in positions] for row in used], factors)
             for t, d in zip(positions, direction, strict=True):
                 out[t] = d
         self.rows.clear()
+        self.auxiliary.clear()
         self._addresses.clear()
         return out

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from moopt.testing.contract import CONTRACT
 from moopt.testing.directions import Build
 from moopt.testing.guarantees import GUARANTEES
+from moopt.testing.one_batch import OneBatch
 from moopt.testing.sampling import NORM_RATIOS, SCALES, Case, all_cases
 from moopt.weightings import Weighting
 
@@ -21,7 +22,8 @@ def check_weighting(weighting: Weighting | Build, cases: Iterable[Case] | None =
     The contract: inactive rows get weight 0 and influence nothing; float64 weights; leading
     dimensions are independent; auxiliary rows get weight 0; the same input gives the same bits
     and is not written to; the state is complete, flat and not changed in place; NaN and infinity
-    raise nothing and give finite weights. The guarantees: those of `weighting.guarantees`,
+    raise nothing and give finite weights. A method that needs further samples of the gradients is
+    shown the same batch again. The guarantees: those of `weighting.guarantees`,
     componentwise and relative to `||g_i|| ||d||`. The cases: stationary, rank-deficient,
     duplicate, opposite, near-parallel and zero rows, m = 1 to 10, scales 1e-30 to 1e30 and norm
     ratios to 1e8.
@@ -43,6 +45,8 @@ def check_weighting(weighting: Weighting | Build, cases: Iterable[Case] | None =
     Numerics: the cases are float64 on the CPU; a few seconds per method.
     """
     build = _fixed(weighting) if isinstance(weighting, Weighting) else weighting
+    if "auxiliary" in build(range(3)).needs:
+        build = _on_one_batch(build)
     chosen = list(default_cases() if cases is None else cases)
     claims = build(range(3)).guarantees
     checks: dict[str, Callable[[Build, Case], None]] = {
@@ -67,6 +71,10 @@ def default_cases() -> Iterable[Case]:
 
 def _fixed(weighting: Weighting) -> Build:
     return lambda positions: weighting
+
+
+def _on_one_batch(build: Build) -> Build:
+    return lambda positions: OneBatch(build(positions))
 
 
 def _problem(check: Callable[[Build, Case], None], build: Build, case: Case) -> str | None:

@@ -19,6 +19,7 @@ from moopt.weightings.imtl_g import IMTLG
 from moopt.weightings.krum import Krum
 from moopt.weightings.mean import Mean
 from moopt.weightings.mgda import MGDA
+from moopt.weightings.modo import MoDo
 from moopt.weightings.nash_mtl import NashMTL
 from moopt.weightings.ngdiff import NGDiff
 from moopt.weightings.ntk import NTK
@@ -56,6 +57,7 @@ __all__ = [
     "Guarantee",
     "Krum",
     "Mean",
+    "MoDo",
     "NGDiff",
     "NashMTL",
     "OrthogonalSteepestDescent",

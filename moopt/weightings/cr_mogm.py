@@ -14,6 +14,7 @@ from moopt.status import SolverStatus
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
 from moopt.weightings.mgda import MGDA
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
+from moopt.weightings.unit_rows import all_finite
 
 WEIGHTS = "weights"
 NUM_STEPS = "num_steps"
@@ -112,8 +113,8 @@ class CRMOGM(Weighting):
             )
         if self.weighting.combines_auxiliary:
             raise ValueError(
-                f"`weighting` of `CRMOGM` must weigh objectives alone; got {self.weighting!r}, which"
-                " combines an auxiliary row. Use that method without CRMOGM."
+                "`weighting` of `CRMOGM` must weigh objectives alone; got one that combines an"
+                f" auxiliary row, {self.weighting!r}. Use it without CRMOGM."
             )
         if not 0.0 <= self.momentum < 1.0:
             raise ValueError(
@@ -169,14 +170,12 @@ class CRMOGM(Weighting):
         }
         output = self.weighting(statistics, nested)
         new = output.weights[..., :m]
-        on = torch.ones_like(new, dtype=torch.bool) if active is None else active.expand(new.shape)
-        pairs = on[..., :, None] & on[..., None, :]
-        finite = (torch.isfinite(gramian) | ~pairs).all(-1).all(-1)[..., None]
+        finite = all_finite(gramian, active)[..., None]
         if output.result is not None:
             finite = finite & (output.result.status != int(SolverStatus.NON_FINITE))[..., None]
         average = state[WEIGHTS].expand(new.shape)
         num_steps = state[NUM_STEPS].expand(new.shape)
-        usable = on & finite
+        usable = finite.expand(new.shape) if active is None else active & finite
         average = cr_mogm_weights(new, average, num_steps, momentum=self.momentum, active=usable)
         weights = torch.where(usable, average, 0.0)
         if Guarantee.SIMPLEX in self.weighting.guarantees:

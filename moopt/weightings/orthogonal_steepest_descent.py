@@ -205,6 +205,14 @@ class OrthogonalSteepestDescent(ForgetRetain):
                 promises.add(Guarantee.NON_CONFLICTING_IF_INDEPENDENT)
         return frozenset(promises)
 
+    @property
+    def needs(self) -> frozenset[str]:
+        return super().needs | frozenset(() if self.drift is None else {"auxiliary"})
+
+    @property
+    def combines_auxiliary(self) -> bool:
+        return self.drift is not None
+
     def __call__(
         self, statistics: StepStatistics, state: dict[str, Tensor] | None = None
     ) -> WeightingOutput:

@@ -26,6 +26,7 @@ from moopt.weightings.imtl_g import IMTLG
 from moopt.weightings.krum import Krum
 from moopt.weightings.mean import Mean
 from moopt.weightings.mgda import MGDA
+from moopt.weightings.modo import MoDo
 from moopt.weightings.nash_mtl import NashMTL
 from moopt.weightings.ngdiff import NGDiff
 from moopt.weightings.ntk import NTK
@@ -145,6 +146,7 @@ WEIGHTINGS: Mapping[str, RegisteredWeighting] = MappingProxyType(
             RegisteredWeighting(weighting_class=NashMTL, year=2022),
             RegisteredWeighting(weighting_class=FairGrad, year=2024),
             RegisteredWeighting(weighting_class=SDMGrad, year=2023),
+            RegisteredWeighting(weighting_class=MoDo, year=2023),
             RegisteredWeighting(
                 weighting_class=PMTL,
                 year=2019,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from moopt.testing.one_batch import OneBatch
 from moopt.weightings import (
     BLUR,
     CRMOGM,
@@ -21,6 +22,7 @@ from moopt.weightings import (
     FairGrad,
     Krum,
     Mean,
+    MoDo,
     NashMTL,
     NGDiff,
     OrthogonalSteepestDescent,
@@ -69,9 +71,10 @@ def three_sectors(positions: Sequence[int]) -> Weighting:
     return PMTL(preferences=[[1.0 + (k * p + k) % 3 for p in positions] for k in range(3)])
 
 
-# Methods that have settings without a default.
+# Methods that have settings without a default, or need rows beside the objectives'.
 REQUIRED: dict[str, Build] = {
     "Constant": constant,
+    "MoDo": fixed(OneBatch(MoDo())),
     "PMTL": three_sectors,
     "NGDiff": forget_retain(NGDiff),
     "GRU": forget_retain(GRU),
@@ -82,7 +85,7 @@ REQUIRED: dict[str, Build] = {
 }
 
 DEFAULTS: dict[str, Build] = {
-    name: REQUIRED[name] if row.required else fixed(row.build()) for name, row in WEIGHTINGS.items()
+    name: REQUIRED[name] if name in REQUIRED else fixed(row.build()) for name, row in WEIGHTINGS.items()
 }
 
 FURTHER: dict[str, Build] = {
