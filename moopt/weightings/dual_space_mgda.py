@@ -16,6 +16,7 @@ from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
 from moopt.weightings.dual_space_on_host import RESIDUAL_TOL, dual_space_weights_on_host
 from moopt.weightings.mean import mean_weights
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
+from moopt.weightings.unit_rows import all_finite, pairs
 
 Variant = Literal["unit_dual", "dual_basis", "projected"]
 Length = Literal["mean_gradient", "keep"]
@@ -88,11 +89,11 @@ def _solve(
     on = torch.ones_like(diagonal, dtype=torch.bool)
     if active is not None:
         on = on & active.to(gramian.device)
-    finite = (torch.isfinite(gramian) | ~_pairs(on)).all(-1).all(-1)
+    finite = all_finite(gramian, None if active is None else on)
     live = on & (diagonal > 0) & finite[..., None]
     norms = torch.where(live, diagonal, 1.0).sqrt()
     # Dividing twice keeps the product of two small norms from underflowing.
-    cosines = torch.where(_pairs(live), gramian, 0.0) / norms[..., :, None] / norms[..., None, :]
+    cosines = torch.where(pairs(live), gramian, 0.0) / norms[..., :, None] / norms[..., None, :]
     inverse = pseudo_inverse(cosines, rtol=rtol)
 
     largest = _nonzero(torch.where(live, norms, 0.0).amax(-1))
@@ -130,11 +131,6 @@ def _solve(
     status = status.masked_fill(~finite, int(SolverStatus.NON_FINITE))
     gap = residual.masked_fill(~finite, float("nan"))
     return SolverResult(weights, status, gap, torch.zeros_like(status))
-
-
-def _pairs(flags: Tensor) -> Tensor:
-    """bool `[..., m, m]`: both are set."""
-    return flags[..., :, None] & flags[..., None, :]
 
 
 def _nonzero(values: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
 from moopt.weightings.krum_on_host import krum_on_host
 from moopt.weightings.mean import mean_weights
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
-from moopt.weightings.unit_rows import pairs
+from moopt.weightings.unit_rows import all_finite, pairs
 
 TIE = 64 * torch.finfo(torch.float64).eps
 """Scores this close, relative to the squared norms they are made of, differ by rounding only."""
@@ -60,7 +60,7 @@ def krum_weights(
     if active is not None:
         on = on & active.to(gramian.device)
     both = pairs(on)
-    finite = (torch.isfinite(gramian) | ~both).all(-1).all(-1)
+    finite = all_finite(gramian, None if active is None else on)
     safe = torch.where(both & finite[..., None, None], gramian, 0.0)
     squares = safe.diagonal(dim1=-2, dim2=-1)
     # Symmetrised, so that two nearest neighbours of each other tie exactly.

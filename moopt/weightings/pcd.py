@@ -18,6 +18,7 @@ from moopt.weightings.mean import mean_weights
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
 from moopt.weightings.role_sums import CANCELLED
 from moopt.weightings.roles import membership, refuse_overlap, role_names, role_positions
+from moopt.weightings.unit_rows import all_finite, pairs
 
 MEAN_SQUARE = "mean_square"
 NUM_STEPS = "num_steps"
@@ -67,11 +68,11 @@ def pcd_weights(
     on = torch.ones_like(diagonal, dtype=torch.bool)
     if active is not None:
         on = on & active.to(gramian.device)
-    finite = (torch.isfinite(gramian) | ~_pairs(on)).all(-1).all(-1)
+    finite = all_finite(gramian, None if active is None else on)
     live = on & (diagonal > 0) & finite[..., None]
     norms = torch.where(live, diagonal, 1.0).sqrt()
     # Dividing twice keeps the product of two small norms from underflowing.
-    cosines = torch.where(_pairs(live), gramian, 0.0) / norms[..., :, None] / norms[..., None, :]
+    cosines = torch.where(pairs(live), gramian, 0.0) / norms[..., :, None] / norms[..., None, :]
     lengths = torch.where(live, norms / torch.where(live, mean_squares, 1.0).sqrt(), 0.0)
 
     first = live & membership([] if primary is None else [primary], m, gramian.device)
@@ -96,11 +97,6 @@ def pcd_weights(
     code = code.masked_fill(~finite, int(SolverStatus.NON_FINITE))
     gap = torch.where(has_first[..., 0], solved.gap, 0.0).masked_fill(~finite, float("nan"))
     return SolverResult(weights, code, gap, solved.num_iter)
-
-
-def _pairs(flags: Tensor) -> Tensor:
-    """bool `[..., m, m]`: both are set."""
-    return flags[..., :, None] & flags[..., None, :]
 
 
 def _apply(matrix: Tensor, vector: Tensor) -> Tensor:
@@ -227,7 +223,7 @@ class PCD(Weighting):
         squares = gramian.diagonal(dim1=-2, dim2=-1)
         on = torch.ones_like(squares, dtype=torch.bool) if active is None else active
         on = on.expand(squares.shape)
-        finite = (torch.isfinite(gramian) | ~_pairs(on)).all(-1).all(-1)[..., None]
+        finite = all_finite(gramian, None if active is None else on)[..., None]
         # A zero gradient neither starts an average nor pulls it down.
         usable = on & finite & (squares > 0)
         former = state[MEAN_SQUARE].expand(squares.shape)

@@ -16,6 +16,7 @@ from moopt.status import SolverStatus
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
 from moopt.weightings.mean import mean_weights
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
+from moopt.weightings.unit_rows import all_finite, pairs
 
 
 def pmtl_weights(
@@ -64,11 +65,10 @@ def pmtl_weights(
     on = torch.ones(gramian.shape[:-1], dtype=torch.bool, device=gramian.device)
     if active is not None:
         on = on & active.to(gramian.device)
-    pairs = on[..., :, None] & on[..., None, :]
     losses = losses.detach().to(device=gramian.device, dtype=torch.float64)
     losses = torch.where(on, losses.expand(on.shape), 0.0)
-    finite = (torch.isfinite(gramian) | ~pairs).all(-1).all(-1) & torch.isfinite(losses).all(-1)
-    clean = torch.where(pairs & finite[..., None, None], gramian, 0.0)
+    finite = all_finite(gramian, on) & torch.isfinite(losses).all(-1)
+    clean = torch.where(pairs(on) & finite[..., None, None], gramian, 0.0)
     losses = torch.where(finite[..., None], losses, 0.0)
 
     vectors = torch.where(on[..., None, :], preferences, 0.0)

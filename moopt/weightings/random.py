@@ -15,12 +15,9 @@ from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
 from moopt.weightings.counter_random import counter_uniform, counter_uniform_on_host
 from moopt.weightings.mean import mean_weights
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
-from moopt.weightings.unit_rows import pairs
+from moopt.weightings.unit_rows import all_finite
 
 COUNTER = "counter"
-
-HOST_SIZE = 16
-"""Up to this m plain Python beats torch on the host."""
 
 SMALLEST_UNIFORM = 2.0**-54
 """In place of an exact zero, whose normal quantile is infinite: half the generator's resolution."""
@@ -50,7 +47,7 @@ def random_weights(
         (True, 1.0)
     """
     shape = gramian.shape[:-1]
-    if shape[-1] <= HOST_SIZE and runs_on_host(gramian) and runs_on_host(counter):
+    if runs_on_host(gramian) and runs_on_host(counter):
         numbers = counter_uniform_on_host(seed, int(counter), shape[-1])
         uniform = torch.tensor(numbers, dtype=torch.float64)
     else:
@@ -65,14 +62,6 @@ def random_weights(
     exponentials = torch.where(on, normal.exp(), 0.0)
     total = exponentials.sum(-1, keepdim=True)
     return exponentials / torch.where(total > 0, total, 1.0)
-
-
-def _finite(gramian: Tensor, active: Tensor | None) -> Tensor:
-    """bool `[...]`: whether every entry among the active rows is finite."""
-    entries = torch.isfinite(gramian)
-    if active is not None:
-        entries = entries | ~pairs(active.to(gramian.device))
-    return entries.all(-1).all(-1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -137,8 +126,10 @@ class Random(Weighting):
         gramian, active = objective_rows(statistics)
         if state is None:
             state = self.initial_state(statistics.num_objectives, gramian.device)
-        finite = _finite(gramian, active)
-        drawn = random_weights(gramian, self.seed, state[COUNTER], active=active)
-        weights = torch.where(finite[..., None], drawn, mean_weights(gramian, active=active))
-        following = {COUNTER: state[COUNTER] + finite.all()}
+        finite = all_finite(gramian, None if active is None else active.to(gramian.device))
+        every = finite if finite.dim() == 0 else finite.all()
+        weights = random_weights(gramian, self.seed, state[COUNTER], active=active)
+        if not (runs_on_host(every) and bool(every)):
+            weights = torch.where(finite[..., None], weights, mean_weights(gramian, active=active))
+        following = {COUNTER: state[COUNTER] + every}
         return WeightingOutput(with_auxiliary_rows(weights, statistics), following, None)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from moopt.weightings.mean import mean_weights
 from moopt.weightings.roles import membership
+from moopt.weightings.unit_rows import all_finite, pairs
 
 CANCELLED = 64 * torch.finfo(torch.float64).eps
 """||sum g_i||^2 below this share of (sum ||g_i||)^2 is rounding: the sum is zero."""
@@ -62,9 +63,8 @@ def role_sums(
         on = on & active.to(gramian.device)
     members = torch.stack([membership(role, m, gramian.device) for role in roles])
     members = members & on[..., None, :]
-    pairs = on[..., :, None] & on[..., None, :]
-    finite = (torch.isfinite(gramian) | ~pairs).all(-1).all(-1)
-    clean = torch.where(pairs & finite[..., None, None], gramian, 0.0)
+    finite = all_finite(gramian, None if active is None else on)
+    clean = torch.where(pairs(on) & finite[..., None, None], gramian, 0.0)
     chosen = members.to(clean.dtype)
     inner = chosen @ clean @ chosen.mT
     squares = inner.diagonal(dim1=-2, dim2=-1)

@@ -49,7 +49,7 @@ def unit_rows(gramian: Tensor, active: Tensor | None = None) -> UnitRows:
     on = torch.ones_like(diagonal, dtype=torch.bool)
     if active is not None:
         on = on & active.to(gramian.device)
-    finite = (torch.isfinite(gramian) | ~pairs(on)).all(-1).all(-1)
+    finite = all_finite(gramian, None if active is None else on)
     live = on & (diagonal > 0) & finite[..., None]
     norms = torch.where(live, diagonal, 1.0).sqrt()
     # Dividing twice keeps the product of two small norms from underflowing.
@@ -76,6 +76,15 @@ def unit_rows_on_host(
         for i, n in zip(on, norms, strict=True)
     ]
     return (cosines, norms) if math.isfinite(sum(map(sum, cosines))) else None
+
+
+def all_finite(gramian: Tensor, on: Tensor | None = None) -> Tensor:
+    """bool `[...]`: whether every entry `[..., m, m]` among the rows `on` (None: all) is finite."""
+    entries = torch.isfinite(gramian)
+    if on is not None:
+        entries = entries | ~pairs(on)
+    # One reduction over everything takes a tenth of the time of one along each axis.
+    return entries.all() if entries.dim() == 2 else entries.flatten(-2).all(-1)
 
 
 def pairs(flags: Tensor) -> Tensor:
