@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from moopt.record import StepStatistics
+from moopt.solvers.pseudo_inverse import runs_on_host
 from moopt.status import SolverStatus
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
 from moopt.weightings.mgda import MGDA
@@ -18,6 +19,10 @@ from moopt.weightings.unit_rows import all_finite
 
 WEIGHTS = "weights"
 NUM_STEPS = "num_steps"
+
+SMALLEST_SUM = 1e-300
+"""A divisor for weights that are all zero, far below every sum of others."""
+
 NESTED = "weighting."
 
 
@@ -176,12 +181,15 @@ class CRMOGM(Weighting):
         average = state[WEIGHTS].expand(new.shape)
         num_steps = state[NUM_STEPS].expand(new.shape)
         usable = finite.expand(new.shape) if active is None else active & finite
-        average = cr_mogm_weights(new, average, num_steps, momentum=self.momentum, active=usable)
-        weights = torch.where(usable, average, 0.0)
+        # On the host a regular step, which is nearly every one, needs no masks.
+        regular = active is None and runs_on_host(finite) and bool(finite.all())
+        mask = None if regular else usable
+        average = cr_mogm_weights(new, average, num_steps, momentum=self.momentum, active=mask)
+        weights = average if regular else torch.where(usable, average, 0.0)
         if Guarantee.SIMPLEX in self.weighting.guarantees:
-            total = weights.sum(-1, keepdim=True)
-            weights = weights / torch.where(total > 0, total, 1.0)
-        weights = with_auxiliary_rows(torch.where(finite, weights, new), statistics)
+            weights = weights / weights.sum(-1, keepdim=True).clamp_min(SMALLEST_SUM)
+        weights = weights if regular else torch.where(finite, weights, new)
+        weights = with_auxiliary_rows(weights, statistics)
         following = {
             WEIGHTS: average,
             NUM_STEPS: num_steps + usable,
