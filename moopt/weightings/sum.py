@@ -31,7 +31,7 @@ def sum_weights(gramian: Tensor, *, active: Tensor | None = None) -> Tensor:
     """
     shape = gramian.shape[:-1]
     if active is None:
-        return torch.ones(shape, dtype=torch.float64, device=gramian.device)
+        return torch.full(shape, 1.0, dtype=torch.float64, device=gramian.device)
     return active.to(device=gramian.device, dtype=torch.float64).expand(shape).clone()
 
 
