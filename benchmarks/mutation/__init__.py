@@ -1,0 +1,1 @@
+"""Mutation testing of the solvers and the weightings: `python -m benchmarks.mutation`."""

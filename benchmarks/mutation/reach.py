@@ -1,0 +1,233 @@
+"""Which tests reach a mutant: measured, by running every test once under a line tracer."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+import re
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+
+from benchmarks.mutation.child import OPTIONS, Chosen
+from benchmarks.mutation.mutants import FOLDERS, ROOT, Mutant, module_of, mutated_files
+
+TESTS = ("tests/solvers", "tests/weightings")
+CACHE = ROOT / "runs/benchmarks/mutation_reach.json"
+
+BUDGET = 5.0
+"""CPU seconds of the chosen tests on the original, half of the limit; under the tracer, so that
+without it they take less."""
+
+FILE = 0.05
+"""CPU seconds to collect a file."""
+
+TOGETHER = 4
+"""Instances of one parametrized test before the others have had a turn."""
+
+
+class Reach:
+    """Lines of the mutated files that each test runs, and its CPU seconds.
+
+    Args:
+        seconds: by test.
+        lines: the tests by (file relative to the root, line).
+    """
+
+    def __init__(self, seconds: dict[str, float], lines: dict[str, dict[int, set[str]]]) -> None:
+        self.seconds, self.lines = seconds, lines
+
+    def tests_of(self, mutant: Mutant) -> list[str]:
+        """The tests that run the mutated statement, the cheapest first, up to the budget."""
+        path = str(mutant.path.relative_to(ROOT))
+        found: set[str] = set()
+        for file, first, last in _statement(mutant):
+            for line, tests in self.lines.get(file, {}).items():
+                if first <= line <= last:
+                    found |= tests
+        if not found:
+            found = set().union(*self.lines.get(path, {0: set()}).values())
+        return self._within_budget(found)
+
+    def tests_of_module(self, path: Path) -> list[str]:
+        by_line = self.lines.get(str(path.relative_to(ROOT)), {0: set()})
+        return self._within_budget(set().union(*by_line.values()))
+
+    def _within_budget(self, tests: set[str]) -> list[str]:
+        turns: dict[str, list[str]] = defaultdict(list)
+        for test in sorted(tests, key=lambda test: (self.seconds[test], test)):
+            turns[test.split("[")[0]].append(test)
+        order = sorted(
+            (k // TOGETHER, self.seconds[test], test)
+            for group in turns.values()
+            for k, test in enumerate(group)
+        )
+        out, spent = [], 0.0
+        files: set[str] = set()
+        for _, cost, test in order:
+            file = test.split("::")[0]
+            cost += 0.0 if file in files else FILE
+            if spent + cost <= BUDGET:
+                out.append(test)
+                files.add(file)
+                spent += cost
+        return out
+
+
+def _statement(mutant: Mutant) -> list[tuple[str, int, int]]:
+    """(file, first line, last line) of what runs the mutated code."""
+    line, source = mutant.line(), mutant.path.read_text()
+    path = str(mutant.path.relative_to(ROOT))
+    nodes: list[ast.stmt] = []
+    _descend(ast.parse(source).body, line, nodes)
+    innermost = nodes[-1]
+    functions = [n for n in nodes if isinstance(n, ast.FunctionDef)]
+    if isinstance(innermost, ast.FunctionDef):  # a decorator, or a default
+        return [(path, innermost.body[0].lineno, innermost.end_lineno or 0)]
+    if functions:
+        last = innermost.end_lineno or 0
+        body = getattr(innermost, "body", None)
+        if body:  # the head of a compound statement
+            last = max(innermost.lineno, body[0].lineno - 1)
+        return [(path, innermost.lineno, last)]
+    names = {n.id for n in ast.walk(innermost) if isinstance(n, ast.Name)}
+    if isinstance(innermost, ast.Assign | ast.AnnAssign):
+        target = innermost.targets[0] if isinstance(innermost, ast.Assign) else innermost.target
+        names = {n.id for n in ast.walk(target) if isinstance(n, ast.Name)}
+        pattern = re.compile(rf"\b({'|'.join(map(re.escape, sorted(names)))})\b")
+        files = mutated_files() if len(nodes) == 1 else [mutant.path]
+        return [
+            (str(file.relative_to(ROOT)), i, i)
+            for file in files
+            for i, text in enumerate(file.read_text().splitlines(), 1)
+            if pattern.search(text)
+        ]
+    return []  # an import, or the head of a class: every test of the module
+
+
+def _descend(body: list[ast.stmt], line: int, nodes: list[ast.stmt]) -> None:
+    for node in body:
+        decorators = getattr(node, "decorator_list", [])
+        first = min([node.lineno, *(d.lineno for d in decorators)])
+        if first <= line <= (node.end_lineno or 0):
+            nodes.append(node)
+            for field in ("body", "orelse", "finalbody"):
+                _descend(getattr(node, field, []), line, nodes)
+            for handler in getattr(node, "handlers", []):
+                _descend(handler.body, line, nodes)
+
+
+def measured() -> Reach:
+    """The reach of every test; of the files that have changed since, measured again."""
+    cache = json.loads(CACHE.read_text()) if CACHE.exists() else {}
+    support = _digest(
+        [
+            p
+            for t in ("moopt", "tests")
+            for p in (ROOT / t).rglob("*.py")
+            if not p.name.startswith("test_")
+        ]
+    )
+    out: dict[str, dict] = {}
+    for file in [p for t in TESTS for p in sorted((ROOT / t).glob("test_*.py"))]:
+        name = str(file.relative_to(ROOT))
+        key = support + _digest([file])
+        known = cache.get(name)
+        if known is None or known["key"] != key:
+            known = {"key": key, "tests": _measure(name)}
+            print(
+                f"   {name}: {sum(t['seconds'] for t in known['tests'].values()):.1f} s", flush=True
+            )
+        out[name] = known
+        CACHE.parent.mkdir(parents=True, exist_ok=True)
+        CACHE.write_text(json.dumps(cache | out))
+    seconds: dict[str, float] = {}
+    lines: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for known in out.values():
+        for test, found in known["tests"].items():
+            seconds[test] = found["seconds"]
+            for path, numbers in found["lines"].items():
+                for number in numbers:
+                    lines[path][number].add(test)
+    return Reach(seconds, lines)
+
+
+def _digest(paths: list[Path]) -> str:
+    whole = hashlib.sha256()
+    for path in sorted(paths):
+        whole.update(path.read_bytes())
+    return whole.hexdigest()[:16]
+
+
+def _measure(file: str) -> dict[str, dict]:
+    """{test: seconds and lines} of one file of tests, in a forked child; a failure is an error."""
+    sys.stdout.flush()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        _trace(file, writer)
+    os.close(writer)
+    with os.fdopen(reader) as stream:
+        text = stream.read()
+    os.waitpid(child, 0)
+    found = json.loads(text) if text else {"failed": ["the tests do not start"]}
+    if found["failed"]:
+        raise SystemExit(f"{file} fails without any mutation: {found['failed']}; mend it first.")
+    return found["tests"]
+
+
+class _Tracer:
+    """A pytest plugin: the lines and the CPU seconds of each test."""
+
+    def __init__(self, coverage) -> None:  # type: ignore[no-untyped-def]
+        self.coverage = coverage
+        self.seconds: dict[str, float] = {}
+        self.failed: list[str] = []
+
+    def pytest_runtest_logstart(self, nodeid, location) -> None:  # type: ignore[no-untyped-def]
+        self.coverage.switch_context(nodeid)
+        self.seconds[nodeid] = -time.process_time()
+
+    def pytest_runtest_logreport(self, report) -> None:  # type: ignore[no-untyped-def]
+        if report.failed:
+            self.failed.append(report.nodeid)
+
+    def pytest_runtest_logfinish(self, nodeid, location) -> None:  # type: ignore[no-untyped-def]
+        self.seconds[nodeid] += time.process_time()
+        self.coverage.switch_context("")
+
+
+def _trace(file: str, writer: int) -> None:
+    import coverage
+    import pytest
+
+    sink = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(sink, 1)
+    os.dup2(sink, 2)
+    tracer = coverage.Coverage(data_file=None, source=[str(ROOT / f) for f in FOLDERS])
+    plugin = _Tracer(tracer)
+    tracer.start()
+    # Compiled code is not traced, and too slow here.
+    code = pytest.main([*OPTIONS, "-m", "not slow", file], plugins=[plugin, Chosen(None)])
+    tracer.stop()
+    tests: dict[str, dict] = {
+        test: {"seconds": seconds, "lines": {}} for test, seconds in plugin.seconds.items()
+    }
+    data = tracer.get_data()
+    for path in data.measured_files():
+        name = str(Path(path).relative_to(ROOT))
+        for line, contexts in data.contexts_by_lineno(path).items():
+            for test in contexts:
+                if test in tests:
+                    tests[test]["lines"].setdefault(name, []).append(line)
+    failed = plugin.failed or ([] if code in (0, 5) else [f"exit {code}"])
+    with os.fdopen(writer, "w") as stream:
+        json.dump({"tests": tests, "failed": failed}, stream)
+    os._exit(0)
+
+
+__all__ = ["Reach", "measured", "module_of"]
