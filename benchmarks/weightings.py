@@ -53,8 +53,16 @@ def instances() -> dict[str, Weighting]:
 
 
 def ours(weighting: Weighting, problem: Case) -> Callable[[], Tensor]:
+    """The call of a training step: the state goes from one to the next, as inside TorchJD's."""
     given = moopt.StepStatistics(gramian=problem.gramian)
-    return lambda: weighting(given).weights
+    state: dict[str, Tensor] | None = None
+
+    def call() -> Tensor:
+        nonlocal state
+        weights, state, _ = weighting(given, state)
+        return weights
+
+    return call
 
 
 def compare(
@@ -88,27 +96,39 @@ def difference(problem: Case, weights: Tensor, direction: Tensor) -> float:
     return float((mine / mine.norm() - direction / direction.norm()).norm())
 
 
-def picture(medians: dict[str, dict[int, float]]) -> None:
-    """Scaling with m, one line per method."""
+def picture(ours: dict[str, dict[int, float]], theirs: dict[str, dict[int, float]]) -> None:
+    """Scaling with m, a panel per method, on the same axes."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7.5, 5.5), layout="constrained")
-    ranked = sorted(medians, key=lambda name: -list(medians[name].values())[-1])
-    for i, name in enumerate(ranked):
-        seconds = medians[name]
-        style = ("-", "--", ":", "-.")[i // 10 % 4]
-        axes.loglog(
-            list(seconds), [1e6 * s for s in seconds.values()], style, label=name, linewidth=1.3
-        )
-    axes.set(xlabel="objectives m", ylabel="CPU microseconds of the public call")
-    axes.set_xticks(SIZES, [str(m) for m in SIZES])
-    axes.grid(color="#E6E6E6")
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=8)
+    columns = 5
+    rows = -(-len(ours) // columns)
+    figure, axes = pyplot.subplots(
+        rows, columns, figsize=(7.2, 1.25 * rows + 0.5), sharex=True, sharey=True,
+        layout="constrained", squeeze=False,
+    )  # fmt: skip
+    for panel in axes.flat[len(ours) :]:
+        panel.remove()
+    for i, (name, panel) in enumerate(zip(ours, axes.flat, strict=False)):
+        for seconds, style in (
+            (theirs[name], {"color": "#8A8A8A", "linestyle": "--", "label": "TorchJD"}),
+            (ours[name], {"color": "#0B3C78", "linestyle": "-", "label": "moopt"}),
+        ):
+            values = [1e6 * s for s in seconds.values()]
+            panel.loglog(list(seconds), values, marker="o", markersize=2.5, linewidth=1.3, **style)
+        panel.set_title(name, fontsize=8, pad=3)
+        panel.set_xticks(SIZES, [str(m) for m in SIZES])
+        panel.minorticks_off()
+        panel.tick_params(labelsize=7, labelbottom=i + columns >= len(ours))
+        panel.grid(color="#E2E2E2", linewidth=0.6)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False, fontsize=8)
+    figure.supxlabel("objectives m", fontsize=9)
+    figure.supylabel("CPU microseconds of the public call", fontsize=9)
     PICTURE.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(PICTURE, dpi=150)
+    figure.savefig(PICTURE, dpi=200)
     pyplot.close(figure)
     print(f"   scaling with m: {PICTURE}")
 
@@ -117,13 +137,15 @@ def run(report: Report, quick: bool) -> None:
     sizes = SIZES[:3] if quick else SIZES
     medians: dict[str, dict[int, float]] = {}
     ratios: dict[str, dict[int, float]] = {}
+    rivals: dict[str, dict[int, float]] = {}
     for name, weighting in instances().items():
-        medians[name], ratios[name] = {}, {}
+        medians[name], ratios[name], rivals[name] = {}, {}, {}
         worst = 0.0
         for m in sizes:
             mine, theirs, error = compare(report, name, weighting, m)
             medians[name][m] = mine
             if theirs is not None:
+                rivals[name][m] = theirs
                 ratios[name][m] = theirs / mine
             worst = max(worst, error or 0.0)
             if max(mine, theirs or 0.0) > PATIENCE:
@@ -154,7 +176,7 @@ def run(report: Report, quick: bool) -> None:
         if counted and math.isfinite(min(counted)):
             goal = GOALS.get(name, ELSEWHERE)
             report.goal(f"{name}, the slowest size", min(counted), round(goal, 2))
-    picture(medians)
+    picture(medians, rivals)
 
 
 if __name__ == "__main__":
