@@ -47,7 +47,7 @@ def wilson_low(killed: int, total: int, z: float = 1.96) -> float:
 def ends_on_original(reach: Reach, sample: list[Mutant]) -> None:
     """Raise unless the tests of every module of a sample pass on the original, in time."""
     for path in sorted({mutant.path for mutant in sample}):
-        verdict = outcome(None, reach.tests_of_module(path), LIMIT)
+        verdict = outcome(None, reach.of_module(path), LIMIT)
         if verdict != "passed":
             raise SystemExit(
                 f"the tests of {path} without any mutation: {verdict}; mend them first"
@@ -56,12 +56,12 @@ def ends_on_original(reach: Reach, sample: list[Mutant]) -> None:
 
 def verdict_of(mutant: Mutant, reach: Reach) -> str:
     """ "killed", "endless" or "survived"."""
-    tests = reach.tests_of(mutant)
-    if not tests:
+    chosen = reach.tests_of(mutant)
+    if not chosen.tests:
         return "survived"
-    found = outcome(mutant, tests, LIMIT)
-    if found == "endless" and outcome(None, tests, LIMIT) != "passed":
-        raise SystemExit(f"{tests} do not end in time without any mutation")
+    found = outcome(mutant, chosen, LIMIT)
+    if found == "endless" and outcome(None, chosen, LIMIT) != "passed":
+        raise SystemExit(f"{chosen.tests} do not end in time without any mutation")
     return {"passed": "survived", "failed": "killed", "endless": "endless"}[found]
 
 

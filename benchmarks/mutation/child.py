@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from typing import NamedTuple
 
 from benchmarks.mutation.mutants import Mutant
 
@@ -51,27 +51,45 @@ def preload() -> None:
     gc.freeze()
 
 
+class Selection(NamedTuple):
+    """Tests, in order.
+
+    Attributes:
+        tests: pytest's names.
+        known: every test of the original, where the mutated code decides which tests there are
+            (what is new runs first), else None.
+    """
+
+    tests: list[str]
+    known: frozenset[str] | None
+
+
 class Chosen:
     """A pytest plugin: only these tests, in this order, each with few examples."""
 
-    def __init__(self, tests: Sequence[str] | None) -> None:
-        self.place = None if tests is None else {test: i for i, test in enumerate(tests)}
-        self.functions = {test.split("[")[0] for test in tests or ()}
+    def __init__(self, chosen: Selection) -> None:
+        self.known = chosen.known
+        self.place = {test: i for i, test in enumerate(chosen.tests)}
+        self.functions = {test.split("[")[0] for test in chosen.tests}
 
     def pytest_pycollect_makeitem(self, collector, name, obj):  # type: ignore[no-untyped-def]
         """Spares the parameters of functions that are not wanted."""
-        unwanted = self.place is not None and f"{collector.nodeid}::{name}" not in self.functions
-        return [] if unwanted and name.startswith("test_") else None
+        wanted = self.known is not None or f"{collector.nodeid}::{name}" in self.functions
+        return None if wanted or not name.startswith("test_") else []
 
     def pytest_collection_modifyitems(self, items) -> None:  # type: ignore[no-untyped-def]
-        if self.place is not None:
-            items[:] = [item for item in items if item.nodeid in self.place]
-            items.sort(key=lambda item: self.place[item.nodeid])
+        items[:] = [
+            item
+            for item in items
+            if item.nodeid in self.place
+            or (self.known is not None and item.nodeid not in self.known)
+        ]
+        items.sort(key=lambda item: self.place.get(item.nodeid, -1))
         for item in items:
-            _few_examples(item.function)
+            few_examples(item.function)
 
 
-def _few_examples(function) -> None:  # type: ignore[no-untyped-def]
+def few_examples(function) -> None:  # type: ignore[no-untyped-def]
     """Settings in the source of a test outrank the profile, so they are changed here."""
     import hypothesis
 
@@ -107,13 +125,13 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(code, module.__dict__)
 
 
-def outcome(mutant: Mutant | None, tests: Sequence[str], limit: int) -> str:
+def outcome(mutant: Mutant | None, chosen: Selection, limit: int) -> str:
     """ "passed", "failed" or "endless" (more than `limit` CPU seconds); None: the original."""
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
         resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 5))
-        _run(mutant, tests)
+        _run(mutant, chosen)
     deadline = time.monotonic() + BACKSTOP * limit
     while time.monotonic() < deadline:
         done, status = os.waitpid(child, os.WNOHANG)
@@ -128,7 +146,7 @@ def outcome(mutant: Mutant | None, tests: Sequence[str], limit: int) -> str:
     return "endless"
 
 
-def _run(mutant: Mutant | None, tests: Sequence[str]) -> None:
+def _run(mutant: Mutant | None, chosen: Selection) -> None:
     import pytest
 
     sink = os.open(os.devnull, os.O_WRONLY)
@@ -136,9 +154,9 @@ def _run(mutant: Mutant | None, tests: Sequence[str]) -> None:
     os.dup2(sink, 2)
     if mutant is not None:
         sys.meta_path.insert(0, _Finder(mutant))
-    files = list(dict.fromkeys(test.split("::")[0] for test in tests))
+    files = list(dict.fromkeys(test.split("::")[0] for test in chosen.tests))
     try:
-        code = int(pytest.main(["-x", *OPTIONS, *files], plugins=[Chosen(tests)]))
+        code = int(pytest.main(["-x", *OPTIONS, *files], plugins=[Chosen(chosen)]))
     except BaseException:  # a mutant may raise anything, at import too; each is a kill
         traceback.print_exc()
         code = 1

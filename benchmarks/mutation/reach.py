@@ -12,8 +12,8 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from benchmarks.mutation.child import OPTIONS, Chosen
-from benchmarks.mutation.mutants import FOLDERS, ROOT, Mutant, module_of, mutated_files
+from benchmarks.mutation.child import OPTIONS, Selection, few_examples
+from benchmarks.mutation.mutants import FOLDERS, ROOT, Mutant, mutated_files
 
 TESTS = ("tests/solvers", "tests/weightings")
 CACHE = ROOT / "runs/benchmarks/mutation_reach.json"
@@ -21,6 +21,9 @@ CACHE = ROOT / "runs/benchmarks/mutation_reach.json"
 BUDGET = 5.0
 """CPU seconds of the chosen tests on the original, half of the limit; under the tracer, so that
 without it they take less."""
+
+COLLECTION = "::collection"
+"""Ends the name that stands for a test, in the lines that run while a file is collected."""
 
 FILE = 0.05
 """CPU seconds to collect a file."""
@@ -40,21 +43,28 @@ class Reach:
     def __init__(self, seconds: dict[str, float], lines: dict[str, dict[int, set[str]]]) -> None:
         self.seconds, self.lines = seconds, lines
 
-    def tests_of(self, mutant: Mutant) -> list[str]:
-        """The tests that run the mutated statement, the cheapest first, up to the budget."""
-        path = str(mutant.path.relative_to(ROOT))
+    def tests_of(self, mutant: Mutant) -> Selection:
+        """The tests that run the mutated statement, the cheapest first, up to the budget.
+
+        Where it runs nowhere, or while tests are collected alone: those that run its module.
+        """
         found: set[str] = set()
         for file, first, last in _statement(mutant):
             for line, tests in self.lines.get(file, {}).items():
                 if first <= line <= last:
                     found |= tests
-        if not found:
-            found = set().union(*self.lines.get(path, {0: set()}).values())
-        return self._within_budget(found)
+        if all(test.endswith(COLLECTION) for test in found):
+            found |= self._tests_of_module(mutant.path)
+        collected = any(test.endswith(COLLECTION) for test in found)
+        known = frozenset(self.seconds) if collected else None
+        return Selection(self._within_budget(found), known)
 
-    def tests_of_module(self, path: Path) -> list[str]:
-        by_line = self.lines.get(str(path.relative_to(ROOT)), {0: set()})
-        return self._within_budget(set().union(*by_line.values()))
+    def of_module(self, path: Path) -> Selection:
+        """The tests that run anything of a module, the cheapest first, up to the budget."""
+        return Selection(self._within_budget(self._tests_of_module(path)), None)
+
+    def _tests_of_module(self, path: Path) -> set[str]:
+        return set().union(*self.lines.get(str(path.relative_to(ROOT)), {0: set()}).values())
 
     def _within_budget(self, tests: set[str]) -> list[str]:
         turns: dict[str, list[str]] = defaultdict(list)
@@ -188,6 +198,10 @@ class _Tracer:
         self.seconds: dict[str, float] = {}
         self.failed: list[str] = []
 
+    def pytest_collection_modifyitems(self, items) -> None:  # type: ignore[no-untyped-def]
+        for item in items:
+            few_examples(item.function)
+
     def pytest_runtest_logstart(self, nodeid, location) -> None:  # type: ignore[no-untyped-def]
         self.coverage.switch_context(nodeid)
         self.seconds[nodeid] = -time.process_time()
@@ -211,12 +225,14 @@ def _trace(file: str, writer: int) -> None:
     tracer = coverage.Coverage(data_file=None, source=[str(ROOT / f) for f in FOLDERS])
     plugin = _Tracer(tracer)
     tracer.start()
+    tracer.switch_context(file + COLLECTION)
     # Compiled code is not traced, and too slow here.
-    code = pytest.main([*OPTIONS, "-m", "not slow", file], plugins=[plugin, Chosen(None)])
+    code = pytest.main([*OPTIONS, "-m", "not slow", file], plugins=[plugin])
     tracer.stop()
     tests: dict[str, dict] = {
         test: {"seconds": seconds, "lines": {}} for test, seconds in plugin.seconds.items()
     }
+    tests[file + COLLECTION] = {"seconds": 0.0, "lines": {}}
     data = tracer.get_data()
     for path in data.measured_files():
         name = str(Path(path).relative_to(ROOT))
@@ -228,6 +244,3 @@ def _trace(file: str, writer: int) -> None:
     with os.fdopen(writer, "w") as stream:
         json.dump({"tests": tests, "failed": failed}, stream)
     os._exit(0)
-
-
-__all__ = ["Reach", "measured", "module_of"]
