@@ -21,6 +21,7 @@ import moopt
 from benchmarks import peer
 from benchmarks.report import Report, main
 from moopt.scalarizations import SCALARIZATIONS
+from moopt.testing import OneBatch
 from moopt.weightings import WEIGHTINGS, UPGrad, Weighting
 
 DRAWS = 20
@@ -88,7 +89,8 @@ def non_conflict(report: Report) -> None:
 
 def instances() -> dict[str, Weighting]:
     rows = {**WEIGHTINGS, **SCALARIZATIONS}
-    return {name: row.example() for name, row in rows.items()}
+    methods: dict[str, Weighting] = {name: row.example() for name, row in rows.items()}
+    return {n: OneBatch(w) if "auxiliary" in w.needs else w for n, w in methods.items()}
 
 
 def error_of(call: Callable[[], object]) -> str | None:

@@ -3,7 +3,7 @@
 from moopt.__version__ import __version__
 from moopt.common_descent import CommonDescent
 from moopt.functional import backward
-from moopt.record import StepRecord, StepStatistics
+from moopt.record import StepRecord, StepStatistics, sample_name
 from moopt.status import SolverStatus
 from moopt.weightings import (
     CRMOGM,
@@ -45,4 +45,5 @@ __all__ = [
     "UPGrad",
     "__version__",
     "backward",
+    "sample_name",
 ]

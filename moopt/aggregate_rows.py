@@ -1,13 +1,15 @@
-"""aggregate_rows_: rows in, the direction of a gradient aggregator in `.grad`, and its record."""
+"""aggregate_rows_: rows in, the direction of a gradient aggregator and its record out."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import MutableMapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from moopt.aggregators import GradientAggregator
+from moopt.aggregators import EntrywiseAggregator, GradientAggregator, TrackingAggregator
 from moopt.certified_weights import DESCENT_TOL, ROUNDING, above_noise_floor
 from moopt.gradients import GradientStore
 from moopt.gradients.store import Row
@@ -15,6 +17,7 @@ from moopt.kernels.gramian import gramian as inner_products
 from moopt.record import StepRecord, StepStatistics
 from moopt.solvers import stationarity
 from moopt.state_by_name import gather, is_stateful, scatter
+from moopt.tracked_rows import tracked_direction
 
 
 def aggregate_rows_(
@@ -25,8 +28,10 @@ def aggregate_rows_(
     shared: Sequence[bool],
     *,
     inactive_tol: float,
+    positions: Sequence[int],
+    scale: Tensor | None = None,
 ) -> tuple[Row, StepRecord]:
-    """Combine the rows entry by entry; the rows are consumed.
+    """Combine the rows by an aggregator; the rows are consumed.
 
     The direction gets memory of its own, one gradient more than a weighting needs, because
     `g_i . d` is measured against the whole rows afterwards.
@@ -38,28 +43,26 @@ def aggregate_rows_(
         bank: where the aggregator's state lives, by objective name.
         shared: one flag per parameter; the others take the sum of their gradients.
         inactive_tol: relative noise floor of a gradient.
+        positions: the number of each parameter among all of the optimizer's.
+        scale: the factor of a GradScaler that the rows carry.
 
     Returns:
-        The direction, one entry per parameter, and the record without losses, step and scale.
+        The direction, one entry per parameter, and the record without losses and step.
     """
     gramian, names = statistics.gramian, tuple(store.rows)
     norms = gramian.diagonal().clamp_min(0.0).sqrt()
     active = above_noise_floor(norms, inactive_tol)
-    finite = torch.isfinite(gramian).all()
-    state = gather(bank, aggregator, names, gramian.device) if is_stateful(aggregator) else {}
+    statistics = dataclasses.replace(statistics, active=active)
     rows = list(store.rows.values())
-    direction: Row = [None] * len(store.parameters)
-    for t, on in enumerate(shared):
-        column = [row[t] for row in rows]
-        like = next((gradient for gradient in column if gradient is not None), None)
-        if not on or like is None:
-            continue
-        whole = [torch.zeros_like(like) if g is None else g for g in column]
-        direction[t] = aggregator(whole, active=active, names=names, state=state, position=t)
-    if is_stateful(aggregator):
-        following = aggregator.next_state(state)
-        kept = {key: torch.where(finite, following[key], state[key]) for key in state}
-        scatter(bank, aggregator, names, kept)
+    reached = [t for t, on in enumerate(shared) if on and any(row[t] is not None for row in rows)]
+    if isinstance(aggregator, TrackingAggregator):
+        direction, weights = tracked_direction(
+            store, aggregator, statistics, bank, reached, positions=positions, scale=scale
+        )
+    else:
+        assert isinstance(aggregator, EntrywiseAggregator)
+        direction = _entry_by_entry(store, aggregator, statistics, bank, reached)
+        weights = torch.full_like(norms, float("nan"))
 
     chosen = [t for t, on in enumerate(shared) if on]
     products = inner_products([[row[t] for t in chosen] for row in (*rows, direction)])
@@ -67,7 +70,6 @@ def aggregate_rows_(
     slack = (DESCENT_TOL + ROUNDING) * products.diagonal()[:-1].clamp_min(0.0).sqrt() * length
     lowers = (slopes >= -slack) | ~active
     distance, unit = stationarity(gramian, active=active)
-    unknown = torch.full_like(distance, float("nan"))
     for row in rows:
         for t in chosen:
             row[t] = None
@@ -76,15 +78,41 @@ def aggregate_rows_(
         alone[t] = direction[t]
     return alone, StepRecord(
         names=names,
-        weights=torch.full_like(norms, float("nan")),
+        weights=weights,
         gramian=gramian,
         active=active,
         stationarity_value=distance,
         status_code=unit.status,
-        gap=unknown,
+        gap=torch.full_like(distance, float("nan")),
         descent=lowers.all() & torch.isfinite(slopes).all(),
-        fell_back=torch.zeros_like(finite),
-        fallbacks=torch.zeros_like(finite, dtype=torch.int64),
-        slopes=slopes,
-        weighted=False,
+        fell_back=torch.zeros_like(distance, dtype=torch.bool),
+        fallbacks=torch.zeros_like(distance, dtype=torch.int64),
+        slopes=slopes if scale is None else slopes / scale.to(slopes).square(),
+        weighted=isinstance(aggregator, TrackingAggregator),
     )
+
+
+def _entry_by_entry(
+    store: GradientStore,
+    aggregator: EntrywiseAggregator,
+    statistics: StepStatistics,
+    bank: MutableMapping[str, Any],
+    reached: Sequence[int],
+) -> Row:
+    """The direction at the positions in `reached`; None elsewhere."""
+    names, device = tuple(store.rows), statistics.gramian.device
+    finite = torch.isfinite(statistics.gramian).all()
+    state = gather(bank, aggregator, names, device) if is_stateful(aggregator) else {}
+    direction: Row = [None] * len(store.parameters)
+    for t in reached:
+        column = [row[t] for row in store.rows.values()]
+        like = next(gradient for gradient in column if gradient is not None)
+        whole = [torch.zeros_like(like) if g is None else g for g in column]
+        direction[t] = aggregator(
+            whole, active=statistics.active, names=names, state=state, position=t
+        )
+    if is_stateful(aggregator):
+        following = aggregator.next_state(state)
+        kept = {key: torch.where(finite, following[key], state[key]) for key in state}
+        scatter(bank, aggregator, names, kept)
+    return direction

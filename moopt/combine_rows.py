@@ -35,6 +35,7 @@ def combine_rows_(
     lr: float | None = None,
     step: int = 0,
     checked: Counter[tuple[str, ...]] | None = None,
+    positions: Sequence[int] | None = None,
 ) -> StepRecord:
     """Combine the rows of `store` into a direction and add it to `.grad`; the rows are consumed.
 
@@ -52,6 +53,8 @@ def combine_rows_(
         lr: learning rate, for weightings that use it.
         step: number of combined steps before this one.
         checked: for `refuse_unsynchronised`; None compares no processes and averages no losses.
+        positions: the number of each of the store's parameters among all of the optimizer's, by
+            which tracked rows are kept; None where the store holds them all.
 
     Raises:
         ValueError: the weighting needs losses and one is missing, uses no auxiliary rows and there
@@ -94,12 +97,16 @@ def combine_rows_(
         certified = _unweighted(gramian[:m, :m])
     elif isinstance(weighting, GradientAggregator):
         direction, record = aggregate_rows_(
-            store, weighting, statistics, bank, flags, inactive_tol=inactive_tol
+            store,
+            weighting,
+            statistics,
+            bank,
+            flags,
+            inactive_tol=inactive_tol,
+            positions=range(len(flags)) if positions is None else positions,
+            scale=scale,
         )
         _add_to_grad_(list(store.parameters), direction)
-        if scale is not None:
-            assert record.slopes is not None
-            record.slopes = record.slopes / scale.to(record.slopes).square()
         return dataclasses.replace(record, losses=stacked, step=step)
     else:
         state = None

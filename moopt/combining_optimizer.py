@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from moopt.aggregators import GradientAggregator
+from moopt.aggregators import GradientAggregator, TrackingAggregator
 from moopt.aggregators.base import Method
 from moopt.closure import warn_of_unweighted
 from moopt.combine_rows import combine_rows_, refuse_unused, write_direction_
@@ -21,6 +21,7 @@ from moopt.record_rows import record_rows, scale_of
 from moopt.scalarizations import Scalarization
 from moopt.single_backward import one_pass_is_enough, single_backward_, weighted_backward_
 from moopt.state_by_name import enrol, is_stateful, refuse_unknown
+from moopt.tracked_rows import enrol_rows
 
 if TYPE_CHECKING:
     from torch.amp import GradScaler
@@ -52,8 +53,18 @@ class CombiningOptimizer(DelegatingOptimizer):
 
     def _allocate_state(self) -> None:
         if self.objectives is not None and is_stateful(self.weighting):
-            device = next((p.device for p in self._parameters()), None)
-            enrol(self.param_groups[0], self.weighting, self.objectives, device)
+            bank, parameters = self.param_groups[0], self._parameters()
+            device = next((p.device for p in parameters), None)
+            enrol(bank, self.weighting, self.objectives, device)
+            if isinstance(self.weighting, TrackingAggregator):
+                tracked = parameters if self.shared is None else self.shared
+                enrol_rows(bank, self.weighting, tracked, self._positions(tracked))
+
+    def _positions(self, parameters: Sequence[Tensor]) -> list[int]:
+        """The number of each parameter in the order of torch's own state dict."""
+        everything = (p for group in self.param_groups for p in group["params"])
+        number = {id(p): k for k, p in enumerate(everything)}
+        return [number[id(p)] for p in parameters]
 
     def _shared_ids(self) -> frozenset[int] | None:
         return None if self.shared is None else frozenset(id(p) for p in self.shared)
@@ -185,6 +196,7 @@ class CombiningOptimizer(DelegatingOptimizer):
                 lr=self._lr(),
                 step=progress.step,
                 checked=progress.checked if self.check_replicas else None,
+                positions=self._positions(parameters),
             )
         progress.publish(record, self.record_every, self.weighting)
         return record

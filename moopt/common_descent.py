@@ -46,8 +46,8 @@ class CommonDescent(CombiningOptimizer):
     Args:
         optimizer: any optimizer instance; its parameter groups, state and defaults are this
             object's too.
-        weighting: the method or scalarization (an instance or its registered name), or an instance
-            of a gradient aggregator; None is the default method.
+        weighting: a weighting, scalarization or gradient aggregator, an instance or its registered
+            name; None is the default method.
         shared: the parameters whose gradients enter the Gramian. Default: in each step, those that
             at least two objectives reach. All others (task heads) take the sum of their gradients
             unweighted; a scalarization weighs them all.
@@ -207,7 +207,7 @@ class CommonDescent(CombiningOptimizer):
         """Record what the block leaves in `.grad` as a row that is no objective.
 
         For methods that compare the objectives with other vectors: another batch's gradient
-        (`MoDo`; see `moopt.record.sample_name`), or the drift from the original parameters
+        (`MoDo`; see `moopt.sample_name`), or the drift from the original parameters
         (`OrthogonalSteepestDescent`): write `p.grad = p.detach() - original` in the block. Under
         a GradScaler the rows of losses carry its factor, and so must these.
 

@@ -22,7 +22,7 @@ def sample_name(objective: str, sample: int) -> str:
         sample: which batch: 1 for the first one beside the step's own, and so on.
 
     Example:
-        >>> from moopt.record import sample_name
+        >>> from moopt import sample_name
         >>> sample_name("forget", 1)
         'forget#1'
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moopt.aggregators import GradientAggregator
+from moopt.aggregators import AGGREGATORS, GradientAggregator
 from moopt.aggregators.base import Method
 from moopt.scalarizations import SCALARIZATIONS
 from moopt.weightings import MGDA, WEIGHTINGS, Weighting, weighting_from_name
@@ -12,8 +12,8 @@ def resolve_weighting(weighting: Method | str | None) -> Method:
     """The weighting (or gradient aggregator) meant by an argument.
 
     Args:
-        weighting: an instance, the registered name of a weighting or scalarization, or None for
-            the default method.
+        weighting: an instance, the registered name of a weighting, scalarization or aggregator,
+            or None for the default method.
 
     Raises:
         TypeError: something else, for instance the class instead of an instance.
@@ -22,7 +22,7 @@ def resolve_weighting(weighting: Method | str | None) -> Method:
     if weighting is None:
         return MGDA(normalize="l2")  # why: docs/choosing.md, "The default"
     if isinstance(weighting, str):
-        return weighting_from_name(weighting, {**WEIGHTINGS, **SCALARIZATIONS})
+        return weighting_from_name(weighting, {**WEIGHTINGS, **SCALARIZATIONS, **AGGREGATORS})
     if isinstance(weighting, type) and issubclass(weighting, Weighting | GradientAggregator):
         raise TypeError(
             f"`weighting` must be an instance; got the class {weighting.__name__}. Write"

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from moopt.aggregators import TrackingAggregator
 from moopt.aggregators.base import Method
 
 NAMES_KEY = "moopt_names"
@@ -17,7 +18,12 @@ _PREFIX = "moopt_state_"
 
 def is_stateful(weighting: Method) -> bool:
     """Whether `weighting` keeps anything from step to step."""
-    return bool(weighting.state_axes)
+    return bool(weighting.state_axes) or isinstance(weighting, TrackingAggregator)
+
+
+def rows_key(aggregator: TrackingAggregator, position: int | str) -> str:
+    """Where the tracked rows of a parameter lie in the bank."""
+    return f"moopt_rows_{aggregator.tracked}_{position}"
 
 
 def enrol(
@@ -122,6 +128,9 @@ def refuse_other_state(bank: Mapping[str, Any], weighting: Method) -> None:
         ValueError: `bank` names objectives but lacks an entry of this weighting's state.
     """
     missing = [key for key in weighting.state_axes if _PREFIX + key not in bank]
+    if isinstance(weighting, TrackingAggregator):
+        prefix = rows_key(weighting, "")
+        missing += [] if any(key.startswith(prefix) for key in bank) else [weighting.tracked]
     if bank.get(NAMES_KEY) and missing:
         raise ValueError(
             f"the loaded state is of another weighting than {weighting}: it lacks"

@@ -32,6 +32,7 @@ STEP = frozenset(
         "shared_graph",
         "single_backward",
         "state_by_name",
+        "tracked_rows",
     }
 )
 ARROWS: Mapping[str, frozenset[str]] = {
@@ -46,7 +47,7 @@ ARROWS: Mapping[str, frozenset[str]] = {
     "weightings": RANK_0 | {"solvers"},
     "testing": RANK_0 | {"solvers", "weightings", "scalarizations"},
     "scalarizations": RANK_0 | {"solvers", "weightings"},
-    "aggregators": RANK_0 | {"weightings", "scalarizations"},
+    "aggregators": RANK_0 | {"solvers", "weightings", "scalarizations"},
     "diagnostics": RANK_0 | {"solvers", "kernels"},
     "projection": RANK_0 | {"solvers", "kernels"},
     **dict.fromkeys(

@@ -11,7 +11,8 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from moopt.weightings import Guarantee, RegisteredWeighting
+from moopt.aggregators import GradientAggregator, TrackingAggregator
+from moopt.weightings import Guarantee, RegisteredWeighting, Weighting
 
 COLUMNS: Mapping[Guarantee, str] = {
     Guarantee.NON_CONFLICTING: "descent",
@@ -34,9 +35,15 @@ def cells(row: RegisteredWeighting, module: str) -> list[str]:
         if guarantee is Guarantee.NON_CONFLICTING and not mark and weaker:
             mark = "(✓)"
         marks.append(mark)
-    needs = ", ".join([*sorted(method.needs), *(["state"] if method.state_axes else [])])
+    needs = ", ".join([*sorted(method.needs), *_kept(method)])
     year = "" if row.year is None else str(row.year)
     return [f":class:`~{module}.{row.name}`", year, needs, *marks]
+
+
+def _kept(method: Weighting | GradientAggregator) -> list[str]:
+    """What it keeps from step to step."""
+    rows = ["rows"] if isinstance(method, TrackingAggregator) else []
+    return [*(["state"] if method.state_axes else []), *rows]
 
 
 def table(rows: Iterable[RegisteredWeighting], module: str) -> list[str]:

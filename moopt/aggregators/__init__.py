@@ -1,15 +1,25 @@
-"""Gradient aggregators: methods that need the gradients themselves, entry by entry."""
+"""Gradient aggregators: methods that need the gradients themselves."""
 
 from moopt.aggregators.base import GradientAggregator
+from moopt.aggregators.db_mtl_with_ema import DBMTLWithEMA
+from moopt.aggregators.entrywise import EntrywiseAggregator
+from moopt.aggregators.excess_mtl import ExcessMTL
 from moopt.aggregators.grad_drop import GradDrop
+from moopt.aggregators.moco import MoCo
 from moopt.aggregators.registry import AGGREGATORS
 from moopt.aggregators.sago import SAGO
+from moopt.aggregators.tracking import TrackingAggregator
 from moopt.aggregators.trimmed_mean import TrimmedMean
 
 __all__ = [
     "AGGREGATORS",
     "SAGO",
+    "DBMTLWithEMA",
+    "EntrywiseAggregator",
+    "ExcessMTL",
     "GradDrop",
     "GradientAggregator",
+    "MoCo",
+    "TrackingAggregator",
     "TrimmedMean",
 ]

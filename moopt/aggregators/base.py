@@ -3,48 +3,52 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
 
-from moopt.weightings import Weighting
+from moopt.weightings import Guarantee, Weighting
 
 State = dict[str, Tensor]
 
 
 class GradientAggregator(abc.ABC):
-    """A map from m gradients to one direction that no weights can express: entry by entry.
+    """A map from m gradients to one direction that the Gramian of one step cannot express.
 
-    Subclasses are frozen keyword-only dataclasses. `CommonDescent` takes one in place of a
-    weighting. It calls it for every shared parameter in turn; parameters that one objective alone
-    reaches take that gradient, as always. The record measures `g_i . d` itself, so that `descent`
-    and `raised` are known although there are no weights. None of them promises common descent.
+    Either because it works entry by entry (`EntrywiseAggregator`), or because it follows the
+    gradients from step to step (`TrackingAggregator`). Subclasses are frozen keyword-only
+    dataclasses. `CommonDescent` takes one in place of a weighting. Parameters that one objective
+    alone reaches take that gradient, as always. The record measures `g_i . d` itself, so that
+    `descent` and `raised` are known. None of them promises common descent.
 
-    They never synchronise the device and never raise on numerical trouble: a gradient that is not
-    finite makes those entries of the direction not finite.
+    They never synchronise the device and never raise on numerical trouble: gradients that are not
+    finite make the direction not finite.
 
     Class attributes:
         name: the registered name.
         source: authors, title, venue, year.
 
     Properties:
-        needs: which optional fields of a step must be present ("names").
+        needs: which optional fields of a step must be present ("names", "losses").
         state_axes: for each key of the state, how many leading axes index objectives.
 
     Example:
-        >>> import torch
-        >>> from moopt.aggregators import TrimmedMean
-        >>> rows = torch.tensor([[1.0, -9.0], [2.0, 1.0], [9.0, 2.0]])
-        >>> TrimmedMean(trim=1)(rows).tolist()
-        [2.0, 1.0]
+        >>> from moopt.aggregators import AGGREGATORS, GradientAggregator
+        >>> isinstance(AGGREGATORS["MoCo"].build(beta=0.3), GradientAggregator)
+        True
     """
 
     name: ClassVar[str]
     source: ClassVar[str]
     observes: ClassVar[bool] = False
     combines_auxiliary: ClassVar[bool] = False
+
+    @property
+    def guarantees(self) -> frozenset[Guarantee]:
+        """None: what the direction does to each objective is measured, not promised."""
+        return frozenset()
 
     @property
     def needs(self) -> frozenset[str]:
@@ -59,67 +63,6 @@ class GradientAggregator(abc.ABC):
     def initial_state(self, num_objectives: int, device: torch.device | None = None) -> State:
         """The state before the first step."""
         return {}
-
-    def next_state(self, state: State) -> State:
-        """The state after a step, once every parameter was combined."""
-        return state
-
-    @abc.abstractmethod
-    def _aggregate(
-        self, rows: Tensor, active: Tensor, names: Sequence[str] | None, state: State, position: int
-    ) -> Tensor:
-        """The direction `[...]` of one parameter.
-
-        Args:
-            rows: `[m, ...]`, at least float32; 0 where inactive.
-            active: bool `[m]`.
-            names: the m objective names.
-            state: the present one.
-            position: the number of the parameter, for independent random numbers.
-        """
-
-    def __call__(
-        self,
-        gradients: Sequence[Tensor] | Tensor,
-        *,
-        active: Tensor | None = None,
-        names: Sequence[str] | None = None,
-        state: State | None = None,
-        position: int = 0,
-    ) -> Tensor:
-        """The direction for one parameter.
-
-        Args:
-            gradients: m tensors of one shape (or a Jacobian `[m, n]`), real floating point.
-            active: bool `[m]`; the others have no influence. None means all active.
-            names: the m objective names.
-            state: as `initial_state` or `next_state` returned it; None means the initial one.
-            position: which parameter of the step this is.
-
-        Returns:
-            A tensor of that shape, in the gradients' dtype; NaN where an active gradient is not
-            finite.
-
-        Raises:
-            ValueError: a setting does not fit the number of objectives, or names are missing.
-            TypeError: gradients are complex.
-        """
-        rows = torch.stack([gradient.detach() for gradient in gradients])
-        if not rows.is_floating_point():
-            raise TypeError(
-                f"gradients of `{self.name}` must be real floating point; got {rows.dtype}. Use a"
-                " weighting, which works with every dtype."
-            )
-        dtype, m = rows.dtype, rows.shape[0]
-        if active is None:
-            active = torch.ones(m, dtype=torch.bool, device=rows.device)
-        if state is None:
-            state = self.initial_state(m, rows.device)
-        on = active.to(rows.device).reshape(m, *[1] * (rows.dim() - 1))
-        rows = torch.where(on, rows.to(torch.promote_types(dtype, torch.float32)), 0.0)
-        direction = self._aggregate(rows, active.to(rows.device), names, state, position)
-        # Zero times infinity is NaN: an entry that overflowed is never picked away.
-        return (direction + (rows * 0.0).sum(0)).to(dtype)
 
 
 Method: TypeAlias = Weighting | GradientAggregator

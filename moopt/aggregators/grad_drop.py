@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from moopt.aggregators.base import GradientAggregator, State
+from moopt.aggregators.base import State
+from moopt.aggregators.entrywise import EntrywiseAggregator
 from moopt.scalarizations.preference import Vector, frozen_vector, vector_in_order
 from moopt.weightings.counter_random import counter_uniform
 
@@ -18,7 +19,7 @@ _PARAMETERS = 2**32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GradDrop(GradientAggregator):
+class GradDrop(EntrywiseAggregator):
     """Entry by entry, keep the gradients of one sign, drawn with the probability of its purity.
 
     `P = (1 + sum_i g_i / sum_i |g_i|) / 2` is the share of positive sign; with U uniform in [0, 1)

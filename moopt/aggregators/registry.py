@@ -1,16 +1,29 @@
-"""AGGREGATORS: the registered gradient aggregators by name."""
+"""AGGREGATORS: one row per gradient aggregator, for names and documentation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from moopt.aggregators.base import GradientAggregator
+from moopt.aggregators.db_mtl_with_ema import DBMTLWithEMA
+from moopt.aggregators.excess_mtl import ExcessMTL
 from moopt.aggregators.grad_drop import GradDrop
+from moopt.aggregators.moco import MoCo
 from moopt.aggregators.sago import SAGO
 from moopt.aggregators.trimmed_mean import TrimmedMean
+from moopt.weightings.registry import ROLES, RegisteredWeighting
 
-AGGREGATORS: Mapping[str, type[GradientAggregator]] = MappingProxyType(
-    {method.name: method for method in (TrimmedMean, GradDrop, SAGO)}
+AGGREGATORS: Mapping[str, RegisteredWeighting] = MappingProxyType(
+    {
+        row.name: row
+        for row in (
+            RegisteredWeighting(weighting_class=TrimmedMean, year=2018),
+            RegisteredWeighting(weighting_class=GradDrop, year=2020),
+            RegisteredWeighting(weighting_class=SAGO, year=2026, required=ROLES),
+            RegisteredWeighting(weighting_class=MoCo, year=2023),
+            RegisteredWeighting(weighting_class=DBMTLWithEMA, year=2023),
+            RegisteredWeighting(weighting_class=ExcessMTL, year=2024),
+        )
+    }
 )
-"""The gradient aggregators by name; they are passed as instances."""
+"""The registered gradient aggregators by name."""

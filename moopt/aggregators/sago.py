@@ -9,12 +9,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from moopt.aggregators.base import GradientAggregator, State
+from moopt.aggregators.base import State
+from moopt.aggregators.entrywise import EntrywiseAggregator
 from moopt.weightings.roles import membership, refuse_overlap, role_names
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SAGO(GradientAggregator):
+class SAGO(EntrywiseAggregator):
     """Entry by entry: the retain gradient where the signs conflict, the forget gradient elsewhere.
 
     `d_k = g_r,k` where `g_f,k g_r,k < 0` and `g_f,k` elsewhere. No entry of d works against the

@@ -9,11 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from moopt.aggregators.base import GradientAggregator, State
+from moopt.aggregators.base import State
+from moopt.aggregators.entrywise import EntrywiseAggregator
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrimmedMean(GradientAggregator):
+class TrimmedMean(EntrywiseAggregator):
     """Average every entry of the gradients without its k largest and k smallest values.
 
     For many similar objectives of which up to k may be corrupt, such as clients in federated

@@ -27,7 +27,7 @@ class OneBatch(Weighting):
 
     Example:
         >>> import torch, moopt
-        >>> from moopt.testing.one_batch import OneBatch
+        >>> from moopt.testing import OneBatch
         >>> statistics = moopt.StepStatistics(gramian=torch.eye(2).double(), names=("a", "b"))
         >>> OneBatch(moopt.weightings.MoDo())(statistics).weights.tolist()
         [0.5, 0.5]

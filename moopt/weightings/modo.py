@@ -184,5 +184,6 @@ class MoDo(Weighting):
                 )
             first = statistics.num_objectives
             sides.append([first + statistics.auxiliary.index(name) for name in wanted])
-        rows, columns = (torch.tensor(s, device=statistics.gramian.device) for s in sides)
-        return statistics.gramian.index_select(-2, rows).index_select(-1, columns).double()
+        # One row at a time: a list of positions would be copied from the host.
+        rows = torch.stack([statistics.gramian.select(-2, i) for i in sides[0]], -2)
+        return torch.stack([rows.select(-1, i) for i in sides[1]], -1).double()

@@ -45,7 +45,8 @@ class RegisteredWeighting:
     """What is known about a weighting without reading its file.
 
     Attributes:
-        weighting_class: the class; `settings` its default hyper-parameters.
+        weighting_class: the class, of a weighting, scalarization or gradient aggregator;
+            `settings` its default hyper-parameters.
         year: of the publication; None where there is no single origin.
         required: hyper-parameters without a default, each with an example for three objectives
             named "forget", "retain" and "third"; a method with any has no registered instance.
@@ -56,7 +57,7 @@ class RegisteredWeighting:
         'none'
     """
 
-    weighting_class: type[Weighting]
+    weighting_class: type[Any]
     year: int | None
     required: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -77,13 +78,13 @@ class RegisteredWeighting:
             return {}
         default = self.weighting_class()
         # Not `dataclasses.asdict`, which would take a nested weighting apart.
-        return {field.name: getattr(default, field.name) for field in dataclasses.fields(default)}  # type: ignore[arg-type]
+        return {field.name: getattr(default, field.name) for field in dataclasses.fields(default)}
 
-    def example(self) -> Weighting:
+    def example(self) -> Any:
         """An instance for three objectives named "forget", "retain" and "third"."""
         return self.build(**self.required)
 
-    def build(self, **settings: Any) -> Weighting:
+    def build(self, **settings: Any) -> Any:
         """An instance with the given hyper-parameters in place of the default ones."""
         missing = [name for name in self.required if name not in settings]
         if missing:
@@ -96,11 +97,11 @@ class RegisteredWeighting:
 
     def guarantees(self, **settings: Any) -> frozenset[Guarantee]:
         """The promises under the given settings."""
-        return self.build(**settings).guarantees
+        return frozenset(self.build(**settings).guarantees)
 
     def needs(self, **settings: Any) -> frozenset[str]:
         """The optional fields of `StepStatistics` that the given settings need."""
-        return self.build(**settings).needs
+        return frozenset(self.build(**settings).needs)
 
     def stateful(self, **settings: Any) -> bool:
         """Whether it carries a state from step to step."""
@@ -181,7 +182,8 @@ def weighting_from_name(
     wanted = _plain(name)
     for row in rows.values():
         if _plain(row.name) == wanted:
-            return row.build()
+            method: Weighting = row.build()
+            return method
     raise ValueError(
         f"`weighting` must be the name of a registered weighting; got {name!r}. Choose one of"
         f" {', '.join(rows)}."

@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 
-from moopt.aggregators import AGGREGATORS, SAGO, GradDrop, TrimmedMean
+from moopt.aggregators import AGGREGATORS, SAGO, GradDrop, GradientAggregator, TrimmedMean
 from tests.weightings.properties import dataclass_is_frozen
 
 NAMES = ("f", "r", "x", "y", "z")
@@ -184,10 +184,13 @@ def test_inputs_are_not_written_to_and_methods_can_be_pickled(name):
 
 
 @pytest.mark.parametrize("name", AGGREGATORS)
-def test_classes(name):
-    assert dataclass_is_frozen(AGGREGATORS[name])
-    assert AGGREGATORS[name].__name__ == name
-    assert any(year in AGGREGATORS[name].source for year in ("2018", "2020", "2026"))
+def test_rows_follow_the_rules_of_the_library(name):
+    row = AGGREGATORS[name]
+    assert dataclass_is_frozen(row.weighting_class)
+    assert row.weighting_class.__name__ == row.name == name
+    assert str(row.year) in row.source
+    assert isinstance(row.example(), GradientAggregator)
+    assert row.example().guarantees == frozenset()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import moopt
-from moopt.aggregators import SAGO, GradDrop, GradientAggregator, TrimmedMean
+from moopt.aggregators import SAGO, EntrywiseAggregator, GradDrop, TrimmedMean
 from moopt.diagnostics import History, conflict_matrix
 from tests.optimizer.problems import (
     FLOAT32_COMBINE_RTOL,
@@ -95,7 +95,7 @@ def test_a_history_of_steps_without_weights_still_knows_the_objectives():
 
 
 def test_a_raised_objective_is_named():
-    class Ascent(GradientAggregator):
+    class Ascent(EntrywiseAggregator):
         """A violator of any descent: minus the first gradient."""
 
         name, source = "Ascent", "planted"

@@ -12,6 +12,7 @@ import moopt
 from tests.optimizer.problems import OneOutput, batch, seeded
 
 STEPS = 3
+CASES = ((1, "MGDA"), (2, "MGDA"), (2, "MoCo"))  # (micro-batches, method)
 DDP_RTOL = 1e-6  # the mean of two half batches, in float32
 
 
@@ -23,9 +24,9 @@ def loss_of(net, name, x):
     }[name]()
 
 
-def train(net, model, parts, micro_batches=1):
+def train(net, model, parts, micro_batches=1, method="MGDA"):
     """Objective "b" joins in the second step; all but the last micro-batch run without sync."""
-    optimizer = moopt.CommonDescent(torch.optim.SGD(model.parameters(), lr=0.1), moopt.MGDA())
+    optimizer = moopt.CommonDescent(torch.optim.SGD(model.parameters(), lr=0.1), method)
     for step in range(STEPS):
         optimizer.zero_grad()
         pieces = parts(batch(step)).chunk(micro_batches)
@@ -48,11 +49,11 @@ def worker(rank, folder):
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
     )
     result = {}
-    for micro_batches in (1, 2):
+    for case in CASES:
         model = seeded(OneOutput)
         replica = DistributedDataParallel(model.net)
-        record = train(replica, model, lambda x: x.chunk(2)[rank], micro_batches)
-        result[micro_batches] = {"model": model.state_dict(), "weights": record.weights}
+        record = train(replica, model, lambda x: x.chunk(2)[rank], *case)
+        result[case] = {"model": model.state_dict(), "weights": record.weights}
 
     refused = seeded(OneOutput)
     wrapped = DistributedDataParallel(refused.net)
@@ -70,10 +71,10 @@ def worker(rank, folder):
 def test_two_processes_are_one_and_a_wrong_set_up_is_refused(tmp_path):
     mp.spawn(worker, args=(str(tmp_path),), nprocs=2)
     results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    model = seeded(OneOutput)
-    record = train(model.net, model, lambda x: x)
-    for micro_batches in (1, 2):
-        first, second = (result[micro_batches] for result in results)
+    for case in CASES:
+        model = seeded(OneOutput)
+        record = train(model.net, model, lambda x: x, method=case[1])
+        first, second = (result[case] for result in results)
         for key, value in model.state_dict().items():
             assert torch.equal(first["model"][key], second["model"][key])
             torch.testing.assert_close(

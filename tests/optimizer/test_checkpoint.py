@@ -14,10 +14,11 @@ from tests.optimizer.test_torch_contract import train
 NAMES = ("a", "b", "c")
 
 
-def make(model, base=torch.optim.AdamW, **options):
-    return moopt.CommonDescent(
-        base(model.parameters(), lr=0.01), moopt.CRMOGM(moopt.MGDA()), **options
-    )
+STATEFUL = moopt.CRMOGM(moopt.MGDA())
+
+
+def make(model, base=torch.optim.AdamW, method=STATEFUL, **options):
+    return moopt.CommonDescent(base(model.parameters(), lr=0.01), method, **options)
 
 
 def state_of(optimizer):
@@ -113,20 +114,21 @@ def quiet(call, *args, **kwargs):
 
 @pytest.mark.parametrize("flatten", [False, True])
 @pytest.mark.parametrize("base", [torch.optim.AdamW, torch.optim.SGD])
-def test_distributed_checkpoint_round_trip(tmp_path, one_process_group, base, flatten):
+@pytest.mark.parametrize("method", [STATEFUL, moopt.aggregators.MoCo()])
+def test_distributed_checkpoint_round_trip(tmp_path, one_process_group, method, base, flatten):
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint import state_dict as dsd
 
     options = dsd.StateDictOptions(flatten_optimizer_state_dict=flatten)
     model = seeded(OneOutput)
-    optimizer = make(model, base, objectives=NAMES)
+    optimizer = make(model, base, method, objectives=NAMES)
     train(model, optimizer, 3)
     saved = quiet(dsd.get_state_dict, model, optimizer, options=options)
     quiet(dcp.save, {"model": saved[0], "opt": saved[1]}, checkpoint_id=tmp_path / "ckpt")
     train(model, optimizer, 3, start=3)
 
     resumed = seeded(OneOutput, seed=1)
-    other = make(resumed, base, objectives=NAMES)
+    other = make(resumed, base, method, objectives=NAMES)
     target = quiet(dsd.get_state_dict, resumed, other, options=options)
     state = {"model": target[0], "opt": target[1]}
     quiet(dcp.load, state, checkpoint_id=tmp_path / "ckpt")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from moopt.testing.one_batch import OneBatch
+from moopt.testing import OneBatch
 from moopt.weightings import (
     BLUR,
     CRMOGM,

@@ -1,0 +1,101 @@
+"""DBMTLWithEMA: DB-MTL as published, on moving averages of the logarithms' gradients."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from moopt.aggregators.base import State
+from moopt.aggregators.tracking import TrackingAggregator
+from moopt.record import StepStatistics
+from moopt.weightings.db_mtl import db_mtl_weights
+from moopt.weightings.loss_sizes import loss_sizes
+from moopt.weightings.unit_rows import unit_rows
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DBMTLWithEMA(TrackingAggregator):
+    """Dual balancing: averages of the gradients of log-losses, scaled to the largest norm.
+
+    In step k = 1, 2, ... with `beta_k = beta / k^beta_decay`
+
+    - `h_i <- beta_k h_i + (1 - beta_k) g_i / loss_i`, from `h_i = 0`;
+    - `d = max_j ||h_j|| sum_i h_i / ||h_i||`.
+
+    `moopt.weightings.DBMTL` is the same without the average (`beta = 0`) and without its memory.
+
+    Args:
+        beta: in [0, 1), the share of the past; default 0.9.
+        beta_decay: finite, >= 0; default 0, a constant share.
+
+    Raises:
+        ValueError: a setting is out of range; at the step, if the losses are missing.
+
+    Numerics: see `TrackingAggregator` for memory. Losses are taken by absolute value; one below
+        1e-12 of the largest counts as that much. Objectives whose average is zero get weight 0. No
+        synchronisation.
+
+    Example:
+        >>> import torch, moopt
+        >>> from moopt.aggregators import DBMTLWithEMA
+        >>> w = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+        >>> sgd = torch.optim.SGD([w], lr=0.1)
+        >>> optimizer = moopt.CommonDescent(sgd, DBMTLWithEMA(beta=0.0))
+        >>> record = optimizer.backward({"a": w[0] ** 2, "b": w[1] ** 2})
+        >>> w.grad.tolist()
+        [2.0, 2.0]
+
+    Source: B. Lin, W. Jiang, F. Ye, Y. Zhang, P. Chen, Y.-C. Chen, S. Liu and J. T. Kwok,
+    "Dual-Balancing for Multi-Task Learning", arXiv 2308.12029, 2023; the default of `beta` is from
+    memory. We differ in the floor of the losses, where their code adds 1e-8 to each.
+    """
+
+    beta: float = 0.9
+    beta_decay: float = 0.0
+
+    name: ClassVar[str] = "DBMTLWithEMA"
+    source: ClassVar[str] = (
+        "B. Lin, W. Jiang, F. Ye, Y. Zhang, P. Chen, Y.-C. Chen, S. Liu and J. T. Kwok,"
+        " Dual-Balancing for Multi-Task Learning, arXiv 2308.12029, 2023"
+    )
+    tracked: ClassVar[str] = "log_average"
+    combines_tracked: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.beta < 1.0:
+            raise ValueError(
+                f"`beta` of `DBMTLWithEMA` must be in [0, 1); got {self.beta}. Use 0.9."
+            )
+        if not 0.0 <= self.beta_decay < math.inf:
+            raise ValueError(
+                "`beta_decay` of `DBMTLWithEMA` must be finite and >= 0; got"
+                f" {self.beta_decay}. Use 0."
+            )
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"losses"})
+
+    def factors(self, statistics: StepStatistics) -> Tensor:
+        """`1 / loss_i`."""
+        rows = unit_rows(statistics.gramian, statistics.active)
+        sizes, _ = loss_sizes(statistics.losses, rows, self.name)
+        return 1.0 / sizes
+
+    def follow(
+        self, tracked: Tensor, gradients: Tensor, statistics: StepStatistics
+    ) -> tuple[Tensor, None]:
+        """The moving average."""
+        share = self.beta / (1 + (statistics.step or 0)) ** self.beta_decay
+        return torch.lerp(gradients, tracked, share), None
+
+    def weigh(
+        self, summary: Tensor, statistics: StepStatistics, state: State
+    ) -> tuple[Tensor, State]:
+        """`max_j ||h_j|| / ||h_i||`."""
+        ones = torch.ones_like(summary[0])
+        return db_mtl_weights(summary, ones, active=statistics.active), {}

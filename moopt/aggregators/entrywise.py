@@ -1,0 +1,86 @@
+"""EntrywiseAggregator: methods that decide for each entry of the gradients apart."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from moopt.aggregators.base import GradientAggregator, State
+
+
+class EntrywiseAggregator(GradientAggregator):
+    """A map from m gradients to one direction, entry by entry.
+
+    Called for every shared parameter in turn. There are no weights.
+
+    Example:
+        >>> import torch
+        >>> from moopt.aggregators import TrimmedMean
+        >>> rows = torch.tensor([[1.0, -9.0], [2.0, 1.0], [9.0, 2.0]])
+        >>> TrimmedMean(trim=1)(rows).tolist()
+        [2.0, 1.0]
+    """
+
+    def next_state(self, state: State) -> State:
+        """The state after a step, once every parameter was combined."""
+        return state
+
+    @abc.abstractmethod
+    def _aggregate(
+        self, rows: Tensor, active: Tensor, names: Sequence[str] | None, state: State, position: int
+    ) -> Tensor:
+        """The direction `[...]` of one parameter.
+
+        Args:
+            rows: `[m, ...]`, at least float32; 0 where inactive.
+            active: bool `[m]`.
+            names: the m objective names.
+            state: the present one.
+            position: the number of the parameter, for independent random numbers.
+        """
+
+    def __call__(
+        self,
+        gradients: Sequence[Tensor] | Tensor,
+        *,
+        active: Tensor | None = None,
+        names: Sequence[str] | None = None,
+        state: State | None = None,
+        position: int = 0,
+    ) -> Tensor:
+        """The direction for one parameter.
+
+        Args:
+            gradients: m tensors of one shape (or a Jacobian `[m, n]`), real floating point.
+            active: bool `[m]`; the others have no influence. None means all active.
+            names: the m objective names.
+            state: as `initial_state` or `next_state` returned it; None means the initial one.
+            position: which parameter of the step this is.
+
+        Returns:
+            A tensor of that shape, in the gradients' dtype; NaN where an active gradient is not
+            finite.
+
+        Raises:
+            ValueError: a setting does not fit the number of objectives, or names are missing.
+            TypeError: gradients are complex.
+        """
+        rows = torch.stack([gradient.detach() for gradient in gradients])
+        if not rows.is_floating_point():
+            raise TypeError(
+                f"gradients of `{self.name}` must be real floating point; got {rows.dtype}. Use a"
+                " weighting, which works with every dtype."
+            )
+        dtype, m = rows.dtype, rows.shape[0]
+        if active is None:
+            active = torch.ones(m, dtype=torch.bool, device=rows.device)
+        if state is None:
+            state = self.initial_state(m, rows.device)
+        on = active.to(rows.device).reshape(m, *[1] * (rows.dim() - 1))
+        rows = torch.where(on, rows.to(torch.promote_types(dtype, torch.float32)), 0.0)
+        direction = self._aggregate(rows, active.to(rows.device), names, state, position)
+        # Zero times infinity is NaN: an entry that overflowed is never picked away.
+        return (direction + (rows * 0.0).sum(0)).to(dtype)
