@@ -201,7 +201,7 @@ def test_wrong_arguments_name_the_remedy() -> None:
         with pytest.raises(ValueError, match="not the Jacobian"):
             cagrad_point(wrong)
     for c in (-1e-9, math.inf, math.nan):
-        with pytest.raises(ValueError, match="use 0.5"):
+        with pytest.raises(ValueError, match=r"use 0\.5"):
             cagrad_point(eye, c=c)
     for settings in ({"tol": 0.0}, {"tol": math.nan}, {"max_iter": 0}):
         with pytest.raises(ValueError, match="Use the defaults"):
