@@ -121,7 +121,13 @@ class CommonDescent(CombiningOptimizer):
         self._allocate_state()
 
     def __repr__(self) -> str:
-        return f"CommonDescent({self.optimizer!r}, weighting={self.weighting!r})"
+        # Not torch's, which prints every entry of a group: ours may be as large as the model.
+        groups = "; ".join(
+            ", ".join(f"{k}={v}" for k, v in group.items() if k != "params" and k[:6] != "moopt_")
+            for group in self.param_groups
+        )
+        optimizer = f"{type(self.optimizer).__name__}({groups})"
+        return f"CommonDescent({optimizer}, weighting={self.weighting!r})"
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned, or a state dict of the wrapped optimizer alone."""

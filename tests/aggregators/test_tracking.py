@@ -404,6 +404,13 @@ def test_settings_out_of_range_are_refused(build, match):
         build()
 
 
+def test_the_rows_are_not_printed():
+    model, optimizer = make(MoCo())
+    train(model, optimizer, range(1))
+    assert "tensor(" not in repr(optimizer)
+    assert "SGD(lr=0.05" in repr(optimizer)
+
+
 def test_complex_parameters_are_refused():
     w = torch.nn.Parameter(torch.ones(2, dtype=torch.complex64))
     optimizer = moopt.CommonDescent(torch.optim.SGD([w], lr=0.1), MoCo())
