@@ -55,6 +55,7 @@ SETTINGS: dict[str, dict[str, float]] = {
     "CAGrad": {"c": 0.5},
     "FairGrad": {"alpha": 2.0},
     "Krum": {"n_byzantine": 0},
+    "PCD": {"tau": 0.1, "beta": 0.9},
 }
 FROM_THE_JACOBIAN = ("ConFIG", "NashMTL")
 

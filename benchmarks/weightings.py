@@ -2,10 +2,11 @@
 
     python -m benchmarks.weightings
 
-The registered methods at their defaults on well-scaled float64 Gramians with conflict, m = 2 to
-128. Both libraries' public calls are timed, interleaved, in CPU seconds; the ratio is theirs over
-ours. TorchJD's ConFIG and Nash-MTL take the Jacobian: they get one of m + 3 columns, so small that
-its products do not count. Gate: where TorchJD has the method and is right, the directions agree.
+The registered methods at their defaults (roles: the first objective, and all others) on
+well-scaled float64 Gramians with conflict, m = 2 to 128. Both libraries' public calls are timed,
+interleaved, in CPU seconds; the ratio is theirs over ours. TorchJD's ConFIG and Nash-MTL take the
+Jacobian: they get one of m + 3 columns, so small that its products do not count. Gate: where
+TorchJD has the method and is right, the directions agree.
 """
 
 from __future__ import annotations
@@ -46,15 +47,25 @@ DIFFER = {
 PICTURE = Path("runs/benchmarks/weightings.png")
 
 
-def instances() -> dict[str, Weighting]:
-    """Every registered method that its defaults define and that needs the Gramian alone."""
-    built = {name: row.build() for name, row in WEIGHTINGS.items() if not row.required}
-    return {name: w for name, w in built.items() if not w.needs - {"names"}}
+def objectives(m: int) -> tuple[str, ...]:
+    return tuple(f"objective {i}" for i in range(m))
+
+
+def instances(m: int) -> dict[str, Weighting]:
+    """Every registered method that needs the Gramian alone, with roles where it has any."""
+    first, *others = objectives(m)
+    roles = {"forget": first, "retain": others, "primary": first, "secondary": others}
+    built = {
+        name: row.build(**{role: roles[role] for role in row.required})
+        for name, row in WEIGHTINGS.items()
+        if row.required.keys() <= roles.keys()
+    }
+    return {name: weighting for name, weighting in built.items() if not weighting.needs - {"names"}}
 
 
 def ours(weighting: Weighting, problem: Case) -> Callable[[], Tensor]:
     """The call of a training step: the state goes from one to the next, as inside TorchJD's."""
-    given = moopt.StepStatistics(gramian=problem.gramian)
+    given = moopt.StepStatistics(gramian=problem.gramian, names=objectives(problem.m))
     state: dict[str, Tensor] | None = None
 
     def call() -> Tensor:
@@ -138,11 +149,11 @@ def run(report: Report, quick: bool) -> None:
     medians: dict[str, dict[int, float]] = {}
     ratios: dict[str, dict[int, float]] = {}
     rivals: dict[str, dict[int, float]] = {}
-    for name, weighting in instances().items():
+    for name in instances(sizes[0]):
         medians[name], ratios[name], rivals[name] = {}, {}, {}
         worst = 0.0
         for m in sizes:
-            mine, theirs, error = compare(report, name, weighting, m)
+            mine, theirs, error = compare(report, name, instances(m)[name], m)
             medians[name][m] = mine
             if theirs is not None:
                 rivals[name][m] = theirs

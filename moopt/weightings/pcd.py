@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from moopt.record import StepStatistics
+from moopt.solvers.pseudo_inverse import runs_on_host
 from moopt.solvers.quota_point import quota_point
 from moopt.solvers.result import SolverResult
 from moopt.status import SolverStatus
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
 from moopt.weightings.mean import mean_weights
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
+from moopt.weightings.pcd_on_host import pcd_on_host
 from moopt.weightings.role_sums import CANCELLED
 from moopt.weightings.roles import membership, refuse_overlap, role_names, role_positions
 from moopt.weightings.unit_rows import all_finite, pairs
@@ -63,6 +65,16 @@ def pcd_weights(
         [0.8, 0.3]
     """
     gramian = gramian.detach()
+    if primary is not None and gramian.dim() == 2 and runs_on_host(gramian):
+        regular = pcd_on_host(gramian, mean_squares, primary, secondary, tau, active)
+        if regular is not None:
+            found, residual, num_iter = regular
+            return SolverResult(
+                torch.from_numpy(found),
+                torch.tensor(int(SolverStatus.CONVERGED)),
+                torch.tensor(residual, dtype=torch.float64),
+                torch.tensor(num_iter),
+            )
     m = gramian.shape[-1]
     diagonal = gramian.diagonal(dim1=-2, dim2=-1)
     on = torch.ones_like(diagonal, dtype=torch.bool)

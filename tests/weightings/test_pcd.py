@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import moopt.solvers.dual_cone as dual_cone_module
+import moopt.weightings.pcd as pcd_module
 from moopt.record import StepStatistics
 from moopt.solvers.quota_point import RESIDUAL_TOL
 from moopt.status import SolverStatus
@@ -152,10 +153,13 @@ def test_the_device_form_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
     for one in all_cases(ms=(2, 3, 5), families=("conflicting", "aligned", "near_opposite")):
         host = make()(statistics(one.jacobian)).weights
         with monkeypatch.context() as patch:
+            patch.setattr(pcd_module, "runs_on_host", lambda tensor: False)
+            general = make()(statistics(one.jacobian)).weights
             patch.setattr(dual_cone_module, "runs_on_host", lambda tensor: False)
             device = make()(statistics(one.jacobian)).weights
-        difference = one.jacobian.T @ (host - device)
-        assert float(difference.norm()) <= CVXPY_TOL * float((host * one.norms).sum())
+        for other in (general, device):
+            difference = one.jacobian.T @ (host - other)
+            assert float(difference.norm()) <= CVXPY_TOL * float((host * one.norms).sum())
 
 
 def test_settings_out_of_range_name_the_remedy() -> None:
