@@ -29,6 +29,8 @@ STEPS = 300
 LR = 0.03
 REACHED = 0.05
 PICTURE = Path("runs/benchmarks/pareto_fronts.png")
+# Losses that range over orders of magnitude.
+ROOTED = ("quadratics",)
 SHOWN = ("Sum", "MGDA", "MGDA l2", "UPGrad", "PCGrad", "CAGrad", "NashMTL", "AlignedMTL", "STCH")
 
 
@@ -215,7 +217,7 @@ def first_below(problem: Problem, losses: Tensor) -> int:
 
 
 def picture(chosen: dict[str, Problem], paths: dict[str, dict[str, list[Tensor]]]) -> None:
-    """A row per problem with two objectives, a column per method."""
+    """A row per problem with two objectives, a column per method; made for the width of a page."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -224,29 +226,40 @@ def picture(chosen: dict[str, Problem], paths: dict[str, dict[str, list[Tensor]]
     shown = [name for name in SHOWN if name in paths]
     flat = {label: p for label, p in chosen.items() if p.front.shape[-1] == 2}
     figure, axes = pyplot.subplots(
-        len(flat), len(shown), figsize=(1.45 * len(shown) + 0.4, 1.5 * len(flat) + 0.5),
+        len(flat), len(shown), figsize=(0.85 * len(shown) + 0.5, 0.95 * len(flat) + 0.6),
         sharex="row", sharey="row", layout="constrained", squeeze=False,
     )  # fmt: skip
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.03)
     for name, panel in zip(shown, axes[0], strict=True):
-        panel.set_title(name, fontsize=9)
+        panel.set_title(name, fontsize=8, pad=4)
     for row, (label, problem) in zip(axes, flat.items(), strict=True):
-        high = problem.reference
+        worst = problem.front.amax(0)
         for panel, name in zip(row, shown, strict=True):
-            panel.plot(*problem.front.T.numpy(), color="#B8B8B8", linewidth=3, zorder=1)
+            for points, style in (
+                (problem.front, {"color": "#BDBDBD", "linewidth": 3.5}),
+                *((run, {"color": "#0B3C78", "linewidth": 0.8}) for run in paths[name][label]),
+            ):
+                panel.plot(*(points / worst).T.numpy(), **style)
             for run in paths[name][label]:
-                panel.plot(*run.T.numpy(), color="#0072B2", linewidth=0.8, zorder=2)
-                panel.plot(*run[-1].numpy(), "o", color="#D55E00", markersize=4, zorder=3)
-            low = problem.front.amin(0) - 0.1 * (high - problem.front.amin(0))
-            top = high + 0.3 * (high - problem.front.amin(0))
-            panel.set(xlim=(low[0], top[0]), ylim=(low[1], top[1]))
-            panel.tick_params(labelsize=6)
-        row[0].set_ylabel(label, fontsize=9)
+                x, y = (run[-1] / worst).tolist()
+                panel.plot(x, y, "o", color="#E66100", markersize=4.5, mec="white", mew=0.6)
+            if label in ROOTED:
+                root = {"functions": (lambda v: v.clip(0) ** 0.5, lambda v: v**2)}
+                panel.set_xscale("function", **root)
+                panel.set_yscale("function", **root)
+            low = 0.0 if label in ROOTED else -0.1
+            panel.set(xlim=(low, 1.5), ylim=(low, 1.5), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+            panel.set_xticklabels(("0", "", "1"))
+            panel.set_yticklabels(("0", "", "1"))
+            panel.tick_params(labelsize=7, length=2)
+        row[0].set_ylabel(f"{label}\n(root axes)" if label in ROOTED else label, fontsize=8)
     figure.supxlabel(
-        "first loss (across), second loss (up); grey: Pareto front; dots: ends of five runs",
-        fontsize=9,
+        "first loss (across), second loss (up), relative to the front's largest;"
+        f" grey: Pareto front; dots: ends of {STARTS} runs",
+        fontsize=8,
     )
     PICTURE.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(PICTURE, dpi=130)
+    figure.savefig(PICTURE, dpi=200)
     pyplot.close(figure)
     print(f"   picture: {PICTURE}")
 
