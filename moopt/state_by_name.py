@@ -16,6 +16,12 @@ STEP_KEY = "moopt_step"
 _PREFIX = "moopt_state_"
 
 
+def position_tensor(positions: Sequence[int], device: torch.device) -> Tensor:
+    """int64 `[k]`, filled entry by entry: a list would be copied from the host, and waited for."""
+    entries = [torch.full((), i, dtype=torch.int64, device=device) for i in positions]
+    return torch.stack(entries)
+
+
 def is_stateful(weighting: Method) -> bool:
     """Whether `weighting` keeps anything from step to step."""
     return bool(weighting.state_axes) or isinstance(weighting, TrackingAggregator)
@@ -71,7 +77,7 @@ def gather(
     for key, axes in weighting.state_axes.items():
         value = bank[_PREFIX + key].to(device)
         for axis in range(axes):
-            value = value.index_select(axis, torch.tensor(positions, device=device))
+            value = value.index_select(axis, position_tensor(positions, device))
         state[key] = value
     return state
 
@@ -96,7 +102,7 @@ def scatter(
             bank[_PREFIX + key] = value.clone()
             continue
         whole = bank[_PREFIX + key].to(value.device).clone()
-        index = torch.tensor(positions, device=value.device)
+        index = position_tensor(positions, value.device)
         if axes == 0:
             whole = value.clone()
         elif axes == 1:

@@ -13,7 +13,7 @@ from moopt.gradients import GradientStore
 from moopt.gradients.store import Row
 from moopt.kernels.gramian import gramian
 from moopt.record import StepStatistics
-from moopt.state_by_name import NAMES_KEY, gather, rows_key, scatter
+from moopt.state_by_name import NAMES_KEY, gather, position_tensor, rows_key, scatter
 
 
 def enrol_rows(
@@ -105,12 +105,12 @@ def tracked_direction(
     )
     roster = [bank[NAMES_KEY].index(name) for name in names]
     for t, whole in zip(chosen, wholes, strict=True):
-        index = torch.tensor(roster, device=whole.device)
+        index = position_tensor(roster, whole.device)
         gradients = _stacked(store, t, whole)
         rows = whole.index_select(0, index) if roster != list(range(len(whole))) else whole
         column = (len(names), *[1] * (whole.dim() - 1))
         new, share = aggregator.follow(
-            rows, gradients * factors.to(whole).reshape(column), statistics
+            rows, gradients * factors.to(whole).reshape(column), statistics, state
         )
         kept = (statistics.active & finite).to(whole.device).reshape(column)
         new = torch.where(kept, new, rows)

@@ -5,6 +5,7 @@ from moopt.aggregators.db_mtl_with_ema import DBMTLWithEMA
 from moopt.aggregators.entrywise import EntrywiseAggregator
 from moopt.aggregators.excess_mtl import ExcessMTL
 from moopt.aggregators.grad_drop import GradDrop
+from moopt.aggregators.gradient_ema import GradientEMA
 from moopt.aggregators.moco import MoCo
 from moopt.aggregators.registry import AGGREGATORS
 from moopt.aggregators.sago import SAGO
@@ -19,6 +20,7 @@ __all__ = [
     "ExcessMTL",
     "GradDrop",
     "GradientAggregator",
+    "GradientEMA",
     "MoCo",
     "TrackingAggregator",
     "TrimmedMean",

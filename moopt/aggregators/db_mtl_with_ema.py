@@ -87,7 +87,7 @@ class DBMTLWithEMA(TrackingAggregator):
         return 1.0 / sizes
 
     def follow(
-        self, tracked: Tensor, gradients: Tensor, statistics: StepStatistics
+        self, tracked: Tensor, gradients: Tensor, statistics: StepStatistics, state: State
     ) -> tuple[Tensor, None]:
         """The moving average."""
         share = self.beta / (1 + (statistics.step or 0)) ** self.beta_decay

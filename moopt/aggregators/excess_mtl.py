@@ -80,7 +80,7 @@ class ExcessMTL(TrackingAggregator):
         return {LOGITS: zeros, FIRST: zeros.clone()}
 
     def follow(
-        self, tracked: Tensor, gradients: Tensor, statistics: StepStatistics
+        self, tracked: Tensor, gradients: Tensor, statistics: StepStatistics, state: State
     ) -> tuple[Tensor, Tensor]:
         """The sum of squares, and this parameter's share of the excess risks."""
         squares = gradients.square()

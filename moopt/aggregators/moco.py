@@ -120,7 +120,7 @@ class MoCo(TrackingAggregator):
         return torch.where(norms > 0, statistics.losses / norms.where(norms > 0, 1.0), 1.0)
 
     def follow(
-        self, tracked: Tensor, gradients: Tensor, statistics: StepStatistics
+        self, tracked: Tensor, gradients: Tensor, statistics: StepStatistics, state: State
     ) -> tuple[Tensor, None]:
         """The moving average."""
         share = self.beta / _step(statistics) ** self.beta_decay

@@ -76,8 +76,10 @@ class SAGO(EntrywiseAggregator):
         self, rows: Tensor, active: Tensor, names: Sequence[str] | None, state: State, position: int
     ) -> Tensor:
         forget, retain = self._positions(names, rows.shape[0])
-        wanted = rows[forget].sum(0) if forget else None
-        kept = rows[retain].sum(0) if retain else None
+        wanted, kept = (
+            torch.stack([rows[i] for i in positions]).sum(0) if positions else None
+            for positions in (forget, retain)
+        )
         if wanted is None or kept is None:
             alone = kept if wanted is None else wanted
             return torch.zeros_like(rows[0]) if alone is None else alone

@@ -47,7 +47,7 @@ class TrackingAggregator(GradientAggregator):
 
     @abc.abstractmethod
     def follow(
-        self, tracked: Tensor, gradients: Tensor, statistics: StepStatistics
+        self, tracked: Tensor, gradients: Tensor, statistics: StepStatistics, state: State
     ) -> tuple[Tensor, Tensor | None]:
         """The rows after this step, of one parameter.
 
@@ -55,6 +55,7 @@ class TrackingAggregator(GradientAggregator):
             tracked: `[m, ...]`, the rows so far; not to be written to.
             gradients: `[m, ...]`, `c_i g_i` in the rows' dtype.
             statistics: of the step.
+            state: the present one.
 
         Returns:
             The new rows, and this parameter's share `[m]` of the summary (None where the summary

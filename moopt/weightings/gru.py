@@ -99,8 +99,8 @@ class GRU(ForgetRetain):
     Source: Y. Wang, Q. Wang, F. Liu, W. Huang, Y. Du, X. Du and B. Han, "GRU: Mitigating the
     Trade-off between Unlearning and Retention for LLMs", ICML 2025 (arXiv 2503.09117). We differ:
     g_r is this step's retain gradient, where the authors' code keeps an exponential moving average
-    of it (a row of its own, which this weighting does not see). Several objectives in one role are
-    ours.
+    of it: `moopt.aggregators.GradientEMA(GRU(...), beta={"retain": 0.95})` does so. Several
+    objectives in one role are ours.
     """
 
     cosine_clip: float | None = None

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import moopt
-from moopt.aggregators import DBMTLWithEMA, ExcessMTL, MoCo, TrackingAggregator
+from moopt.aggregators import DBMTLWithEMA, ExcessMTL, GradientEMA, MoCo, TrackingAggregator
 from tests.optimizer.problems import (
     OneOutput,
     TwoHeads,
@@ -25,6 +25,7 @@ METHODS = {
     "MoCo as in its code": MoCo(normalize="loss", simplex="softmax", regularization=0.1),
     "DBMTLWithEMA": DBMTLWithEMA(beta_decay=0.5),
     "ExcessMTL": ExcessMTL(step_size=0.5),
+    "GradientEMA": GradientEMA(moopt.CRMOGM(moopt.MGDA(normalize="l2"), momentum=0.5), beta=0.7),
 }
 
 
@@ -91,7 +92,17 @@ def excess_mtl(history, losses):
     return history[-1].T @ w
 
 
-RULES = dict(zip(METHODS, (moco, moco_of_its_code, db_mtl, excess_mtl), strict=True))
+def averaged(history, losses):
+    y, w = history[0], None
+    for k, g in enumerate(history):
+        y = 0.7 * y + 0.3 * g if k else g
+        new = moopt.MGDA(normalize="l2")(moopt.StepStatistics(gramian=y @ y.T)).weights
+        w = new if w is None else 0.5 * w + 0.5 * new
+    return y.T @ w
+
+
+ORACLES = (moco, moco_of_its_code, db_mtl, excess_mtl, averaged)
+RULES = dict(zip(METHODS, ORACLES, strict=True))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -367,6 +378,23 @@ def test_names_stand_for_the_default_instance(name):
     assert "weight" in str(optimizer.record)
 
 
+def test_only_the_named_objectives_are_averaged():
+    """GRU as its authors run it: the retain gradient averaged, the forget gradient of this step."""
+    gru = moopt.weightings.GRU(forget="a", retain=("b", "c"))
+    model, optimizer = make(GradientEMA(gru, beta={"b": 0.5, "c": 0.5}))
+    rows = []
+    for step in range(2):
+        optimizer.zero_grad()
+        losses = model.losses(batch(step, dtype=torch.float64))
+        rows.append(jacobian(losses, list(model.parameters())))
+        optimizer.backward(losses)
+        optimizer.step()
+    retain = (0.5 * rows[0] + 0.5 * rows[1])[1:].sum(0)
+    forget = rows[1][0]
+    expected = forget - min(0.0, float(forget @ retain)) / (retain @ retain) * retain
+    torch.testing.assert_close(flat_gradient(model), expected, rtol=RTOL, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_training_lowers_the_losses(name):
     model, optimizer = make(METHODS[name])
@@ -397,6 +425,10 @@ def test_training_lowers_the_losses(name):
         (lambda: DBMTLWithEMA(beta=1.0), "`beta` of `DBMTLWithEMA`"),
         (lambda: DBMTLWithEMA(beta_decay=float("inf")), "`beta_decay` of `DBMTLWithEMA`"),
         (lambda: ExcessMTL(step_size=0.0), "`step_size` of `ExcessMTL`"),
+        (lambda: GradientEMA(moopt.MGDA(), beta=1.0), "`beta` of `GradientEMA`"),
+        (lambda: GradientEMA(moopt.MGDA(), beta={"a": -0.1}), "`beta` of `GradientEMA`"),
+        (lambda: GradientEMA(moopt.weightings.MoDo()), "gradients and losses alone"),
+        (lambda: GradientEMA(moopt.scalarizations.FAMO()), "gradients and losses alone"),
     ],
 )
 def test_settings_out_of_range_are_refused(build, match):
