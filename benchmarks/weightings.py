@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -33,6 +33,8 @@ ELSEWHERE = 1 / 1.2
 # One call of the peer may take seconds at m = 128; past this a size is left out for both.
 PATIENCE = 2.0
 AGREEMENT = 1e-6
+MEASUREMENT = 2e-3
+"""Seconds of calls between two looks at the clock."""
 # Why two directions of the same name differ, where they do; the rest must agree.
 DIFFER = {
     "MGDA": "TorchJD stops its Frank-Wolfe loop early",
@@ -90,7 +92,7 @@ def compare(
         if rival is not None:
             functions["theirs"] = rival.weights
             errors.append(difference(problem, functions["ours"](), rival.direction()))
-        timings = interleaved(functions, rounds=5, number=3 if m <= 32 else 1)
+        timings = interleaved(functions, rounds=7, number=repetitions(functions))
         times.append(timings["ours"].median)
         if rival is not None:
             theirs.append(timings["theirs"].median)
@@ -99,6 +101,13 @@ def compare(
         statistics.median(theirs) if theirs else None,
         max(errors, default=None),
     )
+
+
+def repetitions(functions: Mapping[str, Callable[[], Tensor]]) -> int:
+    """How many calls of the slowest make a measurement that clock and caches do not decide."""
+    once = interleaved(functions, rounds=1)
+    slowest = max(timing.median for timing in once.values())
+    return round(min(max(MEASUREMENT / max(slowest, 1e-9), 1), 100))
 
 
 def difference(problem: Case, weights: Tensor, direction: Tensor) -> float:
