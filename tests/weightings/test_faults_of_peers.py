@@ -4,91 +4,53 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
-from moopt import CommonDescent, StepStatistics
-from moopt.weightings import (
-    DBMTL,
-    IMTLG,
-    NTK,
-    AlignedMTL,
-    ConFIG,
-    GradNorm,
-    GradVac,
-    Krum,
-    PCGrad,
-    Random,
-    Weighting,
-)
+from moopt import CommonDescent
+from moopt.state_by_name import is_stateful
+from moopt.testing.directions import statistics
 from tests.cases import case
+from tests.device.tasks import METHODS, optimizer_on, train
+from tests.scalarizations.settings import SETTINGS as SCALARIZATION_SETTINGS
+from tests.weightings.settings import SETTINGS
 
-METHODS: tuple[type[Weighting], ...] = (
-    PCGrad,
-    GradVac,
-    IMTLG,
-    AlignedMTL,
-    ConFIG,
-    Krum,
-    Random,
-    NTK,
-    DBMTL,
-    GradNorm,
-)
+CPU = torch.device("cpu")
 
-STATEFUL = tuple(method for method in METHODS if method().state_axes)
+BUILDS = SETTINGS | SCALARIZATION_SETTINGS
+
+STATEFUL = [name for name, method in METHODS.items() if is_stateful(method)]
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 
-def make(method: type[Weighting], dtype: torch.dtype, seed: int = 0) -> CommonDescent:
-    torch.manual_seed(seed)
-    weight = nn.Parameter(torch.randn(8, dtype=torch.float64).to(dtype))
-    return CommonDescent(torch.optim.SGD([weight], lr=0.05), method())
-
-
-def losses_of(optimizer: CommonDescent, step: int) -> dict[str, torch.Tensor]:
-    """Four linear losses whose conflicting gradients change from step to step."""
-    (weight,) = optimizer.param_groups[0]["params"]
-    rows = case("conflicting", 4, step % 3).jacobian.to(weight.dtype)
-    return {f"loss {i}": weight @ row + 10.0 for i, row in enumerate(rows)}
-
-
-def train(optimizer: CommonDescent, steps: range) -> None:
-    for step in steps:
-        optimizer.zero_grad()
-        optimizer.backward(losses_of(optimizer, step))
-        optimizer.step()
-
-
-def weight_of(optimizer: CommonDescent) -> torch.Tensor:
-    return optimizer.param_groups[0]["params"][0].detach()
+def parameters_of(optimizer: CommonDescent) -> list[torch.Tensor]:
+    return [parameter.detach() for parameter in optimizer.param_groups[0]["params"]]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("method", METHODS)
-def test_fault_2_parameters_of_every_dtype_train(
-    method: type[Weighting], dtype: torch.dtype
-) -> None:
+@pytest.mark.parametrize("name", METHODS)
+def test_fault_2_parameters_of_every_dtype_train(name: str, dtype: torch.dtype) -> None:
     """In bf16 eight of TorchJD's aggregators crash; its Gramian is as coarse as the gradient."""
-    optimizer = make(method, dtype)
-    before = weight_of(optimizer).clone()
+    optimizer = optimizer_on(CPU, name, dtype)
+    before = [parameter.clone() for parameter in parameters_of(optimizer)]
     train(optimizer, range(4))
-    record, after = optimizer.record, weight_of(optimizer)
+    record = optimizer.record
     assert record.weights.dtype == record.gramian.dtype == torch.float64
-    assert after.dtype == dtype
-    assert bool(torch.isfinite(after).all())
-    assert not torch.equal(before, after)
+    for parameter in optimizer.param_groups[0]["params"]:
+        assert parameter.dtype == parameter.grad.dtype == dtype
+        assert bool(torch.isfinite(parameter).all())
+    assert not torch.equal(before[0], parameters_of(optimizer)[0])
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", BUILDS)
 def test_fault_2_a_gramian_of_every_dtype_is_taken_as_float64(
-    method: type[Weighting], dtype: torch.dtype
+    name: str, dtype: torch.dtype
 ) -> None:
     coarse = case("conflicting", 5).gramian.to(dtype)
     losses = torch.linspace(1.0, 2.0, 5)
-    weights = method()(StepStatistics(gramian=coarse, losses=losses)).weights
-    expected = method()(StepStatistics(gramian=coarse.double(), losses=losses)).weights
+    weighting = BUILDS[name](range(5))
+    weights = weighting(statistics(coarse, losses)).weights
+    expected = weighting(statistics(coarse.double(), losses)).weights
     assert weights.dtype == torch.float64
     assert torch.equal(weights, expected)
     assert bool(torch.isfinite(weights).all())
@@ -102,25 +64,29 @@ def test_fault_2_the_peer_crashes_there(name: str) -> None:
         getattr(peer, name)()(case("conflicting", 3).jacobian.bfloat16())
 
 
-@pytest.mark.parametrize("method", STATEFUL)
-def test_fault_7_a_saved_state_is_accepted_and_resumes_bit_for_bit(
-    method: type[Weighting], tmp_path
-) -> None:
+@pytest.mark.parametrize("name", STATEFUL)
+def test_fault_7_a_saved_state_is_accepted_and_resumes_bit_for_bit(name: str, tmp_path) -> None:
     """Five stateful methods of TorchJD refuse their own `state_dict`."""
-    whole = make(method, torch.float64)
+    whole = optimizer_on(CPU, name, torch.float64)
     train(whole, range(3))
-    torch.save({"opt": whole.state_dict(), "weight": weight_of(whole)}, tmp_path / "checkpoint.pt")
+    saved = {"opt": whole.state_dict(), "parameters": parameters_of(whole)}
+    torch.save(saved, tmp_path / "checkpoint.pt")
     train(whole, range(3, 7))
 
     loaded = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    resumed, forgetful = (make(method, torch.float64, seed=1) for _ in range(2))
+    resumed, forgetful = (optimizer_on(CPU, name, torch.float64) for _ in range(2))
     resumed.load_state_dict(loaded["opt"])
+    groups = loaded["opt"]["param_groups"]
+    plain = [{k: v for k, v in g.items() if not k.startswith("moopt_")} for g in groups]
+    forgetful.load_state_dict(loaded["opt"] | {"param_groups": plain})
     for other in (resumed, forgetful):
-        weight_of(other).copy_(loaded["weight"])
+        for parameter, value in zip(parameters_of(other), loaded["parameters"], strict=True):
+            parameter.copy_(value)
         train(other, range(3, 7))
-    assert torch.equal(weight_of(resumed), weight_of(whole))
+    paths = [parameters_of(optimizer) for optimizer in (whole, resumed, forgetful)]
+    assert all(torch.equal(a, b) for a, b in zip(paths[0], paths[1], strict=True))
     # the check can fail: without the state the path is another one
-    assert not torch.equal(weight_of(forgetful), weight_of(whole))
+    assert not all(torch.equal(a, b) for a, b in zip(paths[0], paths[2], strict=True))
 
 
 def test_fault_7_the_peer_refuses_its_own_state() -> None:
