@@ -4,14 +4,17 @@
 
 Each row is a fault that a user of TorchJD 0.18 meets without a warning, or that ends a training
 run; the same check runs on our public calls. Memory and the accuracy of the minimum-norm point
-have benchmarks of their own (`benchmarks.memory`, `benchmarks.solver`).
+have benchmarks of their own too (`benchmarks.memory`, `benchmarks.solver`).
 """
 
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +23,9 @@ from torch.utils.checkpoint import checkpoint
 import moopt
 from benchmarks import peer
 from benchmarks.report import Report, main
+from moopt.aggregators import AGGREGATORS
 from moopt.scalarizations import SCALARIZATIONS
+from moopt.solvers import min_norm_point
 from moopt.testing import OneBatch
 from moopt.weightings import WEIGHTINGS, UPGrad, Weighting
 
@@ -87,9 +92,9 @@ def non_conflict(report: Report) -> None:
     report.gate("UPGrad never conflicts", min(mine) >= -DESCENT_TOL, f"worst {min(mine):+.1e}")
 
 
-def instances() -> dict[str, Weighting]:
-    rows = {**WEIGHTINGS, **SCALARIZATIONS}
-    methods: dict[str, Weighting] = {name: row.example() for name, row in rows.items()}
+def instances() -> dict[str, Any]:
+    rows = {**WEIGHTINGS, **SCALARIZATIONS, **AGGREGATORS}
+    methods: dict[str, Any] = {name: row.example() for name, row in rows.items()}
     return {n: OneBatch(w) if "auxiliary" in w.needs else w for n, w in methods.items()}
 
 
@@ -104,7 +109,7 @@ def error_of(call: Callable[[], object]) -> str | None:
     return None
 
 
-def step_of(weighting: Weighting, jacobian: Tensor) -> Callable[[], None]:
+def step_of(weighting: Any, jacobian: Tensor) -> Callable[[], None]:
     """One step with the objectives' names that the roles of `example()` use."""
 
     def step() -> None:
@@ -193,10 +198,62 @@ def capture(report: Report) -> None:
     report.gate("the Gramian is exact", worst <= ACCUMULATION_TOL, f"worst error {worst:.1e}")
 
 
+def minimum_norm(report: Report, draws: int) -> None:
+    """Gaussian gradients, and the same with norms that spread over a factor of 100."""
+    print("\nMGDA: ||d||^2 above the minimum, and directions that raise an objective\n")
+    rows, worst, against = [], 0.0, 0
+    methods: dict[str, Direction] = {"moopt": ours(moopt.MGDA())}
+    if peer.version():
+        methods["TorchJD"] = peer.mgda()
+    for m, spread in ((8, 1.0), (16, 1.0), (32, 100.0)):
+        generator = torch.Generator().manual_seed(0)
+        norms = torch.logspace(0, 1, m, base=spread, dtype=torch.float64)[:, None]
+        jacobians = [
+            norms * torch.randn(m, 2 * m, generator=generator, dtype=torch.float64)
+            for _ in range(draws)
+        ]
+        least = [min_norm_point(j @ j.T).weights for j in jacobians]
+        squares = [float((j.T @ w).square().sum()) for j, w in zip(jacobians, least, strict=True)]
+        for name, direction in methods.items():
+            found = [direction(j) for j in jacobians]
+            pairs = zip(found, squares, strict=True)
+            excess = sorted(float(d.square().sum()) / square - 1 for d, square in pairs)
+            raising = sum(
+                float((j @ d / j.norm(dim=1)).min()) < -DESCENT_TOL * float(d.norm())
+                for j, d in zip(jacobians, found, strict=True)
+            )
+            if name == "moopt":
+                worst, against = max(worst, excess[-1]), against + raising
+            row = [f"{excess[draws // 2]:.1%}", f"{excess[-1]:.1%}", f"{raising} of {draws}"]
+            rows.append([m, f"{spread:g}", name, *row])
+            report.results[f"minimum norm, m = {m}, {name}"] = row
+    report.table(["m", "norm spread", "", "median", "worst", "raise an objective"], rows)
+    exact = worst <= ACCUMULATION_TOL and not against
+    report.gate("MGDA is exact", exact, f"worst {worst:.1e}, {against} raise an objective")
+
+
+def extra_memory(report: Report) -> None:
+    """Each in a process of its own; see `benchmarks.memory`."""
+    ways = {"moopt": "moopt", **({"TorchJD": "default"} if peer.version() else {})}
+    found = {}
+    for name, way in ways.items():
+        program = f"from benchmarks.memory import measure; print(measure({way!r}))"
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        found[name] = float(done.stdout)
+    print("\nPeak extra memory of a step with 3 losses, in gradients\n")
+    report.table(list(found), [[f"{value:.2f}" for value in found.values()]])
+    report.results["extra_memory"] = found
+    report.gate("at most 3.5 gradients", found["moopt"] <= 3.5, f"{found['moopt']:.2f}")
+
+
 def run(report: Report, quick: bool) -> None:
     non_conflict(report)
     crashes(report)
     capture(report)
+    minimum_norm(report, 20 if quick else 100)
+    if sys.platform == "linux":
+        extra_memory(report)
 
 
 if __name__ == "__main__":

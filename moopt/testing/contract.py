@@ -132,10 +132,13 @@ def check_non_finite(build: Build, case: Case) -> None:
     """No exception; finite weights; uniform and NON_FINITE where there is a solver."""
     active = _mask(case)
     on = active.nonzero().flatten()
-    for value in (float("nan"), float("inf"), float("-inf")):
+    infinity = float("inf")
+    for value in (float("nan"), infinity, -infinity):
         for where in ((on[0], on[0]), (on[0], on[-1])):
             gramian = case.gramian.clone()
             gramian[where] = gramian[where[::-1]] = value
+            # Both signs at once, whose sum is NaN: a gradient that overflowed, and a conflict.
+            gramian[on[-1], on[-1]] = infinity if value == -infinity else gramian[on[-1], on[-1]]
             losses = losses_of(case)
             if isinstance(build(range(case.m)), Scalarization):  # it never looks at gradients
                 losses[on[0]] = value

@@ -42,7 +42,7 @@ def aligned_mtl_on_host(
         p = None if p is None else p[on]
     size = len(array)
     squares = array.diagonal()
-    if not size or not (squares.min() > 0.0 and np.isfinite(array.sum())):
+    if not size or not (squares.min() > 0.0 and np.isfinite(array).all()):
         return None
     if p is None:
         p = np.full(size, 1.0 / size)

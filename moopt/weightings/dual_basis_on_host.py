@@ -46,7 +46,7 @@ def dual_basis_on_host(
         array = array[np.ix_(on, on)]
     size = len(array)
     squares = array.diagonal()
-    if not size or not (squares.min() > 0.0 and np.isfinite(array.sum())):
+    if not size or not (squares.min() > 0.0 and np.isfinite(array).all()):
         return None
     norms = np.sqrt(squares)
     cosines = array / norms / norms[:, None]

@@ -30,7 +30,7 @@ def krum_on_host(
     if active is not None:
         array = array[np.ix_(seats, seats)]
     size = len(seats)
-    if not size or not np.isfinite(array.sum()):
+    if not size or not np.isfinite(array).all():
         return None
     squares = array.diagonal()
     sizes = squares[:, None] + squares

@@ -50,7 +50,7 @@ def pcd_on_host(
     squares = array.diagonal()[seats]
     # Sums may overflow on the way; such problems are not regular.
     with np.errstate(all="ignore"):
-        if not (np.isfinite(counted.sum()) and squares.min() > 0.0):
+        if not (np.isfinite(counted).all() and squares.min() > 0.0):
             return None
         norms = np.sqrt(squares)
         cosines = array[np.ix_(seats, seats)] / norms / norms[:, None]
