@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from moopt.record import StepStatistics
-from moopt.solvers.pseudo_inverse import runs_on_host
+from moopt.solvers.result import SolverResult
 from moopt.status import SolverStatus
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
+from moopt.weightings.cr_mogm_on_host import cr_mogm_on_host
 from moopt.weightings.mgda import MGDA
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
-from moopt.weightings.unit_rows import all_finite
+from moopt.weightings.unit_rows import all_finite, surely_finite
 
 WEIGHTS = "weights"
 NUM_STEPS = "num_steps"
@@ -24,6 +25,9 @@ SMALLEST_SUM = 1e-300
 """A divisor for weights that are all zero, far below every sum of others."""
 
 NESTED = "weighting."
+
+# As an int: a trace takes the comparison of a tensor with an enum member for a plain False.
+NON_FINITE = int(SolverStatus.NON_FINITE)
 
 
 def cr_mogm_weights(
@@ -175,26 +179,26 @@ class CRMOGM(Weighting):
         }
         output = self.weighting(statistics, nested)
         new = output.weights[..., :m]
-        finite = all_finite(gramian, active)[..., None]
-        if output.result is not None:
-            finite = finite & (output.result.status != int(SolverStatus.NON_FINITE))[..., None]
+        simplex = Guarantee.SIMPLEX in self.weighting.guarantees
         average = state[WEIGHTS].expand(new.shape)
         num_steps = state[NUM_STEPS].expand(new.shape)
+        following = {NESTED + key: value for key, value in output.state.items()}
+        if active is None and new.dim() == 1 and surely_finite(gramian) and _solved(output.result):
+            host = cr_mogm_on_host(new, average, num_steps, self.momentum, simplex)
+            weights, average, num_steps = map(torch.from_numpy, host)
+            following |= {WEIGHTS: average, NUM_STEPS: num_steps}
+            weights = with_auxiliary_rows(weights, statistics)
+            return WeightingOutput(weights, following, output.result)
+        finite = all_finite(gramian, active)[..., None]
+        if output.result is not None:
+            finite = finite & (output.result.status != NON_FINITE)[..., None]
         usable = finite.expand(new.shape) if active is None else active & finite
-        # On the host a regular step, which is nearly every one, needs no masks.
-        regular = active is None and runs_on_host(finite) and bool(finite.all())
-        mask = None if regular else usable
-        average = cr_mogm_weights(new, average, num_steps, momentum=self.momentum, active=mask)
-        weights = average if regular else torch.where(usable, average, 0.0)
-        if Guarantee.SIMPLEX in self.weighting.guarantees:
+        average = cr_mogm_weights(new, average, num_steps, momentum=self.momentum, active=usable)
+        weights = torch.where(usable, average, 0.0)
+        if simplex:
             weights = weights / weights.sum(-1, keepdim=True).clamp_min(SMALLEST_SUM)
-        weights = weights if regular else torch.where(finite, weights, new)
-        weights = with_auxiliary_rows(weights, statistics)
-        following = {
-            WEIGHTS: average,
-            NUM_STEPS: num_steps + usable,
-            **{NESTED + key: value for key, value in output.state.items()},
-        }
+        weights = with_auxiliary_rows(torch.where(finite, weights, new), statistics)
+        following |= {WEIGHTS: average, NUM_STEPS: num_steps + usable}
         return WeightingOutput(weights, following, output.result)
 
     @property
@@ -213,3 +217,8 @@ class CRMOGM(Weighting):
         nested = {k.removeprefix(NESTED): v for k, v in state.items() if k.startswith(NESTED)}
         observed = self.weighting.observe(nested, losses_after, names=names)
         return state | {NESTED + key: value for key, value in observed.items()}
+
+
+def _solved(result: SolverResult | None) -> bool:
+    """Whether a result on the host, if there is one, is about finite numbers."""
+    return result is None or int(result.status) != NON_FINITE

@@ -15,7 +15,7 @@ from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
 from moopt.weightings.counter_random import counter_uniform, counter_uniform_on_host
 from moopt.weightings.mean import mean_weights
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
-from moopt.weightings.unit_rows import all_finite
+from moopt.weightings.unit_rows import all_finite, surely_finite
 
 COUNTER = "counter"
 
@@ -126,10 +126,11 @@ class Random(Weighting):
         gramian, active = objective_rows(statistics)
         if state is None:
             state = self.initial_state(statistics.num_objectives, gramian.device)
-        finite = all_finite(gramian, None if active is None else active.to(gramian.device))
-        every = finite if finite.dim() == 0 else finite.all()
         weights = random_weights(gramian, self.seed, state[COUNTER], active=active)
-        if not (runs_on_host(every) and bool(every)):
-            weights = torch.where(finite[..., None], weights, mean_weights(gramian, active=active))
-        following = {COUNTER: state[COUNTER] + every}
+        if active is None and surely_finite(gramian):
+            following = {COUNTER: state[COUNTER] + 1}
+            return WeightingOutput(with_auxiliary_rows(weights, statistics), following, None)
+        finite = all_finite(gramian, None if active is None else active.to(gramian.device))
+        weights = torch.where(finite[..., None], weights, mean_weights(gramian, active=active))
+        following = {COUNTER: state[COUNTER] + finite.all()}
         return WeightingOutput(with_auxiliary_rows(weights, statistics), following, None)

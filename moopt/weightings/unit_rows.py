@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from moopt.solvers.pseudo_inverse import runs_on_host
+
 
 class UnitRows(NamedTuple):
     """A Gramian split into cosines and norms.
@@ -85,6 +87,14 @@ def all_finite(gramian: Tensor, on: Tensor | None = None) -> Tensor:
         entries = entries | ~pairs(on)
     # One reduction over everything takes a tenth of the time of one along each axis.
     return entries.all() if entries.dim() == 2 else entries.flatten(-2).all(-1)
+
+
+def surely_finite(values: Tensor) -> bool:
+    """Whether values on the host are known to be finite, at the price of their sum.
+
+    False says nothing: they may be on a device, or finite with a sum that overflows.
+    """
+    return runs_on_host(values) and math.isfinite(values.sum())
 
 
 def pairs(flags: Tensor) -> Tensor:

@@ -130,3 +130,33 @@ def test_needs_and_errors() -> None:
         CRMOGM(MGDA)
     with pytest.raises(ValueError, match="`momentum` of `CRMOGM`"):
         CRMOGM(momentum=1.0)
+
+
+@pytest.mark.parametrize("weighting", [MGDA(), MGDA(normalize="l2")], ids=["simplex", "any"])
+def test_a_regular_step_on_the_host_agrees_with_the_general_form(
+    weighting: MGDA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import moopt.weightings.cr_mogm as module
+
+    paths = []
+    for host in (True, False):
+        with monkeypatch.context() as patch:
+            if not host:
+                patch.setattr(module, "surely_finite", lambda values: False)
+            method, state, path = CRMOGM(weighting), None, []
+            for statistics in steps(5):
+                weights, state, _ = method(statistics, state)
+                path.append(torch.cat([weights, state["weights"], state["num_steps"].double()]))
+        paths.append(torch.stack(path))
+    torch.testing.assert_close(*paths, rtol=1e-14, atol=0.0)
+
+
+def test_a_solver_that_fails_on_a_finite_gramian_leaves_the_averages_alone() -> None:
+    method = CRMOGM(MGDA(normalize="loss"))
+    gramian = torch.eye(2, dtype=torch.float64)
+    given = StepStatistics(gramian=gramian, losses=torch.tensor([1.0, 2.0], dtype=torch.float64))
+    _, state, _ = method(given)
+    broken = StepStatistics(gramian=gramian, losses=torch.tensor([1.0, torch.nan]).double())
+    output = method(broken, state)
+    assert output.weights.tolist() == [0.5, 0.5]
+    assert all(torch.equal(output.state[key], state[key]) for key in state)
