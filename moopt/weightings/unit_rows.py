@@ -85,7 +85,7 @@ def all_finite(gramian: Tensor, on: Tensor | None = None) -> Tensor:
     entries = torch.isfinite(gramian)
     if on is not None:
         entries = entries | ~pairs(on)
-    # One reduction over everything takes a tenth of the time of one along each axis.
+    # One reduction over everything takes a fraction of the time of one along each axis.
     return entries.all() if entries.dim() == 2 else entries.flatten(-2).all(-1)
 
 
