@@ -85,3 +85,78 @@ def test_away_steps_drop_rows_exactly():
         result = min_norm_point(gramian, solver=solver, max_iter=5000)
         assert int(result.status) == SolverStatus.CONVERGED
         assert float((result.weights == 0).sum()) >= 1
+
+
+def iterates(gramian: torch.Tensor, solver: str, count: int) -> list[torch.Tensor]:
+    """The shortest row, then the weights after 1, 2, ... steps."""
+    first = torch.zeros(len(gramian), dtype=torch.float64)
+    first[int(gramian.diagonal().argmin())] = 1.0
+    return [
+        first,
+        *(min_norm_point(gramian, solver=solver, max_iter=n).weights for n in range(1, count)),
+    ]
+
+
+@pytest.mark.parametrize("solver", FRANK_WOLFE)
+@pytest.mark.parametrize("family", ["conflicting", "aligned", "crowded"])
+def test_each_step_is_the_papers_with_exact_line_search(solver, family):
+    for seed in range(3):
+        gramian = case(family, 5, seed, norm_ratio=2.0).gramian
+        for before, after in itertools.pairwise(iterates(gramian, solver, 12)):
+            q = gramian @ before
+            f = float(before @ q)
+            if float(((f - q) / (f * gramian.diagonal()).sqrt()).max()) <= 1e-10:
+                continue  # converged: no step was taken
+            # Exact line search leaves entries that are equal up to rounding: either may be chosen.
+            towards = (q <= q.min() + TIE * f).nonzero().flatten().tolist()
+            on = before > 0
+            away = (on & (q >= q[on].max() - TIE * f)).nonzero().flatten().tolist()
+            assert any(
+                torch.allclose(after, stepped(gramian, before, solver, s, a), rtol=1e-9, atol=1e-12)
+                for s in towards
+                for a in away
+            )
+
+
+TIE = 1e-10
+"""Of two entries of G w, relative to w'Gw: rounding of a line search."""
+
+
+def stepped(
+    gramian: torch.Tensor, before: torch.Tensor, solver: str, towards: int, away: int
+) -> torch.Tensor:
+    """One step of the papers from `before`; a row that it drops has weight 0."""
+    q = gramian @ before
+    toward_vertex, from_vertex = -before.clone(), before.clone()
+    toward_vertex[towards] += 1.0
+    from_vertex[away] -= 1.0
+    direction, longest = toward_vertex, 1.0
+    if solver == "pairwise":
+        direction, longest = toward_vertex + from_vertex, float(before[away])
+    elif solver == "away_step" and float(from_vertex @ q) < float(toward_vertex @ q):
+        direction, longest = from_vertex, float(before[away] / (1.0 - before[away]))
+    best = -float(direction @ q) / float(direction @ gramian @ direction)
+    return before + min(best, longest) * direction
+
+
+@pytest.mark.parametrize("solver", FRANK_WOLFE)
+def test_it_stops_as_soon_as_the_tolerance_is_met(solver):
+    example = case("conflicting", 5, norm_ratio=2.0)
+    tol = 1e-2
+    result = min_norm_point(example.gramian, solver=solver, tol=tol)
+    steps = int(result.num_iter)
+    assert steps > 1
+    assert exact_measures(example.jacobian, result.weights)[0] <= tol
+    earlier = min_norm_point(example.gramian, solver=solver, tol=tol, max_iter=steps - 1)
+    assert int(earlier.num_iter) == steps - 1
+    assert exact_measures(example.jacobian, earlier.weights)[0] > tol
+    assert int(min_norm_point(torch.eye(1), solver=solver).num_iter) == 0
+
+
+@pytest.mark.parametrize("solver", FRANK_WOLFE)
+def test_it_stops_where_the_point_is_zero(solver):
+    rows = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 3.0]], dtype=torch.float64)
+    result = min_norm_point(rows @ rows.T, solver=solver)
+    assert int(result.num_iter) == 1
+    assert result.weights.tolist() == [0.5, 0.5, 0.0]
+    assert int(result.status) == SolverStatus.DEGENERATE
