@@ -45,7 +45,8 @@ class SAGO(EntrywiseAggregator):
         [1.0, -3.0, 2.0]
 
     Source: "Modeling LLM Unlearning as an Asymmetric Two-Task Learning Problem", ACL 2026 (arXiv
-    2604.14808), Z. Xiao and coauthors; the rule is taken from summaries, not from its code.
+    2604.14808), Z. Xiao, S. Li, Y. Wang, X. Wei, J. Yang, Y. Chen and G. Chen; the rule is taken
+    from summaries, not from its code.
     Several objectives in one role are ours.
     """
 
@@ -54,8 +55,8 @@ class SAGO(EntrywiseAggregator):
 
     name: ClassVar[str] = "SAGO"
     source: ClassVar[str] = (
-        "Z. Xiao and coauthors, Modeling LLM Unlearning as an Asymmetric Two-Task Learning Problem,"
-        " ACL 2026"
+        "Z. Xiao, S. Li, Y. Wang, X. Wei, J. Yang, Y. Chen and G. Chen, Modeling LLM Unlearning as"
+        " an Asymmetric Two-Task Learning Problem, ACL 2026"
     )
 
     def __post_init__(self) -> None:

@@ -100,8 +100,8 @@ class BLUR(ForgetRetain):
         [2.0, 1.0]
 
     Source: H. Reisizadeh, J. Jia, Z. Bu, B. Vinzamuri, A. Ramakrishna, K.-W. Chang, V. Cevher, S.
-    Liu and M. Hong, "BLUR: A Bi-Level Optimization Approach for LLM Unlearning", EACL 2026 (the
-    list of authors from memory). The authors' code clips the gradient before it is written, which
+    Liu and M. Hong, "BLUR: A Bi-Level Optimization Approach for LLM Unlearning", EACL 2026
+    (arXiv 2506.08164). The authors' code clips the gradient before it is written, which
     voids the quota; we leave clipping to the caller. Several objectives in one role are ours.
     """
 
@@ -110,7 +110,8 @@ class BLUR(ForgetRetain):
 
     name: ClassVar[str] = "BLUR"
     source: ClassVar[str] = (
-        "H. Reisizadeh et al., BLUR: A Bi-Level Optimization Approach for LLM Unlearning, EACL 2026"
+        "H. Reisizadeh, J. Jia, Z. Bu, B. Vinzamuri, A. Ramakrishna, K.-W. Chang, V. Cevher, S. Liu"
+        " and M. Hong, BLUR: A Bi-Level Optimization Approach for LLM Unlearning, EACL 2026"
     )
 
     def __post_init__(self) -> None:
