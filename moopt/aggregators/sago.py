@@ -45,8 +45,8 @@ class SAGO(EntrywiseAggregator):
         [1.0, -3.0, 2.0]
 
     Source: "Modeling LLM Unlearning as an Asymmetric Two-Task Learning Problem", ACL 2026 (arXiv
-    2604.14808), Z. Xiao, S. Li, Y. Wang, X. Wei, J. Yang, Y. Chen and G. Chen; the rule is taken
-    from summaries, not from its code.
+    2604.14808), Z. Xiao, S. Li, Y. Wang, X. Wei, J. Yang, Y. Chen and G. Chen; the rule is that of
+    its authors' code, whose default keeps the forget gradient alone where the signs agree.
     Several objectives in one role are ours.
     """
 
