@@ -154,7 +154,7 @@ def test_missing_losses_and_wrong_settings_name_the_remedy() -> None:
 
 
 def test_frank_wolfe_promises_no_common_descent() -> None:
-    assert MGDA(solver="frank_wolfe").guarantees == {Guarantee.SIMPLEX}
+    assert MGDA(solver="frank_wolfe").guarantees == {Guarantee.SIMPLEX, Guarantee.IDEMPOTENT}
     assert not MGDA(solver="frank_wolfe").claims_common_descent
     assert MGDA().claims_common_descent
 
