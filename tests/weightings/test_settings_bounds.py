@@ -179,7 +179,9 @@ PROMISES: list[tuple[Weighting, set[Guarantee]]] = [
 ]
 
 
-@pytest.mark.parametrize(("weighting", "promises"), PROMISES, ids=lambda x: repr(x)[:60])
+@pytest.mark.parametrize(
+    ("weighting", "promises"), PROMISES, ids=[repr(weighting)[:60] for weighting, _ in PROMISES]
+)
 def test_promises_follow_the_settings(weighting: Weighting, promises: set[Guarantee]) -> None:
     assert weighting.guarantees == promises
     assert weighting.claims_common_descent == bool(promises & {N, N_INDEPENDENT})
