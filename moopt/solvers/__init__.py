@@ -3,6 +3,7 @@
 from moopt.solvers.cagrad_dual import cagrad_point
 from moopt.solvers.dual_cone import dual_cone_point
 from moopt.solvers.fixed_point import fixed_point
+from moopt.solvers.linear_program import linear_program
 from moopt.solvers.min_norm import min_norm_point
 from moopt.solvers.pareto_stationarity import Stationarity, stationarity
 from moopt.solvers.result import SolverResult
@@ -14,6 +15,7 @@ __all__ = [
     "cagrad_point",
     "dual_cone_point",
     "fixed_point",
+    "linear_program",
     "min_norm_point",
     "simplex_projection",
     "stationarity",

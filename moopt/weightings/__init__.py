@@ -10,6 +10,7 @@ from moopt.weightings.cr_mogm import CRMOGM
 from moopt.weightings.db_mtl import DBMTL
 from moopt.weightings.dual_proj import DualProj
 from moopt.weightings.dual_space_mgda import DualSpaceMGDA
+from moopt.weightings.epo import EPO
 from moopt.weightings.fairgrad import FairGrad
 from moopt.weightings.grad_norm import GradNorm
 from moopt.weightings.gradvac import GradVac
@@ -26,6 +27,7 @@ from moopt.weightings.ntk import NTK
 from moopt.weightings.orthogonal_steepest_descent import OrthogonalSteepestDescent
 from moopt.weightings.pcd import PCD
 from moopt.weightings.pcgrad import PCGrad
+from moopt.weightings.pmgda import PMGDA
 from moopt.weightings.pmtl import PMTL
 from moopt.weightings.random import Random
 from moopt.weightings.registry import WEIGHTINGS, RegisteredWeighting, weighting_from_name
@@ -37,12 +39,14 @@ __all__ = [
     "BLUR",
     "CRMOGM",
     "DBMTL",
+    "EPO",
     "GRU",
     "HAMU",
     "IMTLG",
     "MGDA",
     "NTK",
     "PCD",
+    "PMGDA",
     "PMTL",
     "WEIGHTINGS",
     "AlignedMTL",

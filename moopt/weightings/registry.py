@@ -17,6 +17,7 @@ from moopt.weightings.cr_mogm import CRMOGM
 from moopt.weightings.db_mtl import DBMTL
 from moopt.weightings.dual_proj import DualProj
 from moopt.weightings.dual_space_mgda import DualSpaceMGDA
+from moopt.weightings.epo import EPO
 from moopt.weightings.fairgrad import FairGrad
 from moopt.weightings.grad_norm import GradNorm
 from moopt.weightings.gradvac import GradVac
@@ -33,6 +34,7 @@ from moopt.weightings.ntk import NTK
 from moopt.weightings.orthogonal_steepest_descent import OrthogonalSteepestDescent
 from moopt.weightings.pcd import PCD
 from moopt.weightings.pcgrad import PCGrad
+from moopt.weightings.pmgda import PMGDA
 from moopt.weightings.pmtl import PMTL
 from moopt.weightings.random import Random
 from moopt.weightings.sdmgrad import SDMGrad
@@ -122,7 +124,7 @@ WEIGHTINGS: Mapping[str, RegisteredWeighting] = MappingProxyType(
             RegisteredWeighting(weighting_class=GRU, year=2025, required=ROLES),
             RegisteredWeighting(weighting_class=BLUR, year=2026, required=ROLES),
             RegisteredWeighting(weighting_class=IMTLG, year=2021),
-            RegisteredWeighting(weighting_class=ConFIG, year=2024),
+            RegisteredWeighting(weighting_class=ConFIG, year=2025),
             RegisteredWeighting(
                 weighting_class=OrthogonalSteepestDescent, year=2025, required=ROLES
             ),
@@ -148,6 +150,8 @@ WEIGHTINGS: Mapping[str, RegisteredWeighting] = MappingProxyType(
             RegisteredWeighting(weighting_class=FairGrad, year=2024),
             RegisteredWeighting(weighting_class=SDMGrad, year=2023),
             RegisteredWeighting(weighting_class=MoDo, year=2023),
+            RegisteredWeighting(weighting_class=EPO, year=2020),
+            RegisteredWeighting(weighting_class=PMGDA, year=2024),
             RegisteredWeighting(
                 weighting_class=PMTL,
                 year=2019,

@@ -60,6 +60,8 @@ TRACED = [
     ("FairGrad in 8", 2),
     ("SDMGrad", 2),
     ("PMTL", 2),
+    ("EPO", 2),
+    ("PMGDA", 2),
     ("Constant", 3),
     ("PCGrad", 3),
     ("IMTLG", 3),
