@@ -34,8 +34,8 @@ def linear_program(
         active: bool `[..., n]`; the other variables are exactly 0 and have no influence, not even
             when they hold NaN. None means all.
         tol: positive, dimensionless; the `gap` up to which the status is CONVERGED. Default 1e-9.
-        max_iter: limit on pivots; default `50 (n + p) + 100`, on a device `3 (n + p) / 2 + 4`, all of
-            which are executed.
+        max_iter: limit on pivots; default `50 (n + p) + 100`, on a device `3 (n + p) / 2 + 4`, all
+            of which are executed.
 
     Returns:
         `SolverResult`: weights x float64 `[..., n]`, x >= 0 with s . x = 1 up to rounding; status
@@ -55,8 +55,8 @@ def linear_program(
 
     Numerics: float64 whatever the input; independent of the scales of c, of s and of each row.
         The simplex method: the steepest column for three quarters of the pivots, then Bland's
-        rule, which ends after finitely many; point and prices are refined once from the given numbers. Where
-        several points are optimal, one of them. CPU tensors are solved on the host, one after the
+        rule, which ends after finitely many; point and prices are refined once from the given
+        numbers. Where several points are optimal, one of them. CPU tensors are solved on the host, one after the
         other; other devices, and `torch.compile`, use a branch-free form without synchronisation.
         The result carries no autograd graph.
 

@@ -87,7 +87,8 @@ REQUIRED: dict[str, Build] = {
 }
 
 DEFAULTS: dict[str, Build] = {
-    name: REQUIRED[name] if name in REQUIRED else fixed(row.build()) for name, row in WEIGHTINGS.items()
+    name: REQUIRED[name] if name in REQUIRED else fixed(row.build())
+    for name, row in WEIGHTINGS.items()
 }
 
 FURTHER: dict[str, Build] = {
