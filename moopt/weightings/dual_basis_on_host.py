@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from moopt.weightings.dual_space_on_host import (
@@ -35,16 +36,20 @@ def dual_basis_on_host(
     """
     import numpy as np
 
-    m = gramian.shape[-1]
-    if m <= LISTS:
-        flags = None if active is None else active.tolist()
-        solved = dual_space_weights_on_host(gramian.tolist(), flags, "dual_basis", "keep", rtol)
-        return None if solved is None else (np.array(solved[0]), solved[1])
     array = gramian.numpy()
-    on = None if active is None else active.numpy()
-    if on is not None:
-        array = array[np.ix_(on, on)]
+    if active is not None and not active.all():
+        # The form goes by what is left, so that a mask and a smaller problem give the same bits.
+        on = active.numpy()
+        rest = dual_basis_on_host(torch.from_numpy(array[np.ix_(on, on)]), None, rtol)
+        if rest is None:
+            return None
+        whole = np.zeros(len(array))
+        whole[on] = rest[0]
+        return whole, rest[1]
     size = len(array)
+    if 0 < size <= LISTS:
+        solved = dual_space_weights_on_host(gramian.tolist(), None, "dual_basis", "keep", rtol)
+        return None if solved is None else (np.array(solved[0]), solved[1])
     squares = array.diagonal()
     if not size or not (squares.min() > 0.0 and np.isfinite(array).all()):
         return None
@@ -64,8 +69,4 @@ def dual_basis_on_host(
     if not (residual <= RESIDUAL_TOL and unit.sum() > 0.0):
         return None
     weights = unit / norms
-    if on is not None:
-        whole = np.zeros(m)
-        whole[on] = weights
-        weights = whole
     return weights, residual
