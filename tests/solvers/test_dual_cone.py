@@ -247,3 +247,95 @@ def test_wrong_arguments_name_the_remedy():
         dual_cone_point(eye, torch.ones(3), tol=0.0)
     with pytest.raises(ValueError, match=r"`max_iter` at least 1; got 1e-10 and 0"):
         dual_cone_point(eye, torch.ones(3), max_iter=0)
+
+
+FORMS = {
+    "host": lambda g, u, on, separate, n: dual_cone_combination(
+        g, u, active=on, separate=separate, max_iter=n
+    ),
+    "device": lambda g, u, on, separate, n: SolverResult(
+        *dual_cone_reference(g, u, on, separate=separate, max_iter=n)
+    ),
+}
+
+
+def true_gap(one: Case, u: Tensor, v: Tensor) -> float:
+    """`max_i |min(s_i, g^_i . d)| / ||d||`, from the Jacobian."""
+    d = one.jacobian.T @ v
+    shifts = (v - u) * one.norms
+    return float((torch.minimum(shifts, one.jacobian @ d / one.norms).abs() / d.norm()).max())
+
+
+@pytest.mark.parametrize("limit", [1, 2, 4, 40])
+def test_the_gap_is_the_true_one(limit, monkeypatch):
+    monkeypatch.setattr(exchange_module, "EXCHANGES", 0)
+    for seed in range(4):
+        one = case("crowded", 10, seed, norm_ratio=3.0)
+        u = preference(seed, 10)
+        result = dual_cone_point(one.gramian, u, max_iter=limit)
+        gap = true_gap(one, u, result.weights)
+        assert float(result.gap) == pytest.approx(gap, rel=1e-6, abs=1e-12)
+        enough = SolverStatus.CONVERGED if gap <= 1e-10 else SolverStatus.MAX_ITER
+        assert int(result.status) == enough
+        assert int(result.num_iter) <= limit
+
+
+def test_the_sum_of_projections_is_the_sum():
+    """Of each gradient by itself, with the gap of their residuals."""
+    for family in ("conflicting", "crowded", "aligned", "near_opposite"):
+        for m in (2, 5, 18):
+            one = case(family, m, norm_ratio=10.0)
+            u = preference(5, m)
+            together = dual_cone_combination(one.gramian, u, separate=True)
+            unit = torch.eye(m, dtype=torch.float64)
+            alone = [dual_cone_point(one.gramian, unit[i]).weights for i in range(m)]
+            expected = sum(float(u[i]) * alone[i] for i in range(m))
+            difference = one.jacobian.T @ (together.weights - expected)
+            assert float(difference.norm()) <= SAME * length_of_terms(one, expected)
+            assert float(together.gap) <= 1e-10
+            assert int(together.status) == SolverStatus.CONVERGED
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("separate", [False, True])
+def test_nothing_to_solve(form, separate):
+    solve = FORMS[form]
+    eye, u = torch.eye(3, dtype=torch.float64), preference(0, 3)
+    on = torch.ones(3, dtype=torch.bool)
+    broken = eye.clone()
+    broken[0, 2] = math.inf
+    result = solve(broken, u, on, separate, None)
+    assert result.weights.tolist() == [1 / 3] * 3
+    assert int(result.status) == SolverStatus.NON_FINITE
+    assert math.isnan(float(result.gap))
+    spoiled = torch.where(torch.tensor([False, True, False]), math.nan, u)
+    assert int(solve(eye, spoiled, on, separate, None).status) == SolverStatus.NON_FINITE
+    none = solve(eye, u, ~on, separate, None)
+    assert none.weights.tolist() == [0.0] * 3
+    assert (int(none.status), float(none.gap)) == (SolverStatus.DEGENERATE, 0.0)
+    zeros = solve(0.0 * eye, u, on, separate, None)
+    assert torch.equal(zeros.weights, u)
+    assert (int(zeros.status), float(zeros.gap)) == (SolverStatus.DEGENERATE, 0.0)
+    some = solve(torch.diag(torch.tensor([0.0, 1.0, 4.0]).double()), u, on, separate, None)
+    torch.testing.assert_close(some.weights, u, rtol=1e-15, atol=0.0)
+    assert (int(some.status), float(some.gap)) == (SolverStatus.CONVERGED, 0.0)
+    inside = solve(eye, u, on, separate, None)
+    assert torch.equal(inside.weights, u)
+    if form == "host":
+        results = (result, none, zeros, some, inside)
+        assert [int(r.num_iter) for r in results] == [0] * 5
+
+
+def test_the_bounds_of_the_settings():
+    eye = torch.eye(3, dtype=torch.float64)
+    for wrong in (torch.ones(3), torch.ones(0, 0), torch.ones(2, 3)):
+        with pytest.raises(ValueError, match="not the Jacobian"):
+            dual_cone_point(wrong, torch.ones(3))
+    with pytest.raises(ValueError, match="Use the defaults"):
+        dual_cone_point(eye, torch.ones(3), tol=math.nan)
+    assert dual_cone_point(torch.ones(1, 1), torch.ones(1)).weights.tolist() == [1.0]
+    assert int(dual_cone_point(eye, torch.ones(3), tol=1e-300, max_iter=1).num_iter) == 0
+    opposite = torch.tensor([[1.0, -0.5], [-0.5, 1.0]], dtype=torch.float64)
+    loose = dual_cone_point(opposite, torch.tensor([1.0, 0.0]))
+    assert loose.weights.tolist() == [1.0, 0.5]
+    assert int(loose.num_iter) == 1
