@@ -15,14 +15,17 @@ import math
 import statistics
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import moopt
 from benchmarks.report import Report, main
+from moopt.aggregators import AGGREGATORS
 from moopt.scalarizations import SCALARIZATIONS
-from moopt.weightings import WEIGHTINGS, Weighting
+from moopt.testing import OneBatch
+from moopt.weightings import WEIGHTINGS
 
 STARTS = 5
 STEPS = 300
@@ -146,14 +149,19 @@ def problems() -> dict[str, Problem]:
     }
 
 
-def methods() -> dict[str, Weighting]:
-    """The registered methods without roles; l2-normalised MGDA beside them, as the default."""
-    rows = {**WEIGHTINGS, **SCALARIZATIONS}
-    out = {n: row.build() for n, row in rows.items() if not row.required}
+def methods() -> dict[str, Any]:
+    """The registered methods without roles; l2-normalised MGDA beside them, as the default.
+
+    The losses are exact, so that methods of several batches see the same one again. TrimmedMean
+    has nothing to trim between two objectives.
+    """
+    rows = {**WEIGHTINGS, **SCALARIZATIONS, **AGGREGATORS}
+    out = {n: row.build() for n, row in rows.items() if not row.required and n != "TrimmedMean"}
+    out = {n: OneBatch(w) if "auxiliary" in w.needs else w for n, w in out.items()}
     return {"MGDA l2": moopt.MGDA(normalize="l2"), **out}
 
 
-def path(problem: Problem, weighting: Weighting, start: Tensor) -> Tensor:
+def path(problem: Problem, weighting: Any, start: Tensor) -> Tensor:
     """float64 `[STEPS + 1, m]`: the losses along one run."""
     x = nn.Parameter(start.clone())
     optimizer = moopt.CommonDescent(torch.optim.Adam([x], lr=LR), weighting, inactive_tol=0.0)
