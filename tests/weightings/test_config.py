@@ -101,15 +101,6 @@ def test_agrees_with_the_authors_package(m: int) -> None:
             assert float(difference.norm()) <= PEER_TOL * float(expected.norm())
 
 
-@pytest.mark.parametrize("m", [2, 3, 5, 10])
-def test_agrees_with_torchjd(m: int) -> None:
-    peer = pytest.importorskip("torchjd.aggregation")
-    for seed in range(5):
-        one = case("conflicting", m, seed, norm_ratio=1e2)
-        expected = peer.ConFIG()(one.jacobian)
-        assert float((direction(one) - expected).norm()) <= PEER_TOL * float(expected.norm())
-
-
 def test_a_masked_row_of_nan_does_not_enter_the_length() -> None:
     one = case("conflicting", 3)
     wide = torch.full((4, 4), float("nan"), dtype=torch.float64)

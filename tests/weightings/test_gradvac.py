@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from unittest import mock
 
 import pytest
 import torch
@@ -14,14 +13,11 @@ import moopt.weightings.gradvac as module
 from moopt.record import StepStatistics
 from moopt.weightings import GradVac, PCGrad
 from moopt.weightings.gradvac import SMALLEST_SINE, gradvac_weights
-from moopt.weightings.random_order import index_order, random_order
+from moopt.weightings.random_order import index_order
 from tests.cases import Case, all_cases, case, cases
 
 LITERAL_TOL = 1e-6
 """Relative to sum_i ||g_i||: sqrt(1 - c^2) of a cosine near one holds sqrt(eps) = 1.5e-8."""
-
-PEER_TOL = 1e-8
-"""Relative difference from TorchJD with eps = 0 on well-scaled rows."""
 
 COSINE_TOL = 1e-9
 """Of a restored cosine between well-conditioned rows."""
@@ -95,24 +91,6 @@ def test_the_first_step_is_pcgrad_and_beta_zero_stays_there() -> None:
         expected, peer, _ = PCGrad(seed=2)(statistics, peer)
         assert torch.allclose(weights, expected, rtol=1e-9), step
     assert float(state["targets"].abs().max()) == 0.0
-
-
-@pytest.mark.parametrize("m", [2, 3, 5])
-def test_agrees_with_torchjd_over_several_steps(m: int) -> None:
-    """With the same orders, and its eps set to zero."""
-    peer = pytest.importorskip("torchjd.aggregation").GradVac(beta=0.5, eps=0.0)
-    weighting, state = GradVac(beta=0.5), None
-    for step in range(6):
-        one = case("conflicting", m, step)
-        replayed = []
-        for i, row in enumerate(random_order(0, torch.tensor(step), m).tolist()):
-            others = [j for j in range(m) if j != i]
-            replayed.append(torch.tensor([others.index(j) for j in row]))
-        with mock.patch("torch.randperm", side_effect=replayed):
-            expected = peer(one.jacobian)
-        weights, state, _ = weighting(StepStatistics(gramian=one.gramian), state)
-        difference = one.jacobian.T @ weights - expected
-        assert float(difference.norm()) <= PEER_TOL * float(expected.norm()), step
 
 
 def test_a_target_of_one_does_not_blow_up() -> None:
