@@ -49,8 +49,9 @@ class ExcessMTL(TrackingAggregator):
 
     Source: Y. He, S. Zhou, G. Zhang, H. Yun, Y. Xu, B. Zeng, T. Chilimbi and H. Zhao, "Robust
     Multi-Task Learning with Excess Risks", ICML 2024. The authors' code adds 1e-7 under the root,
-    which this leaves out so that no scale of the gradients is special, and lets the weights sum to
-    m; in the paper they sum to one (from memory).
+    which this leaves out so that no scale of the gradients is special, does not divide the
+    estimates of the first step (through a peer's adaptation of it), and lets the weights sum to m;
+    in the paper they sum to one (from memory).
     """
 
     step_size: float = 0.01

@@ -448,3 +448,25 @@ def test_complex_parameters_are_refused():
     optimizer = moopt.CommonDescent(torch.optim.SGD([w], lr=0.1), MoCo())
     with pytest.raises(TypeError, match="tracks real gradients"):
         optimizer.backward({"a": w[0].abs() ** 2, "b": (w[0] - w[1]).abs() ** 2})
+
+
+def test_excess_mtl_grows_as_torchjds_does_from_its_second_step_on():
+    """Its first step takes the estimates undivided, so that a larger gradient weighs more."""
+    aggregation = pytest.importorskip("torchjd.aggregation")
+    peer = aggregation.ExcessMTLWeighting(robust_step_size=0.5)
+    parameter = torch.nn.Parameter(torch.zeros(8, dtype=torch.float64))
+    method = ExcessMTL(step_size=0.5)
+    optimizer = moopt.CommonDescent(torch.optim.SGD([parameter], lr=0.0), method)
+    ours, theirs = [], []
+    for step in range(4):
+        rows = torch.randn(3, 8, generator=torch.Generator().manual_seed(step)).double()
+        rows *= torch.tensor([[1.0], [2.0], [0.5]])
+        optimizer.zero_grad()
+        record = optimizer.backward({f"loss {i}": row @ parameter for i, row in enumerate(rows)})
+        optimizer.step()
+        ours.append(record.weights.log())
+        theirs.append(peer(rows).log())
+    assert not torch.allclose(ours[0], theirs[0], atol=0.1)
+    for step in range(1, 4):
+        growth = [logs[step] - logs[step - 1] for logs in (ours, theirs)]
+        torch.testing.assert_close(*(g - g.mean() for g in growth), rtol=1e-5, atol=1e-5)
