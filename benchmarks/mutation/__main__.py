@@ -5,7 +5,7 @@
 Mutants are cosmic-ray's. Those that change annotations alone are no mutants, since annotations are
 never evaluated here. The tests of a mutant are those of `tests/solvers` and `tests/weightings`
 that run the mutated statement, as one traced run of all of them tells, cheapest first, as many as
-take 5 CPU seconds on the original, with at most 10 examples of each property. Tests that fail on
+take 4 CPU seconds on the original, with at most 10 examples of each property. Tests that fail on
 the original, or that do not end on it within the limit, are an error of this program or of the
 tests, never a verdict.
 
@@ -25,9 +25,10 @@ import json
 import math
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.mutation.child import outcome, preload
+from benchmarks.mutation.child import Job, outcome, outcomes, preload
 from benchmarks.mutation.mutants import ROOT, Mutant, draw, mutated_files
 from benchmarks.mutation.reach import Reach, measured
 
@@ -44,37 +45,37 @@ def wilson_low(killed: int, total: int, z: float = 1.96) -> float:
     return (centre - spread) / (1 + z * z / total)
 
 
-def ends_on_original(reach: Reach, sample: list[Mutant]) -> None:
+def ends_on_original(reach: Reach, sample: list[Mutant], workers: int) -> None:
     """Raise unless the tests of every module of a sample pass on the original, in time."""
-    for path in sorted({mutant.path for mutant in sample}):
-        verdict = outcome(None, reach.of_module(path), LIMIT)
+    paths = sorted({mutant.path for mutant in sample})
+    jobs = [Job(None, reach.of_module(path)) for path in paths]
+    for place, verdict in outcomes(jobs, LIMIT, workers):
         if verdict != "passed":
-            raise SystemExit(
-                f"the tests of {path} without any mutation: {verdict}; mend them first"
-            )
+            raise SystemExit(f"the tests of {paths[place]} without any mutation: {verdict}.")
 
 
-def verdict_of(mutant: Mutant, reach: Reach) -> str:
-    """ "killed", "endless" or "survived"."""
-    chosen = reach.tests_of(mutant)
-    if not chosen.tests:
-        return "survived"
-    found = outcome(mutant, chosen, LIMIT)
-    if found == "endless" and outcome(None, chosen, LIMIT) != "passed":
-        raise SystemExit(f"{chosen.tests} do not end in time without any mutation")
-    return {"passed": "survived", "failed": "killed", "endless": "endless"}[found]
+def verdicts(sample: list[Mutant], reach: Reach, workers: int) -> Iterator[tuple[Mutant, str]]:
+    """Each mutant with "killed", "endless" or "survived", as they end."""
+    jobs = [Job(mutant, reach.tests_of(mutant)) for mutant in sample]
+    for place, found in outcomes(jobs, LIMIT, workers):
+        mutant, chosen = sample[place], jobs[place].chosen
+        if found == "endless" and outcome(None, chosen, LIMIT) != "passed":
+            raise SystemExit(f"{chosen.tests} do not end in time without any mutation")
+        killed = {"failed": "killed", "endless": "endless"}
+        yield mutant, killed.get(found, "survived") if chosen.tests else "survived"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.mutation", description=__doc__)
     parser.add_argument("--sample", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--json", type=Path, default=Path("runs/benchmarks/mutation.json"))
     parser.add_argument("--again", type=Path, help="only the survivors of this earlier result")
     options = parser.parse_args()
     preload()
     os.chdir(ROOT)
-    reach = measured()
+    reach = measured(options.workers)
     files = mutated_files()
     sample, count = draw(files, options.sample, options.seed)
     print(f"{count} positions in {len(files)} files; a sample of {len(sample)}", flush=True)
@@ -82,11 +83,10 @@ def main() -> int:
         wanted = {(m, d) for m, _, d in json.loads(options.again.read_text())["survived"]}
         sample = [mutant for mutant in sample if (mutant.module, mutant.diff()) in wanted]
     else:
-        ends_on_original(reach, sample)
+        ends_on_original(reach, sample, options.workers)
     reasons = {(m, d): why for m, d, why in json.loads(REASONS.read_text())}
     results: dict[str, list[Mutant]] = {"killed": [], "endless": [], "survived": []}
-    for i, mutant in enumerate(sample):
-        verdict = verdict_of(mutant, reach)
+    for i, (mutant, verdict) in enumerate(verdicts(sample, reach, options.workers)):
         results[verdict].append(mutant)
         if verdict == "survived":
             why = reasons.get((mutant.module, mutant.diff()), "NO REASON YET")

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from benchmarks.mutation.mutants import Mutant
@@ -125,25 +126,48 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(code, module.__dict__)
 
 
+class Job(NamedTuple):
+    """A mutant (None: the original) and the tests to run on it."""
+
+    mutant: Mutant | None
+    chosen: Selection
+
+
+def outcomes(jobs: Sequence[Job], limit: int, workers: int = 1) -> Iterator[tuple[int, str]]:
+    """(place among the jobs, verdict) of each job as it ends, `workers` at a time.
+
+    "passed", "failed" or "endless": more than `limit` CPU seconds.
+    """
+    waiting = list(enumerate(jobs))[::-1]
+    running: dict[int, tuple[int, float]] = {}
+    while waiting or running:
+        while waiting and len(running) < workers:
+            place, job = waiting.pop()
+            running[_started(job, limit)] = (place, time.monotonic() + BACKSTOP * limit)
+        time.sleep(0.01)
+        for child, (place, deadline) in list(running.items()):
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                del running[child]
+                code = os.waitstatus_to_exitcode(status)
+                ended = code not in (-signal.SIGXCPU, -signal.SIGKILL)
+                yield place, "endless" if not ended else "passed" if code == 0 else "failed"
+            elif time.monotonic() > deadline:
+                os.kill(child, signal.SIGKILL)
+
+
 def outcome(mutant: Mutant | None, chosen: Selection, limit: int) -> str:
-    """ "passed", "failed" or "endless" (more than `limit` CPU seconds); None: the original."""
+    """The verdict of one job."""
+    return next(outcomes([Job(mutant, chosen)], limit))[1]
+
+
+def _started(job: Job, limit: int) -> int:
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
         resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 5))
-        _run(mutant, chosen)
-    deadline = time.monotonic() + BACKSTOP * limit
-    while time.monotonic() < deadline:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            code = os.waitstatus_to_exitcode(status)
-            if code in (-signal.SIGXCPU, -signal.SIGKILL):
-                return "endless"
-            return "passed" if code == 0 else "failed"
-        time.sleep(0.01)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return "endless"
+        _run(*job)
+    return child
 
 
 def _run(mutant: Mutant | None, chosen: Selection) -> None:
