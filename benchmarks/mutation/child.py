@@ -180,7 +180,9 @@ def _run(mutant: Mutant | None, chosen: Selection) -> None:
         sys.meta_path.insert(0, _Finder(mutant))
     files = list(dict.fromkeys(test.split("::")[0] for test in chosen.tests))
     try:
-        code = int(pytest.main(["-x", *OPTIONS, *files], plugins=[Chosen(chosen)]))
+        code = int(
+            pytest.main(["-x", *OPTIONS, "-m", "not slow", *files], plugins=[Chosen(chosen)])
+        )
     except BaseException:  # a mutant may raise anything, at import too; each is a kill
         traceback.print_exc()
         code = 1
