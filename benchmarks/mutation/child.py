@@ -22,6 +22,9 @@ BACKSTOP = 12.0
 OPTIONS = ["-q", "-p", "no:cacheprovider", "-W", "ignore:Module already imported"]
 EXAMPLES = 10
 
+NO_TESTS = 5
+"""pytest's exit code where nothing was selected: nothing has failed."""
+
 
 def preload() -> None:
     """Import what the tests need from elsewhere, so that a child costs its tests alone."""
@@ -151,7 +154,10 @@ def outcomes(jobs: Sequence[Job], limit: int, workers: int = 1) -> Iterator[tupl
                 del running[child]
                 code = os.waitstatus_to_exitcode(status)
                 ended = code not in (-signal.SIGXCPU, -signal.SIGKILL)
-                yield place, "endless" if not ended else "passed" if code == 0 else "failed"
+                yield (
+                    place,
+                    "endless" if not ended else "passed" if code in (0, NO_TESTS) else "failed",
+                )
             elif time.monotonic() > deadline:
                 os.kill(child, signal.SIGKILL)
 
