@@ -223,8 +223,9 @@ class EPO(Weighting):
             preference does not fit the objectives.
 
     Numerics: solved for x_i = w_i ||g_i|| on cosines, so that norms differ freely. Balancing
-        programs and relaxed ones always have a solution; where the restricted one has none the
-        status is INFEASIBLE and the step is the relaxed one. Losses must be >= 0: shift them. A
+        programs and relaxed ones always have a solution; where one has several (balanced losses
+        with orthogonal gradients, for one), rounding may choose; where the restricted one has none
+        the status is INFEASIBLE and the step is the relaxed one. Losses must be >= 0: shift them. A
         negative one gives uniform weights and status OUT_OF_DOMAIN. The step neither vanishes nor
         shrinks as the losses balance: decay the learning rate for a precise end. NaN or infinity
         among the active rows or losses gives uniform weights and status NON_FINITE. No

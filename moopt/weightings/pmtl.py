@@ -189,8 +189,8 @@ class PMTL(Weighting):
     @property
     def guarantees(self) -> frozenset[Guarantee]:
         # A constraint's gradient can cancel a long gradient but for rounding: at norm ratios from
-        # 1e4 on the Gramian does not tell what is left, so no more can be promised.
-        return frozenset({Guarantee.ZERO_AT_STATIONARITY})
+        # 1e4 on the Gramian does not tell what is left, so descent cannot be promised.
+        return frozenset({Guarantee.ZERO_AT_STATIONARITY, Guarantee.POSITIVELY_HOMOGENEOUS})
 
     @property
     def needs(self) -> frozenset[str]:
