@@ -23,10 +23,10 @@ def check_weighting(weighting: Weighting | Build, cases: Iterable[Case] | None =
     dimensions are independent; auxiliary rows get weight 0; the same input gives the same bits
     and is not written to; the state is complete, flat and not changed in place; NaN and infinity
     raise nothing and give finite weights. A method that needs further samples of the gradients is
-    shown the same batch again. The guarantees: those of `weighting.guarantees`,
-    componentwise and relative to `||g_i|| ||d||`. The cases: stationary, rank-deficient,
-    duplicate, opposite, near-parallel and zero rows, m = 1 to 10, scales 1e-30 to 1e30 and norm
-    ratios to 1e8.
+    shown the same batch again, in units of its longest gradient. The guarantees: those of
+    `weighting.guarantees`, componentwise and relative to `||g_i|| ||d||`. The cases: stationary,
+    rank-deficient, duplicate, opposite, near-parallel and zero rows, m = 1 to 10, scales 1e-30 to
+    1e30 and norm ratios to 1e8.
 
     Args:
         weighting: an instance; or, where settings belong to single objectives, a function from
@@ -74,7 +74,7 @@ def _fixed(weighting: Weighting) -> Build:
 
 
 def _on_one_batch(build: Build) -> Build:
-    return lambda positions: OneBatch(build(positions))
+    return lambda positions: OneBatch(build(positions), normalize=True)
 
 
 def _problem(check: Callable[[Build, Case], None], build: Build, case: Case) -> str | None:

@@ -24,6 +24,9 @@ class OneBatch(Weighting):
 
     Args:
         weighting: the method; its promises, state and further needs are passed on.
+        normalize: show the further batches in units of the longest active gradient, for methods
+            whose settings have a unit: `MoDo` moves by `step_size` times a squared length, and far
+            beyond the simplex rounding decides where it ends. Default False.
 
     Example:
         >>> import torch, moopt
@@ -34,6 +37,7 @@ class OneBatch(Weighting):
     """
 
     weighting: Weighting
+    normalize: bool = False
 
     name: ClassVar[str] = "OneBatch"
     source: ClassVar[str] = "this library: an adapter for tests"
@@ -65,12 +69,27 @@ class OneBatch(Weighting):
         again = torch.arange(m, device=statistics.gramian.device).repeat(SAMPLES)
         rows = torch.cat([torch.arange(width, device=again.device), again])
         samples = [sample_name(n, k + 1) for k in range(SAMPLES) for n in statistics.names[:m]]
+        gramian = statistics.gramian.index_select(-2, rows).index_select(-1, rows)
+        if self.normalize:
+            factors = torch.ones_like(gramian[..., 0])
+            factors[..., width:] = _inverse_length(statistics)[..., None]
+            gramian = gramian * factors[..., :, None] * factors[..., None, :]
         output = self.weighting(
             dataclasses.replace(
                 statistics,
-                gramian=statistics.gramian.index_select(-2, rows).index_select(-1, rows),
+                gramian=gramian,
                 auxiliary=(*statistics.auxiliary, *samples),
             ),
             state,
         )
         return output._replace(weights=output.weights[..., :width])
+
+
+def _inverse_length(statistics: StepStatistics) -> Tensor:
+    """`[...]`, 1 over the norm of the longest finite active gradient; 1 where there is none."""
+    squares = statistics.gramian.diagonal(dim1=-2, dim2=-1)[..., : statistics.num_objectives]
+    counts = (
+        squares.isfinite() if statistics.active is None else squares.isfinite() & statistics.active
+    )
+    longest = torch.where(counts, squares, 0.0).amax(-1)
+    return torch.where(longest > 0.0, longest, 1.0).rsqrt()

@@ -76,7 +76,7 @@ def three_sectors(positions: Sequence[int]) -> Weighting:
 # Methods that have settings without a default, or need rows beside the objectives'.
 REQUIRED: dict[str, Build] = {
     "Constant": constant,
-    "MoDo": fixed(OneBatch(MoDo())),
+    "MoDo": fixed(OneBatch(MoDo(), normalize=True)),
     "PMTL": three_sectors,
     "NGDiff": forget_retain(NGDiff),
     "GRU": forget_retain(GRU),
@@ -101,6 +101,7 @@ FURTHER: dict[str, Build] = {
     "EPO with a preference": lambda at: EPO(preference=[1.0 + 0.5 * i for i in at]),
     "EPO descent": fixed(EPO(eps=10.0)),
     "PMGDA with a preference": lambda at: PMGDA(preference=[1.0 + 0.5 * i for i in at]),
+    "MoDo in large steps": fixed(OneBatch(MoDo(step_size=3.0), normalize=True)),
     "PCD tau 0": prioritised(tau=0.0, beta=0.0),
     "GRU clip": forget_retain(GRU, cosine_clip=-0.5),
     "HAMU absolute": forget_retain(HAMU, relative=False, stop=False),
