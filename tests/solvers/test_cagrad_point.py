@@ -86,7 +86,7 @@ def test_few_trips_find_the_root(family: str, c: float, monkeypatch: pytest.Monk
 
 def test_few_exchanges_find_the_face() -> None:
     """Without the root finder: the exchange alone is exact on independent rows."""
-    for family in ("aligned", "conflicting", "crowded"):
+    for family in ("aligned", "conflicting", "orthogonal"):
         for m in (2, 3, 5, 10):
             one = case(family, m, norm_ratio=1e2)
             result = cagrad_point(one.gramian)
