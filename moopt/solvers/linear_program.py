@@ -56,9 +56,9 @@ def linear_program(
     Numerics: float64 whatever the input; independent of the scales of c, of s and of each row.
         The simplex method: the steepest column for three quarters of the pivots, then Bland's
         rule, which ends after finitely many; point and prices are refined once from the given
-        numbers. Where several points are optimal, one of them. CPU tensors are solved on the host, one after the
-        other; other devices, and `torch.compile`, use a branch-free form without synchronisation.
-        The result carries no autograd graph.
+        numbers. Where several points are optimal, one of them. CPU tensors are solved on the
+        host, one after the other; other devices, and `torch.compile`, use a branch-free form
+        without synchronisation. The result carries no autograd graph.
 
     Example:
         >>> import torch
