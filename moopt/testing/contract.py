@@ -108,10 +108,11 @@ def check_determinism(build: Build, case: Case) -> None:
 def check_state_round_trip(build: Build, case: Case) -> None:
     """The state is complete, flat, shaped as declared, and not changed in place."""
     weighting = build(range(case.m))
-    initial = weighting.initial_state(case.m)
+    initial, wider = weighting.initial_state(case.m), weighting.initial_state(case.m + 1)
     assert set(initial) == set(weighting.state_axes)
     for key, axes in weighting.state_axes.items():
         assert initial[key].shape[:axes] == (case.m,) * axes
+        assert initial[key].shape[axes:] == wider[key].shape[axes:]
     first = statistics(case.gramian, losses_of(case))
     later = statistics(torch.eye(case.m, dtype=torch.float64), losses_of(case))
     weights, state, _ = weighting(first)

@@ -339,3 +339,16 @@ def test_the_bounds_of_the_settings():
     loose = dual_cone_point(opposite, torch.tensor([1.0, 0.0]))
     assert loose.weights.tolist() == [1.0, 0.5]
     assert int(loose.num_iter) == 1
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("separate", [False, True])
+def test_what_cancels_but_for_rounding_is_degenerate(form, separate):
+    """Rows in a closed ring have no common descent direction: the projection is zero."""
+    for m in (3, 5):
+        for scale in (1e-3, 1.0, 1e3):
+            one = case("strongly_stationary", m, scale=scale)
+            on = torch.ones(m, dtype=torch.bool)
+            result = FORMS[form](one.gramian, preference(1, m), on, separate, None)
+            assert int(result.status) == SolverStatus.DEGENERATE
+            assert float(result.gap) == 0.0

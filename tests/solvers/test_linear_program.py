@@ -282,6 +282,9 @@ def test_wrong_shapes_and_settings_name_the_remedy() -> None:
     c, a, b = torch.ones(3), torch.ones(2, 3), torch.zeros(2)
     with pytest.raises(ValueError, match=r"`matrix` of `linear_program` must have shape"):
         linear_program(c, c, b)
+    for empty in (torch.ones(0, 3), torch.ones(2, 0)):
+        with pytest.raises(ValueError, match=r"with p, n >= 1; got"):
+            linear_program(empty[0] if len(empty) else c, empty, torch.zeros(len(empty)))
     with pytest.raises(ValueError, match=r"`cost` of `linear_program` must have shape \[..., 3\]"):
         linear_program(b, a, b)
     with pytest.raises(ValueError, match=r"`bound` of `linear_program` must have shape \[..., 2\]"):

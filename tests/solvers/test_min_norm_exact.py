@@ -240,3 +240,10 @@ def test_a_limit_on_pivots_holds_for_exchanges():
     # Once for the hull of the rows, and once for that of the unit rows.
     assert int(result.num_iter) == 2 * (EXCHANGES - 1)
     assert int(result.status) == SolverStatus.MAX_ITER
+
+
+@pytest.mark.parametrize("m", [4, 6])
+def test_enumeration_tries_every_face(m):
+    one = case("conflicting", m)
+    assert int(min_norm_point(one.gramian, solver="exhaustive").num_iter) == 2**m - 1
+    assert int(min_norm_point(one.gramian, solver="active_set").num_iter) < 2**m - 1

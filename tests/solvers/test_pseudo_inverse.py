@@ -100,3 +100,10 @@ def test_rotations_converge_for_many_rows(m: int) -> None:
         values, vectors = module.jacobi_eigh(matrix)
         rebuilt = (vectors * values) @ vectors.T
         assert float((rebuilt - matrix).abs().max()) <= RESIDUAL_TOL * m
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_one_number(path: str) -> None:
+    for value, expected in ((4.0, 0.25), (0.0, 0.0), (1e-200, 1e200)):
+        matrix = torch.tensor([[value]], dtype=torch.float64)
+        assert float(PATHS[path](matrix, rtol=RTOL)) == pytest.approx(expected, rel=1e-15)

@@ -129,6 +129,10 @@ def test_objectives_come_and_go() -> None:
     assert float(weights.sum()) == pytest.approx(2.0)
     assert float(state["weights"][0]) == float(before[0])
     assert state["initial_losses"].tolist() == [1.0, 2.0, 3.0]
+    # Who has begun keeps its first loss, absent or not, and whatever the loss is by then.
+    _, state, _ = step(norms, numbers(7.0, 7.0, 7.0), weighting, state, absent)
+    assert state["initial_losses"].tolist() == [1.0, 2.0, 3.0]
+    assert state["num_steps"].tolist() == [1, 3, 2]
 
 
 def test_a_saved_state_resumes_the_path() -> None:

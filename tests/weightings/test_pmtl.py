@@ -136,7 +136,7 @@ def test_wrong_settings_name_the_remedy() -> None:
     for wrong in ([], [[]], [[0.0, 0.0]], [[1.0], [1.0, 2.0]], [[-1.0, 1.0]], [[math.nan]]):
         with pytest.raises(ValueError, match="`preferences` of `PMTL`"):
             PMTL(preferences=wrong)
-    for index in (-1, 2):
+    for index in (-1, 2, 5):
         with pytest.raises(ValueError, match="`index` of `PMTL`"):
             PMTL(preferences=good, index=index)
     with pytest.raises(ValueError, match="`eps` of `PMTL`"):

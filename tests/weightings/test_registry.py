@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+import sys
+from collections.abc import Callable
+
 import pytest
 import torch
 
 from moopt.record import StepStatistics
 from moopt.testing import OneBatch
-from moopt.weightings import CRMOGM, MGDA, WEIGHTINGS, Constant, DualSpaceMGDA, weighting_from_name
+from moopt.weightings import (
+    CRMOGM,
+    MGDA,
+    WEIGHTINGS,
+    Constant,
+    DualSpaceMGDA,
+    Weighting,
+    weighting_from_name,
+)
 
 
 @pytest.mark.parametrize("spelling", ["MGDA", "mgda", "Mgda"])
@@ -61,3 +74,32 @@ def test_rows_tell_what_instances_tell() -> None:
 def test_rows_cannot_be_changed() -> None:
     with pytest.raises(TypeError):
         WEIGHTINGS["MGDA"] = WEIGHTINGS["Mean"]
+
+
+def functions_of(method: type[Weighting]) -> list[Callable[..., object]]:
+    """The public functions of a method's file."""
+    members = vars(sys.modules[method.__module__]).values()
+    return [f for f in members if inspect.isfunction(f) and f.__module__ == method.__module__]
+
+
+@pytest.mark.parametrize("name", WEIGHTINGS)
+def test_functions_and_class_have_the_same_defaults(name: str) -> None:
+    method = WEIGHTINGS[name].weighting_class
+    fields = {field.name: field.default for field in dataclasses.fields(method)}
+    for function in functions_of(method):
+        for key, parameter in inspect.signature(function).parameters.items():
+            if key in fields and parameter.default not in (parameter.empty, None):
+                assert parameter.default == fields[key], (function.__name__, key)
+
+
+def test_the_test_of_defaults_sees_functions() -> None:
+    """It would pass without any."""
+    shared = [
+        (name, key)
+        for name, row in WEIGHTINGS.items()
+        for function in functions_of(row.weighting_class)
+        for key, parameter in inspect.signature(function).parameters.items()
+        if key in row.weighting_class.__dataclass_fields__
+        and parameter.default is not parameter.empty
+    ]
+    assert len({name for name, _ in shared}) > 12

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
 import math
 
 import pytest
@@ -22,11 +20,6 @@ from moopt.weightings import (
     OrthogonalSteepestDescent,
     Weighting,
 )
-from moopt.weightings.blur import blur_weights
-from moopt.weightings.gru import gru_weights
-from moopt.weightings.hamu import hamu_weights
-from moopt.weightings.orthogonal_steepest_descent import orthogonal_steepest_descent_weights
-from moopt.weightings.pcd import pcd_weights
 
 NAMES = ("f", "r", "k", "p")
 ROLES = {"forget": "f", "retain": ["r", "k", "p"]}
@@ -135,25 +128,3 @@ def test_a_training_step_goes_by_the_names_of_the_losses(name: str) -> None:
             by_name = dict(zip(names, record.weights.tolist(), strict=True))
             assert [by_name[key] for key in NAMES] == pytest.approx(expected.tolist(), rel=1e-9)
         optimizer.step()
-
-
-FUNCTIONS = {
-    GRU: gru_weights,
-    BLUR: blur_weights,
-    HAMU: hamu_weights,
-    OrthogonalSteepestDescent: orthogonal_steepest_descent_weights,
-    PCD: pcd_weights,
-}
-
-
-@pytest.mark.parametrize("method", FUNCTIONS, ids=lambda method: method.__name__)
-def test_function_and_class_have_the_same_defaults(method: type[Weighting]) -> None:
-    parameters = inspect.signature(FUNCTIONS[method]).parameters
-    fields = {field.name: field.default for field in dataclasses.fields(method)}
-    shared = {
-        name
-        for name, parameter in parameters.items()
-        if name in fields and parameter.default is not inspect.Parameter.empty
-    }
-    assert shared
-    assert {name: parameters[name].default for name in shared} == {n: fields[n] for n in shared}

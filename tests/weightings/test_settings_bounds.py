@@ -156,7 +156,7 @@ PROMISES: list[tuple[Weighting, set[Guarantee]]] = [
     (NashMTL(), {N, E, P, Z}),
     (SDMGrad(), {S, H, D, P}),
     (SDMGrad(preference=[1.0, 2.0]), {S, H, D}),
-    (PMTL(**VECTORS), {Z}),
+    (PMTL(**VECTORS), {Z, H}),
     (MGDA(), {S, D, N, P, Z, H}),
     (MGDA(solver="pairwise"), {S, D}),
     (MGDA(normalize="l2"), {N, P, Z, E}),
