@@ -18,7 +18,7 @@ NUM_STEPS = "num_steps"
 NESTED = "weighting."
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class GradientEMA(TrackingAggregator):
     """Average each objective's gradient over the steps, and let a weighting combine the averages.
 
@@ -55,7 +55,7 @@ class GradientEMA(TrackingAggregator):
     retain gradient this way; here it goes with any method and any objective.
     """
 
-    weighting: Weighting
+    weighting: Weighting = dataclasses.field(kw_only=False)
     beta: float | Mapping[str, float] = 0.9
 
     name: ClassVar[str] = "GradientEMA"
