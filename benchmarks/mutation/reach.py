@@ -30,6 +30,9 @@ COLLECTION = "::collection"
 CLAIMS = "tests/weightings/test_conformance.py"
 """The file whose tests are made from what the library claims."""
 
+INSPECTING = "tests/weightings/test_registry.py"
+"""The file whose tests look at classes and signatures without running them."""
+
 FILE = 0.05
 """CPU seconds to collect a file; the conformance suite takes one."""
 
@@ -54,11 +57,13 @@ class Reach:
         Where it runs nowhere, or while tests are collected alone: those that run its module.
         """
         found: set[str] = set()
+        if _runs_on_import(mutant):
+            found |= {test for test in self.seconds if test.startswith(INSPECTING)}
         for file, first, last in _statement(mutant):
             for line, tests in self.lines.get(file, {}).items():
                 if first <= line <= last:
                     found |= tests
-        if all(test.endswith(COLLECTION) for test in found):
+        if all(test.endswith(COLLECTION) or test.startswith(INSPECTING) for test in found):
             found |= self._tests_of_module(mutant.path)
         # Every import runs code while tests are collected; only here does it decide about tests.
         found = {t for t in found if not t.endswith(COLLECTION) or t.startswith(CLAIMS)}
@@ -93,6 +98,14 @@ class Reach:
                 files.add(file)
                 spent += cost
         return out
+
+
+def _runs_on_import(mutant: Mutant) -> bool:
+    """Whether the mutated code is a decorator, a default or the body of a class or module."""
+    nodes: list[ast.stmt] = []
+    _descend(ast.parse(mutant.path.read_text()).body, mutant.line(), nodes)
+    inside = [node for node in nodes[:-1] if isinstance(node, ast.FunctionDef)]
+    return not inside
 
 
 def _statement(mutant: Mutant) -> list[tuple[str, int, int]]:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 import pytest
 from hypothesis import given, settings
 
-from moopt.weightings import WEIGHTINGS, Guarantee
+from moopt.weightings import Guarantee
 from tests.cases import Case, all_cases, cases
 from tests.weightings.planted import BY_GUARANTEE, BY_RULE
-from tests.weightings.properties import CONTRACT, GUARANTEES, dataclass_is_frozen
+from tests.weightings.properties import CONTRACT, GUARANTEES
 from tests.weightings.settings import SETTINGS, Build
 
 CASES = list(all_cases(ms=(1, 2, 3, 5, 10), norm_ratios=(1.0, 1e2)))
@@ -92,11 +92,3 @@ def test_a_guarantee_that_is_not_claimed_has_a_counterexample(
 def test_weights_on_the_simplex_are_idempotent(name: str) -> None:
     claims = SETTINGS[name](range(3)).guarantees
     assert Guarantee.SIMPLEX not in claims or Guarantee.IDEMPOTENT in claims
-
-
-@pytest.mark.parametrize("name", WEIGHTINGS)
-def test_rows_follow_the_rules_of_the_library(name: str) -> None:
-    row = WEIGHTINGS[name]
-    assert dataclass_is_frozen(row.weighting_class)
-    assert row.name == row.weighting_class.name == row.weighting_class.__name__
-    assert row.source == row.weighting_class.source != ""

@@ -132,7 +132,10 @@ def test_objectives_come_and_go() -> None:
     # Who has begun keeps its first loss, absent or not, and whatever the loss is by then.
     _, state, _ = step(norms, numbers(7.0, 7.0, 7.0), weighting, state, absent)
     assert state["initial_losses"].tolist() == [1.0, 2.0, 3.0]
-    assert state["num_steps"].tolist() == [1, 3, 2]
+    _, state, _ = step(norms, numbers(7.0, 7.0, 7.0), weighting, state, ~absent | late)
+    _, state, _ = step(norms, losses, weighting, state, torch.tensor([True, False, True]))
+    assert state["initial_losses"].tolist() == [1.0, 2.0, 3.0]
+    assert state["num_steps"].tolist() == [3, 4, 3]
 
 
 def test_a_saved_state_resumes_the_path() -> None:

@@ -21,6 +21,7 @@ from moopt.weightings import (
     Weighting,
     weighting_from_name,
 )
+from tests.weightings.properties import dataclass_is_frozen
 
 
 @pytest.mark.parametrize("spelling", ["MGDA", "mgda", "Mgda"])
@@ -74,6 +75,14 @@ def test_rows_tell_what_instances_tell() -> None:
 def test_rows_cannot_be_changed() -> None:
     with pytest.raises(TypeError):
         WEIGHTINGS["MGDA"] = WEIGHTINGS["Mean"]
+
+
+@pytest.mark.parametrize("name", WEIGHTINGS)
+def test_rows_follow_the_rules_of_the_library(name: str) -> None:
+    row = WEIGHTINGS[name]
+    assert dataclass_is_frozen(row.weighting_class)
+    assert row.name == row.weighting_class.name == row.weighting_class.__name__
+    assert row.source == row.weighting_class.source != ""
 
 
 def functions_of(method: type[Weighting]) -> list[Callable[..., object]]:

@@ -102,6 +102,11 @@ def test_opposite_gradients_are_degenerate() -> None:
     gramian = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
     output = SDMGrad()(StepStatistics(gramian=gramian))
     assert int(output.result.status) == SolverStatus.DEGENERATE
+    # Here the mean is not zero, but lambda times it can be cancelled.
+    rows = torch.tensor([[1.0, 0.0], [-0.9, 0.0]], dtype=torch.float64)
+    output = SDMGrad(regularization=2.0)(StepStatistics(gramian=rows @ rows.T))
+    assert int(output.result.status) == SolverStatus.DEGENERATE
+    assert float((rows.T @ output.weights).norm()) <= 1e-12
 
 
 def test_wrong_settings_name_the_remedy() -> None:
