@@ -84,7 +84,7 @@ def combine_rows_(
         seen = mean_over_processes(stacked)
     statistics = StepStatistics(
         gramian=gramian,
-        losses=None if missing else seen,
+        losses=seen if "losses" in weighting.needs else None,
         names=names,
         auxiliary=auxiliary,
         lr=lr,

@@ -133,6 +133,12 @@ class CombiningOptimizer(DelegatingOptimizer):
                 )
             values |= {sample_name(n, k): v for n, v in zip(others, losses, strict=True)}
         refuse_unused(self.weighting, tuple(values))
+        taken = [name for name in names if name in values]
+        if taken:
+            raise ValueError(
+                f"objectives must not be named like the rows of samples; got {', '.join(taken)},"
+                " which are the names of another objective's samples. Rename them."
+            )
         return values
 
     @contextlib.contextmanager

@@ -14,7 +14,7 @@ from moopt.bypass import note_bypass
 from moopt.certified_weights import DEFAULT_INACTIVE_TOL
 from moopt.closure import weighted_closure
 from moopt.combining_optimizer import CombiningOptimizer
-from moopt.named_losses import Losses
+from moopt.named_losses import Losses, loss_value
 from moopt.observation import observe_
 from moopt.record import StepRecord
 from moopt.record_rows import ids_of
@@ -198,9 +198,10 @@ class CommonDescent(CombiningOptimizer):
 
         Raises:
             RuntimeError: no gradient arrived, blocks are nested, or a direction waits for `step()`.
+            TypeError, ValueError: `name` is not a string, or `loss` not a real scalar.
         """
         refuse_unknown((name,), self.objectives)
-        value = None if loss is None else torch.as_tensor(loss)
+        value = None if loss is None else loss_value(name, loss)
         with self._captured(name):
             yield
         if value is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
 Losses: TypeAlias = Mapping[str, Tensor] | Sequence[Tensor] | Tensor
@@ -58,6 +59,18 @@ def named_losses(
     for name, value in zip(names, values, strict=True):
         _check_scalar(name, value, graph)
     return names, [value.reshape(()) for value in values], named
+
+
+def loss_value(name: str, loss: Tensor | float) -> Tensor:
+    """The value of one objective's loss, checked; no graph is needed.
+
+    Raises:
+        TypeError: `name` is not a string, or `loss` neither a tensor nor a number.
+        ValueError: `loss` is not a real floating-point scalar.
+    """
+    if isinstance(loss, int | float):
+        loss = torch.tensor(float(loss), dtype=torch.float64)
+    return named_losses({name: loss}, graph=False)[1][0]
 
 
 def _check_scalar(name: str, value: object, graph: bool) -> None:

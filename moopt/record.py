@@ -29,6 +29,22 @@ def sample_name(objective: str, sample: int) -> str:
     return f"{objective}#{sample}"
 
 
+def cosine_key(first: str, second: str) -> str:
+    """The key of a pair's cosine in `StepRecord.as_dict`.
+
+    Args:
+        first, second: names of objectives; a backslash comes before each comma or backslash in a
+            name, so that no two pairs share a key.
+
+    Example:
+        >>> from moopt.record import cosine_key
+        >>> cosine_key("a", "b")
+        'cosine/a,b'
+    """
+    left, right = (n.replace("\\", "\\\\").replace(",", "\\,") for n in (first, second))
+    return f"cosine/{left},{right}"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepStatistics:
     """What a weighting may look at: an `m x m` matrix and `m` losses, never a parameter.
@@ -242,7 +258,8 @@ class StepRecord:
         cosines = self.cosines.tolist()
         out: dict[str, float] = {}
         for i, first in enumerate(self.names):
-            out |= {f"cosine/{first},{n}": cosines[i][j] for j, n in enumerate(self.names) if j > i}
+            later = list(enumerate(self.names))[i + 1 :]
+            out |= {cosine_key(first, second): cosines[i][j] for j, second in later}
         return out | {
             **{f"inactive/{n}": float(n in self.inactive) for n in self.names},
             "stationarity": self.stationarity,

@@ -13,6 +13,7 @@ from moopt.aggregators.base import Method
 
 NAMES_KEY = "moopt_names"
 STEP_KEY = "moopt_step"
+METHOD_KEY = "moopt_method"
 _PREFIX = "moopt_state_"
 
 
@@ -59,6 +60,7 @@ def enrol(
             value[block] = former.to(value.device)
         bank[_PREFIX + key] = value
     bank.setdefault(STEP_KEY, 0)
+    bank[METHOD_KEY] = type(weighting).__name__
     bank[NAMES_KEY] = roster
 
 
@@ -131,8 +133,14 @@ def refuse_other_state(bank: Mapping[str, Any], weighting: Method) -> None:
     """Raise where a checkpoint's state is of another weighting.
 
     Raises:
-        ValueError: `bank` names objectives but lacks an entry of this weighting's state.
+        ValueError: `bank` names objectives but another method, or lacks an entry of this
+            weighting's state.
     """
+    if bank.get(METHOD_KEY, type(weighting).__name__) != type(weighting).__name__:
+        raise ValueError(
+            f"the loaded state is of another weighting than {weighting}: it is that of"
+            f" {bank[METHOD_KEY]}. Build CommonDescent with the weighting that was saved."
+        )
     missing = [key for key in weighting.state_axes if _PREFIX + key not in bank]
     if isinstance(weighting, TrackingAggregator):
         prefix = rows_key(weighting, "")

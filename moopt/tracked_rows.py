@@ -99,7 +99,8 @@ def tracked_direction(
         finite = finite & (torch.isfinite(statistics.losses) | ~statistics.active).all()
     factors = aggregator.factors(statistics)
     factors = factors if scale is None else factors / scale.to(factors)
-    followed = []
+    # Rows that are combined are kept until then anyway: a weighting that raises changes nothing.
+    followed, written = [], []
     wholes = enrol_rows(
         bank, aggregator, [store.parameters[t] for t in chosen], [positions[t] for t in chosen]
     )
@@ -114,7 +115,10 @@ def tracked_direction(
         )
         kept = (statistics.active & finite).to(whole.device).reshape(column)
         new = torch.where(kept, new, rows)
-        whole.index_copy_(0, index, new)
+        if aggregator.combines_tracked:
+            written.append((whole, index, new))
+        else:
+            whole.index_copy_(0, index, new)
         combined = new if aggregator.combines_tracked else gradients
         followed.append(_Followed(combined, None if share is None else share.to(products)))
 
@@ -123,6 +127,8 @@ def tracked_direction(
     else:
         summary = torch.stack([f.share for f in followed if f.share is not None]).sum(0)
     weights, following = aggregator.weigh(summary.to(products), statistics, state)
+    for whole, index, new in written:
+        whole.index_copy_(0, index, new)
     weights = torch.where(finite, weights, float("nan"))
     kept_state = {key: torch.where(finite, following[key], state[key]) for key in state}
     scatter(bank, aggregator, names, kept_state)

@@ -87,7 +87,7 @@ class ExcessMTL(TrackingAggregator):
         squares = gradients.square()
         total = tracked + squares
         terms = squares / torch.where(total > 0, total, 1.0).sqrt()
-        return total, terms.flatten(1).sum(1, dtype=torch.float64)
+        return total, terms.reshape(len(terms), -1).sum(1, dtype=torch.float64)
 
     def weigh(
         self, summary: Tensor, statistics: StepStatistics, state: State

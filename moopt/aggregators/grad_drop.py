@@ -12,6 +12,7 @@ from torch import Tensor
 from moopt.aggregators.base import State
 from moopt.aggregators.entrywise import EntrywiseAggregator
 from moopt.scalarizations.preference import Vector, frozen_vector, vector_in_order
+from moopt.weightings.common_settings import check_seed
 from moopt.weightings.counter_random import counter_uniform
 
 COUNTER = "counter"
@@ -68,8 +69,7 @@ class GradDrop(EntrywiseAggregator):
         values = leak.values() if isinstance(leak, Mapping) else leak or ()
         if any(not 0.0 <= value <= 1.0 for value in values):
             raise ValueError(f"`leak` of `GradDrop` must be in [0, 1]; got {leak}. Use 0.")
-        if not isinstance(self.seed, int):
-            raise TypeError(f"`seed` of `GradDrop` must be an int; got {self.seed!r}. Use 0.")
+        check_seed(self.name, self.seed)
 
     @property
     def needs(self) -> frozenset[str]:

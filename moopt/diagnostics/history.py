@@ -8,14 +8,15 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from moopt.record import StepRecord
+from moopt.record import StepRecord, cosine_key
 
 
 class History:
     """The records of a run; call it with each record, as a callback.
 
     Objectives may come and go: where one was absent the tables hold NaN. Reading a record waits
-    for the device, so `every=k` keeps every k-th record only.
+    for the device, so `every=k` keeps every k-th record only. In steps that build no record
+    (`record_every` of CommonDescent) the last one comes again, and is not counted again.
 
     Args:
         rows: flat rows to begin with, as `StepRecord.as_dict()` gives them.
@@ -40,9 +41,13 @@ class History:
         self.rows: list[dict[str, float]] = [dict(row) for row in rows]
         self.every = every
         self._calls = 0
+        self._last: StepRecord | None = None
 
     def __call__(self, record: StepRecord) -> None:
-        """Keep a record (its numbers; the tensors are read now)."""
+        """Keep a record (its numbers; the tensors are read now); the same one again is no news."""
+        if record is self._last:
+            return
+        self._last = record
         if self._calls % self.every == 0:
             self.rows.append(record.as_dict())
         self._calls += 1
@@ -85,7 +90,7 @@ class History:
         for i, first in enumerate(names):
             out[:, i, i] = torch.where(self.series(f"norm/{first}").isnan(), math.nan, 1.0)
             for j, second in enumerate(names):
-                values = self.series(f"cosine/{first},{second}")
+                values = self.series(cosine_key(first, second))
                 known = ~values.isnan()
                 out[known, i, j] = out[known, j, i] = values[known]
         return out

@@ -16,7 +16,8 @@ class JsonLinesWriter:
     """Append every record to a file, one JSON object a line; call it with each record.
 
     Each line is written and flushed at once, so that a run that is killed loses nothing, and an
-    existing file is continued. Values that are not finite become null, which JSON has.
+    existing file is continued, on a new line where its last one was cut. Values that are not
+    finite become null, which JSON has.
 
     Args:
         path: the file; its folder must exist.
@@ -37,13 +38,21 @@ class JsonLinesWriter:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         # Open from call to call; `close` or the context manager ends it.
         self._file = Path(path).open("a", encoding="utf-8")  # noqa: SIM115
+        if _is_cut(Path(path)):
+            self._file.write("\n")
+        self._last: StepRecord | None = None
 
     def __call__(self, record: StepRecord) -> None:
-        """Write one line.
+        """Write one line; none where the record is the last one again.
 
         Raises:
             ValueError: the writer is closed.
         """
+        if self._file.closed:
+            raise ValueError("this JsonLinesWriter is closed. Make a new one: it appends.")
+        if record is self._last:
+            return
+        self._last = record
         row = {k: v if math.isfinite(v) else None for k, v in record.as_dict().items()}
         self._file.write(json.dumps(row, allow_nan=False) + "\n")
         self._file.flush()
@@ -62,6 +71,14 @@ class JsonLinesWriter:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _is_cut(path: Path) -> bool:
+    """Whether a file has an end that is not the end of a line."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - 1, 0))
+        return file.read() not in (b"", b"\n")
 
 
 def read_json_lines(path: str | os.PathLike[str]) -> History:
@@ -91,7 +108,7 @@ def read_json_lines(path: str | os.PathLike[str]) -> History:
         except json.JSONDecodeError as error:
             raise ValueError(
                 f"line {number} of {Path(path).name} must be a JSON object; it is not JSON"
-                f" ({error.msg}). A run that was killed may have cut the last line: remove it."
+                f" ({error.msg}). A run that was killed may have cut it: remove that line."
             ) from error
         if not isinstance(row, dict):
             raise ValueError(

@@ -11,15 +11,10 @@ from moopt.diagnostics.history import History
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours stay apart for colour-blind readers, the dashes on a grey printer.
-SERIES = (
-    ("#0072B2", "-"),
-    ("#D55E00", "--"),
-    ("#009E73", "-."),
-    ("#CC79A7", ":"),
-    ("#E69F00", "-"),
-    ("#56B4E9", "--"),
-)
+# Okabe and Ito's colours stay apart for colour-blind readers, the dashes on a grey printer; from
+# the seventh objective on a colour comes with another dash.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (8, 3)))
 HATCHED_BELOW = -0.1
 """Clear conflicts; the sign of a smaller cosine is often the mini-batch's."""
 
@@ -59,10 +54,11 @@ def plot_weights(history: History, axes: Axes | None = None) -> Axes:
     shares = weights / torch.where(total > 0, total, 1.0)
     inactive = history.table("inactive") == 1
     for i, name in enumerate(history.objectives):
-        colour, dash = SERIES[i % len(SERIES)]
-        axes.plot(steps, shares[:, i].numpy(), dash, color=colour, linewidth=1.4, label=name)
+        colour, dash = COLOURS[i % len(COLOURS)], DASHES[(i + i // len(COLOURS)) % len(DASHES)]
+        values = shares[:, i].numpy()
+        axes.plot(steps, values, linestyle=dash, color=colour, linewidth=1.4, label=name)
         off = inactive[:, i].numpy()
-        axes.plot(steps[off], shares[:, i].numpy()[off], "x", color=colour, markersize=6)
+        axes.plot(steps[off], values[off], "x", color=colour, markersize=6)
     if inactive.any():
         axes.plot([], [], "x", color="#444444", label="inactive")
     low = min(0.0, float(shares.nan_to_num(0.0).min()))
@@ -88,7 +84,7 @@ def plot_cosines(history: History, axes: Axes | None = None) -> Axes:
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: the history holds no pair of objectives.
+        ValueError: the history holds no pair of objectives, or no cosine.
 
     Example:
         >>> import matplotlib
@@ -105,7 +101,12 @@ def plot_cosines(history: History, axes: Axes | None = None) -> Axes:
             "`history` of `plot_cosines` must hold at least two objectives; got"
             f" {len(names)}. Record steps with several losses."
         )
-    axes = _axes(history, axes, "plot_cosines", height=1.2 + 0.35 * len(pairs))
+    if history.cosines().masked_select(~torch.eye(len(names), dtype=torch.bool)).isnan().all():
+        raise ValueError(
+            "`history` of `plot_cosines` must hold cosines; got none. Record steps of a weighting:"
+            " a scalarization's single pass measures no gradients."
+        )
+    axes = _axes(history, axes, "plot_cosines", height=1.4 + 0.35 * len(pairs))
     inactive = history.table("inactive") == 1
     off = inactive[:, :, None] | inactive[:, None, :]
     cosines = history.cosines().masked_fill(off, float("nan"))
@@ -130,7 +131,10 @@ def plot_cosines(history: History, axes: Axes | None = None) -> Axes:
     labels = [f"{names[i]} – {names[j]}" for i, j in pairs]
     axes.set(xlabel="step", yticks=range(len(pairs)), yticklabels=labels)
     axes.invert_yaxis()
-    axes.figure.colorbar(mesh, ax=axes, label=f"cosine (hatched: < {HATCHED_BELOW})", pad=0.02)
+    axes.set_title(
+        f"cosine of the gradients; hatched below {HATCHED_BELOW}", fontsize=9, loc="left"
+    )
+    axes.figure.colorbar(mesh, ax=axes, pad=0.02)
     return axes
 
 

@@ -58,9 +58,13 @@ class TensorBoardWriter:
         self.prefix = prefix
         self.every = every
         self._calls = 0
+        self._last: StepRecord | None = None
 
     def __call__(self, record: StepRecord) -> None:
-        """Write the record's numbers at its step."""
+        """Write the record's numbers at its step; nothing where it is the last one again."""
+        if record is self._last:
+            return
+        self._last = record
         if self._calls % self.every == 0:
             for key, value in record.as_dict().items():
                 self.writer.add_scalar(f"{self.prefix}/{key}", value, record.step)

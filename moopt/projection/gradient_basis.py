@@ -66,10 +66,10 @@ class GradientBasis:
     """
 
     def __init__(self, budget: int, *, normalize: bool = True) -> None:
-        if budget < 1:
+        if not isinstance(budget, int) or budget < 1:
             raise ValueError(
-                f"`budget` of `GradientBasis` must be at least 1; got {budget}. It is the number of"
-                " gradients' worth of memory."
+                f"`budget` of `GradientBasis` must be an int >= 1; got {budget!r}. It counts the"
+                " gradients that are kept in memory."
             )
         self.budget = budget
         self.normalize = normalize

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from moopt.scalarizations.base import Scalarization, State, derivative, mask_of
 from moopt.weightings import Guarantee
+from moopt.weightings.common_settings import check_seed
 from moopt.weightings.counter_random import counter_uniform
 
 COUNTER = "counter"
@@ -79,8 +80,7 @@ class RLW(Scalarization):
     )
 
     def __post_init__(self) -> None:
-        if not isinstance(self.seed, int):
-            raise TypeError(f"`seed` of `RLW` must be an int; got {self.seed!r}. Use 0.")
+        check_seed(self.name, self.seed)
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

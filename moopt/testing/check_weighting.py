@@ -35,6 +35,8 @@ def check_weighting(weighting: Weighting | Build, cases: Iterable[Case] | None =
         cases: default: every family, m = 1, 2, 3, 5, 10, each scale and each norm ratio.
 
     Raises:
+        TypeError: `weighting` is neither an instance nor such a function.
+        ValueError: there are no cases.
         AssertionError: names each rule and guarantee that failed, and the first cases.
 
     Example:
@@ -45,9 +47,19 @@ def check_weighting(weighting: Weighting | Build, cases: Iterable[Case] | None =
     Numerics: the cases are float64 on the CPU; a few seconds per method.
     """
     build = _fixed(weighting) if isinstance(weighting, Weighting) else weighting
+    if isinstance(weighting, type) or not _builds(build):
+        raise TypeError(
+            "`weighting` of `check_weighting` must be a weighting, or a function from positions to"
+            f" one; got {weighting!r}. Write for instance moopt.MGDA()."
+        )
     if "auxiliary" in build(range(3)).needs:
         build = _on_one_batch(build)
     chosen = list(default_cases() if cases is None else cases)
+    if not chosen:
+        raise ValueError(
+            "`cases` of `check_weighting` must hold at least one; got none, perhaps from a"
+            " generator that was used before. Pass list(all_cases(...))."
+        )
     claims = build(range(3)).guarantees
     checks: dict[str, Callable[[Build, Case], None]] = {
         **{f"rule {name!r}": check for name, check in CONTRACT.items()},
@@ -71,6 +83,11 @@ def default_cases() -> Iterable[Case]:
 
 def _fixed(weighting: Weighting) -> Build:
     return lambda positions: weighting
+
+
+def _builds(build: object) -> bool:
+    """Whether it is a function of the positions."""
+    return callable(build) and isinstance(build(range(3)), Weighting)
 
 
 def _on_one_batch(build: Build) -> Build:

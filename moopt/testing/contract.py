@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import torch
@@ -154,6 +155,18 @@ def check_non_finite(build: Build, case: Case) -> None:
                 assert torch.equal(output.state[key], value_before)
 
 
+def check_needs(build: Build, case: Case) -> None:
+    """What `needs` does not declare is not looked at: several processes would drift apart."""
+    weighting = build(range(case.m))
+    whole = statistics(case.gramian, losses_of(case))
+    given = dataclasses.replace(
+        whole,
+        losses=whole.losses if "losses" in weighting.needs else None,
+        names=whole.names if "names" in weighting.needs else None,
+    )
+    assert torch.equal(weighting(given).weights, weighting(whole).weights)
+
+
 CONTRACT: dict[str, Callable[[Build, Case], None]] = {
     "mask equals dropping": check_mask_equals_dropping,
     "nothing active": check_nothing_active,
@@ -163,5 +176,6 @@ CONTRACT: dict[str, Callable[[Build, Case], None]] = {
     "determinism": check_determinism,
     "state round trip": check_state_round_trip,
     "non-finite": check_non_finite,
+    "needs": check_needs,
 }
 """Rule -> its check."""

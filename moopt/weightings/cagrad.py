@@ -11,6 +11,7 @@ from torch import Tensor
 from moopt.record import StepStatistics
 from moopt.solvers import SolverResult, cagrad_point
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
+from moopt.weightings.common_settings import check_solver_settings
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
 
 Rescale = Literal["none", "square", "linear"]
@@ -120,15 +121,7 @@ class CAGrad(Weighting):
                 f"`rescale` of `CAGrad` must be one of {list(get_args(Rescale))}; got"
                 f" {self.rescale!r}. Use 'square' for the length of the authors' code."
             )
-        if not 0 < self.tol < 1:
-            raise ValueError(
-                f"`tol` of `CAGrad` must be in (0, 1); got {self.tol}. It is relative: use 1e-10."
-            )
-        if self.max_iter is not None and self.max_iter < 1:
-            raise ValueError(
-                f"`max_iter` of `CAGrad` must be at least 1; got {self.max_iter}. Use None for the"
-                " solver's own limit."
-            )
+        check_solver_settings(self.name, self.tol, self.max_iter, type(self).tol)
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

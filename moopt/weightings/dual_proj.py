@@ -10,6 +10,7 @@ from torch import Tensor
 from moopt.record import StepStatistics
 from moopt.solvers import SolverResult, dual_cone_point
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
+from moopt.weightings.common_settings import check_solver_settings
 from moopt.weightings.mean import mean_weights
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
 from moopt.weightings.preference import (
@@ -103,7 +104,7 @@ class DualProj(Weighting):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "preference", checked_preference(self.preference, self.name))
-        check_dual_cone_settings(self.name, self.tol, self.max_iter)
+        check_solver_settings(self.name, self.tol, self.max_iter, type(self).tol)
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:
@@ -122,19 +123,6 @@ class DualProj(Weighting):
             gramian, preference, active=active, tol=self.tol, max_iter=self.max_iter
         )
         return WeightingOutput(with_auxiliary_rows(result.weights, statistics), {}, result)
-
-
-def check_dual_cone_settings(owner: str, tol: float, max_iter: int | None) -> None:
-    """Raise ValueError unless the settings suit the solver."""
-    if not 0 < tol < 1:
-        raise ValueError(
-            f"`tol` of `{owner}` must be in (0, 1); got {tol}. It is relative: use 1e-10."
-        )
-    if max_iter is not None and max_iter < 1:
-        raise ValueError(
-            f"`max_iter` of `{owner}` must be at least 1; got {max_iter}. Use None for the"
-            " solver's own limit."
-        )
 
 
 def dual_cone_guarantees(preference: Preference | None) -> frozenset[Guarantee]:

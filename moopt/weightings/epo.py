@@ -15,6 +15,7 @@ from moopt.solvers import SolverResult, linear_program
 from moopt.solvers.pseudo_inverse import runs_on_host
 from moopt.status import SolverStatus
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
+from moopt.weightings.common_settings import check_solver_settings
 from moopt.weightings.mean import mean_weights
 from moopt.weightings.mgda import LOSS_FLOOR
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
@@ -271,7 +272,7 @@ class EPO(Weighting):
             )
         if not 0.0 <= self.eps < math.inf:
             raise ValueError(f"`eps` of `EPO` must be finite and >= 0; got {self.eps}. Use 1e-4.")
-        check_linear_program_settings(self.name, self.tol, self.max_iter)
+        check_solver_settings(self.name, self.tol, self.max_iter, type(self).tol)
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:
@@ -303,16 +304,3 @@ class EPO(Weighting):
             max_iter=self.max_iter,
         )
         return WeightingOutput(with_auxiliary_rows(result.weights, statistics), {}, result)
-
-
-def check_linear_program_settings(owner: str, tol: float, max_iter: int | None) -> None:
-    """Raise ValueError unless the settings suit the solver."""
-    if not 0 < tol < 1:
-        raise ValueError(
-            f"`tol` of `{owner}` must be in (0, 1); got {tol}. It is relative: use 1e-9."
-        )
-    if max_iter is not None and max_iter < 1:
-        raise ValueError(
-            f"`max_iter` of `{owner}` must be at least 1; got {max_iter}. Use None for the"
-            " solver's own limit."
-        )

@@ -11,7 +11,7 @@ from torch import Tensor
 from moopt.record import StepStatistics
 from moopt.solvers import SolverResult, fixed_point
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
-from moopt.weightings.nash_mtl import check_fixed_point_settings
+from moopt.weightings.common_settings import check_solver_settings
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
 
 
@@ -99,7 +99,7 @@ class FairGrad(Weighting):
                 f"`alpha` of `FairGrad` must be finite and > 0; got {self.alpha}. Use 1 for the"
                 " Nash solution, and moopt.Sum() for alpha = 0."
             )
-        check_fixed_point_settings(self.name, self.tol, self.max_iter)
+        check_solver_settings(self.name, self.tol, self.max_iter, type(self).tol)
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from moopt.record import StepStatistics
 from moopt.solvers.pseudo_inverse import runs_on_host
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
+from moopt.weightings.common_settings import check_seed
 from moopt.weightings.dual_space_mgda import CANCELLED
 from moopt.weightings.gradvac_on_host import gradvac_on_host
 from moopt.weightings.mean import mean_weights
@@ -123,6 +124,7 @@ class GradVac(Weighting):
 
     Raises:
         ValueError: if `beta` is out of range.
+        TypeError: if `seed` is not an integer.
 
     Numerics: computed on cosines, so that scales do not matter. A target is limited to
     sqrt(1 - 1e-6): to restore a cosine of one, an infinite multiple of g_j would be needed. A pair
@@ -155,6 +157,7 @@ class GradVac(Weighting):
     )
 
     def __post_init__(self) -> None:
+        check_seed(self.name, self.seed)
         if not 0.0 <= self.beta <= 1.0:
             raise ValueError(
                 f"`beta` of `GradVac` must be in [0, 1]; got {self.beta}. It is the share of the"

@@ -13,6 +13,7 @@ from moopt.solvers import SolverResult, min_norm_point
 from moopt.solvers.min_norm import FRANK_WOLFE, SOLVERS
 from moopt.status import SolverStatus
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
+from moopt.weightings.common_settings import check_solver_settings
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
 
 Normalize = Literal["none", "l2", "loss", "loss+"]
@@ -169,15 +170,7 @@ class MGDA(Weighting):
                 f"`solver` of `MGDA` must be one of {list(SOLVERS)}; got {self.solver!r}. Use"
                 " 'auto', which is exact."
             )
-        if not 0 < self.tol < 1:
-            raise ValueError(
-                f"`tol` of `MGDA` must be in (0, 1); got {self.tol}. It is relative: use 1e-10."
-            )
-        if self.max_iter is not None and self.max_iter < 1:
-            raise ValueError(
-                f"`max_iter` of `MGDA` must be at least 1; got {self.max_iter}. Use None for the"
-                " solver's own limit."
-            )
+        check_solver_settings(self.name, self.tol, self.max_iter, type(self).tol)
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from moopt.record import StepStatistics
 from moopt.solvers import SolverResult, fixed_point
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
+from moopt.weightings.common_settings import check_solver_settings
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
 
 
@@ -108,7 +109,7 @@ class NashMTL(Weighting):
                 f"`max_norm` of `NashMTL` must be finite and > 0; got {self.max_norm}. Use None"
                 " for the solution's own length, or 1.0 as in the authors' code."
             )
-        check_fixed_point_settings(self.name, self.tol, self.max_iter)
+        check_solver_settings(self.name, self.tol, self.max_iter, type(self).tol)
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:
@@ -129,16 +130,3 @@ class NashMTL(Weighting):
             gramian, active=active, max_norm=self.max_norm, tol=self.tol, max_iter=self.max_iter
         )
         return WeightingOutput(with_auxiliary_rows(result.weights, statistics), {}, result)
-
-
-def check_fixed_point_settings(owner: str, tol: float, max_iter: int | None) -> None:
-    """Raise ValueError unless the settings suit the solver."""
-    if not 0 < tol < 1:
-        raise ValueError(
-            f"`tol` of `{owner}` must be in (0, 1); got {tol}. It is relative: use 1e-6."
-        )
-    if max_iter is not None and max_iter < 1:
-        raise ValueError(
-            f"`max_iter` of `{owner}` must be at least 1; got {max_iter}. Use None for the"
-            " solver's own limit."
-        )

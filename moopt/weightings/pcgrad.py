@@ -12,6 +12,7 @@ from torch import Tensor
 from moopt.record import StepStatistics
 from moopt.solvers.pseudo_inverse import runs_on_host
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
+from moopt.weightings.common_settings import check_seed
 from moopt.weightings.mean import mean_weights
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
 from moopt.weightings.random_order import index_order, random_order, random_order_on_host
@@ -113,6 +114,7 @@ class PCGrad(Weighting):
 
     Raises:
         ValueError: if `order` is unknown.
+        TypeError: if `seed` is not an integer.
 
     Numerics: computed on cosines, so that scales do not matter. The number of finite steps is the
     state (`counter`), so that a resumed run draws what an uninterrupted one would. All parameter
@@ -141,6 +143,7 @@ class PCGrad(Weighting):
     )
 
     def __post_init__(self) -> None:
+        check_seed(self.name, self.seed)
         if self.order not in get_args(Order):
             raise ValueError(
                 f"`order` of `PCGrad` must be one of {list(get_args(Order))}; got {self.order!r}."

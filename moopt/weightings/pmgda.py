@@ -14,7 +14,7 @@ from moopt.solvers import SolverResult, linear_program, min_norm_point
 from moopt.solvers.pseudo_inverse import runs_on_host
 from moopt.status import SolverStatus
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
-from moopt.weightings.epo import check_linear_program_settings
+from moopt.weightings.common_settings import check_solver_settings
 from moopt.weightings.mean import mean_weights
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
 from moopt.weightings.preference import (
@@ -282,7 +282,7 @@ class PMGDA(Weighting):
                 f"`sigma` of `PMGDA` must be in (0, 1]; got {self.sigma}. Use 0.95, or less to"
                 " raise the other losses less."
             )
-        check_linear_program_settings(self.name, self.tol, self.max_iter)
+        check_solver_settings(self.name, self.tol, self.max_iter, type(self).tol)
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

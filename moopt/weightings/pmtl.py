@@ -14,6 +14,7 @@ from moopt.record import StepStatistics
 from moopt.solvers import SolverResult, min_norm_point
 from moopt.status import SolverStatus
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
+from moopt.weightings.common_settings import check_solver_settings
 from moopt.weightings.mean import mean_weights
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
 from moopt.weightings.unit_rows import all_finite, pairs
@@ -166,25 +167,17 @@ class PMTL(Weighting):
                 f" none all zero; got {self.preferences!r}. Pass e.g. [[1.0, 0.0], [0.0, 1.0]]."
             )
         object.__setattr__(self, "preferences", vectors)
-        if not 0 <= self.index < len(vectors):
+        if not isinstance(self.index, int) or not 0 <= self.index < len(vectors):
             raise ValueError(
-                f"`index` of `PMTL` must be in [0, {len(vectors)}); got {self.index}. It picks one"
-                " of `preferences`."
+                f"`index` of `PMTL` must be an int in [0, {len(vectors)}); got {self.index!r}. It"
+                " picks one of `preferences`."
             )
         if not 0.0 <= self.eps < math.inf:
             raise ValueError(
                 f"`eps` of `PMTL` must be finite and >= 0; got {self.eps}. It is relative to the"
                 " length of the losses: use 0."
             )
-        if not 0 < self.tol < 1:
-            raise ValueError(
-                f"`tol` of `PMTL` must be in (0, 1); got {self.tol}. It is relative: use 1e-10."
-            )
-        if self.max_iter is not None and self.max_iter < 1:
-            raise ValueError(
-                f"`max_iter` of `PMTL` must be at least 1; got {self.max_iter}. Use None for the"
-                " solver's own limit."
-            )
+        check_solver_settings(self.name, self.tol, self.max_iter, type(self).tol)
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from moopt.record import StepStatistics
 from moopt.solvers.pseudo_inverse import runs_on_host
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
+from moopt.weightings.common_settings import check_seed
 from moopt.weightings.counter_random import counter_uniform, counter_uniform_on_host
 from moopt.weightings.mean import mean_weights
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
@@ -75,6 +76,9 @@ class Random(Weighting):
     Args:
         seed: any integer; default 0.
 
+    Raises:
+        TypeError: `seed` is not an integer.
+
     Numerics: ignores the Gramian's values, except that NaN or infinity among the active rows
     gives uniform weights and draws nothing. The number of finite steps is the state (`counter`),
     so that a resumed run draws what an uninterrupted one would. The numbers are made on the
@@ -103,6 +107,9 @@ class Random(Weighting):
         "B. Lin, F. Ye, Y. Zhang and I. W. Tsang, Reasonable Effectiveness of Random Weighting: A"
         " Litmus Test for Multi-Task Learning, TMLR 2022"
     )
+
+    def __post_init__(self) -> None:
+        check_seed(self.name, self.seed)
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

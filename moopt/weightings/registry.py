@@ -91,9 +91,10 @@ class RegisteredWeighting:
         missing = [name for name in self.required if name not in settings]
         if missing:
             shown = ", ".join(f"{name}={self.required[name]!r}" for name in missing)
+            module = self.weighting_class.__module__.rpartition(".")[0]
             raise ValueError(
                 f"`{self.name}` needs {missing}, which a name cannot give. Pass an instance, such"
-                f" as moopt.weightings.{self.name}({shown})."
+                f" as {module}.{self.name}({shown})."
             )
         return self.weighting_class(**settings)
 

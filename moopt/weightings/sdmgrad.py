@@ -12,6 +12,7 @@ from torch import Tensor
 from moopt.record import StepStatistics
 from moopt.solvers import SolverResult, min_norm_point
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
+from moopt.weightings.common_settings import check_solver_settings
 from moopt.weightings.mean import mean_weights
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
 from moopt.weightings.preference import (
@@ -135,15 +136,7 @@ class SDMGrad(Weighting):
                 f" {self.regularization}. Use 0.3, or MGDA for 0."
             )
         object.__setattr__(self, "preference", checked_preference(self.preference, self.name))
-        if not 0 < self.tol < 1:
-            raise ValueError(
-                f"`tol` of `SDMGrad` must be in (0, 1); got {self.tol}. It is relative: use 1e-10."
-            )
-        if self.max_iter is not None and self.max_iter < 1:
-            raise ValueError(
-                f"`max_iter` of `SDMGrad` must be at least 1; got {self.max_iter}. Use None for the"
-                " solver's own limit."
-            )
+        check_solver_settings(self.name, self.tol, self.max_iter, type(self).tol)
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

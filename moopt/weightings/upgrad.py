@@ -11,7 +11,8 @@ from moopt.record import StepStatistics
 from moopt.solvers import SolverResult
 from moopt.solvers.dual_cone import dual_cone_combination
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
-from moopt.weightings.dual_proj import check_dual_cone_settings, dual_cone_guarantees
+from moopt.weightings.common_settings import check_solver_settings
+from moopt.weightings.dual_proj import dual_cone_guarantees
 from moopt.weightings.mean import mean_weights
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
 from moopt.weightings.preference import (
@@ -113,7 +114,7 @@ class UPGrad(Weighting):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "preference", checked_preference(self.preference, self.name))
-        check_dual_cone_settings(self.name, self.tol, self.max_iter)
+        check_solver_settings(self.name, self.tol, self.max_iter, type(self).tol)
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

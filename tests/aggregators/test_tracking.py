@@ -210,7 +210,7 @@ def test_the_state_of_another_method_is_refused():
     model, optimizer = make(MoCo())
     train(model, optimizer, range(1))
     _, other = make(DBMTLWithEMA())
-    with pytest.raises(ValueError, match=r"another weighting.*lacks log_average"):
+    with pytest.raises(ValueError, match=r"another weighting.*that of MoCo"):
         other.load_state_dict(optimizer.state_dict())
     wider = seeded(TwoHeads, dtype=torch.float64)
     third = moopt.CommonDescent(torch.optim.SGD(wider.parameters(), lr=0.1), MoCo())
@@ -470,3 +470,31 @@ def test_excess_mtl_grows_as_torchjds_does_from_its_second_step_on():
     for step in range(1, 4):
         growth = [logs[step] - logs[step - 1] for logs in (ours, theirs)]
         torch.testing.assert_close(*(g - g.mean() for g in growth), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_scalar_parameter(name):
+    scale = torch.nn.Parameter(torch.tensor(2.0))
+    optimizer = moopt.CommonDescent(torch.optim.SGD([scale], lr=0.1), METHODS[name])
+    optimizer.backward({"a": scale**2, "b": (scale - 1) ** 2, "c": (scale + 1) ** 2})
+    optimizer.step()
+    assert 0.0 < float(scale.detach()) < 2.0
+
+
+def test_a_step_that_raises_leaves_the_rows():
+    """The preference of an inner method does not fit: training goes on as if nothing happened."""
+
+    def run(mistake):
+        w = torch.nn.Parameter(torch.ones(2))
+        method = GradientEMA(moopt.UPGrad(preference={"a": 1.0, "b": 1.0}))
+        optimizer = moopt.CommonDescent(torch.optim.SGD([w], lr=0.1), method)
+        for step in range(3):
+            if mistake and step == 1:
+                with pytest.raises(ValueError, match="preference"):
+                    optimizer.backward({n: 10 * (i + 1) * w.sum() for i, n in enumerate("abc")})
+            optimizer.zero_grad()
+            optimizer.backward({n: (i + 1) * w.sum() for i, n in enumerate("ab")})
+            optimizer.step()
+        return w.tolist()
+
+    assert run(True) == run(False)

@@ -101,6 +101,43 @@ def test_a_name_with_a_comma_is_no_other_pair():
     torch.testing.assert_close(history.cosines()[0], torch.eye(3).double() / 6 + 5 / 6)
 
 
+def test_names_with_commas_share_no_key():
+    """ "a" beside "b,c" and "a,b" beside "c" would both be "cosine/a,b,c"."""
+    names = ("a", "b,c", "a,b", "c", "a\\,b")
+    w = torch.nn.Parameter(torch.ones(3))
+    losses = dict(zip(names, (w[0], -w[0], w[1], w[1] + w[2], w[2]), strict=True))
+    record = moopt.backward(losses, [w])
+    history = History()
+    history(record)
+    torch.testing.assert_close(history.cosines()[0], record.cosines)
+
+
+def test_a_record_that_comes_again_is_kept_once(tmp_path):
+    history, w = History(), torch.nn.Parameter(torch.ones(2))
+    optimizer = moopt.CommonDescent(torch.optim.SGD([w], lr=0.1), "sum", record_every=3)
+    with JsonLinesWriter(tmp_path / "a.jsonl") as write:
+        for _ in range(7):
+            optimizer.zero_grad()
+            record = optimizer.backward({"a": w[0] ** 2, "b": (w[0] - w[1]) ** 2})
+            optimizer.step()
+            history(record)
+            write(record)
+    assert history.series("step").tolist() == [0.0, 3.0, 6.0]
+    assert read_json_lines(tmp_path / "a.jsonl").rows == history.rows
+
+
+def test_a_line_that_was_cut_spoils_no_other(tmp_path):
+    path, w = tmp_path / "a.jsonl", torch.nn.Parameter(torch.ones(1))
+    path.write_text('{"weight/a": 1.0}\n{"weigh')
+    with JsonLinesWriter(path) as write:
+        write(moopt.backward({"a": w.sum()}, [w]))
+    lines = path.read_text().splitlines()
+    assert lines[1] == '{"weigh'
+    assert json.loads(lines[2])["weight/a"] == 1.0
+    with pytest.raises(ValueError, match=r"line 2 of a.jsonl .*remove that line"):
+        read_json_lines(path)
+
+
 def test_progress_averages_the_ends(history):
     progress = objective_progress(history, window=2)
     losses = history.table("loss")[:, 0]
@@ -187,6 +224,16 @@ def test_pictures(history, tmp_path):
     mesh = plot_cosines(long).collections[0]
     assert mesh.get_array().shape[-1] <= 200
     pyplot.close("all")
+    many = History([{f"weight/{i}": 1.0 for i in range(12)} | {"step": 0.0}])
+    styles = [
+        (line.get_color(), line.get_linestyle(), str(line._dash_pattern))
+        for line in plot_weights(many).get_lines()
+        if line.get_label().isdigit()
+    ]
+    assert len(set(styles)) == 12
+    pyplot.close("all")
+    with pytest.raises(ValueError, match="must hold cosines"):
+        plot_cosines(many)
     for plot in (plot_weights, plot_cosines):
         with pytest.raises(ValueError, match="must hold at least"):
             plot(History())

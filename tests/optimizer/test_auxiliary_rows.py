@@ -250,3 +250,11 @@ def test_no_value_is_read_inside_a_step():
     other.backward(losses[0], samples=losses[1:])
     other.step()
     assert other.record.weights.device.type == "meta"
+
+
+def test_an_objective_named_like_a_sample_is_refused():
+    w = torch.nn.Parameter(torch.ones(2))
+    optimizer = moopt.CommonDescent(torch.optim.SGD([w], lr=0.1), MoDo())
+    losses = [{"a": w[0] * 1.0, "a#1": w[1] * 1.0} for _ in range(3)]
+    with pytest.raises(ValueError, match="named like the rows of samples; got a#1"):
+        optimizer.backward(losses[0], samples=losses[1:])

@@ -176,3 +176,17 @@ def test_accelerate_prepare_and_the_functional_core():
     for a, b in zip(parameters_of(expected), parameters_of(model), strict=True):
         assert torch.equal(a, b)
     accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize(
+    ("saved", "built"), [("gradnorm", "crmogm"), ("pcgrad", "random"), ("gradvac", "pcgrad")]
+)
+def test_the_state_of_another_method_is_refused(saved, built):
+    """Also where it holds every key that this one has."""
+    w = torch.nn.Parameter(torch.ones(2))
+    first = moopt.CommonDescent(torch.optim.SGD([w], lr=0.1), saved)
+    first.backward({"a": w[0] ** 2, "b": (w[0] - w[1]) ** 2})
+    first.step()
+    second = moopt.CommonDescent(torch.optim.SGD([w], lr=0.1), built)
+    with pytest.raises(ValueError, match="state is of another weighting"):
+        second.load_state_dict(first.state_dict())

@@ -242,3 +242,21 @@ def test_closure_with_heads_and_repeated_evaluations_warns():
     )
     quiet.step(lambda: model.losses(batch()))
     assert torch.isfinite(quiet.record.losses).all()
+
+
+def test_the_value_of_a_recorded_loss_is_checked_before_the_pass():
+    w = torch.nn.Parameter(torch.ones(2))
+    optimizer = moopt.CommonDescent(torch.optim.SGD([w], lr=0.1))
+    for name, loss, error, match in (
+        ("a", torch.ones(2), ValueError, "loss 'a' must be a scalar"),
+        ("a", torch.tensor(1j), ValueError, "must be floating point"),
+        ("a", "x", TypeError, "loss 'a' must be a tensor"),
+        (3, w.sum(), TypeError, "must be str; got 3"),
+    ):
+        ran = []
+        with pytest.raises(error, match=match), optimizer.objective(name, loss):
+            ran.append(True)
+        assert not ran
+    with optimizer.objective("a", 2):
+        w.sum().backward()
+    assert optimizer.combine_().losses.tolist() == [2.0]

@@ -125,7 +125,7 @@ def test_in_place_projection_and_state_round_trip() -> None:
 
 
 def test_errors_name_the_rule_and_the_remedy() -> None:
-    with pytest.raises(ValueError, match="`budget` of `GradientBasis` must be at least 1"):
+    with pytest.raises(ValueError, match="`budget` of `GradientBasis` must be an int >= 1"):
         GradientBasis(0)
     basis = GradientBasis(2)
     basis.add_(torch.ones(3))

@@ -65,3 +65,11 @@ class Failing(moopt.Mean):
 def test_a_method_that_raises_is_reported_and_not_passed_on():
     with pytest.raises(AssertionError, match="LinAlgError"):
         check_weighting(Failing(), FEW)
+
+
+def test_what_is_no_weighting_is_named():
+    for wrong in (moopt.MGDA, 3, lambda positions: "mgda"):
+        with pytest.raises(TypeError, match=r"must be a weighting.* Write for instance moopt.MGDA"):
+            check_weighting(wrong)
+    with pytest.raises(ValueError, match="must hold at least one"):
+        check_weighting(moopt.MGDA(), [])

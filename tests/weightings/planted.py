@@ -113,6 +113,11 @@ def uncertified(statistics: StepStatistics) -> WeightingOutput:
     return WeightingOutput(weights, {}, SolverResult(weights, zero, gap, zero))
 
 
+def reads_undeclared_losses(statistics: StepStatistics) -> Tensor:
+    weights = _mean(statistics)
+    return weights if statistics.losses is None else weights * (1.0 + (statistics.losses > 5.0))
+
+
 BY_GUARANTEE: dict[Guarantee, Build] = {
     Guarantee.NON_CONFLICTING: planted(uncertified),
     Guarantee.NON_CONFLICTING_IF_INDEPENDENT: planted(uncertified),
@@ -133,4 +138,5 @@ BY_RULE: dict[str, Build] = {
     "determinism": planted(counts_calls),
     "state round trip": planted(undeclared_state),
     "non-finite": planted(nan_passes_through),
+    "needs": planted(reads_undeclared_losses),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -209,3 +210,13 @@ def test_the_year_is_that_of_the_source(name: str) -> None:
         assert "20" not in row.source
     else:
         assert str(row.year) in row.source
+
+
+@pytest.mark.parametrize("name", WEIGHTINGS)
+def test_counts_and_seeds_are_integers(name: str) -> None:
+    row = WEIGHTINGS[name]
+    fields = {field.name for field in dataclasses.fields(row.weighting_class)}
+    for key in fields & {"max_iter", "seed"}:
+        for wrong in (1.5, "1", float("nan")):
+            with pytest.raises(TypeError, match=f"`{key}` of `{name}` must be an int"):
+                row.build(**row.required, **{key: wrong})
