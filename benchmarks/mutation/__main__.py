@@ -3,11 +3,12 @@
     python -m benchmarks.mutation --sample 400 --seed 0
 
 Mutants are cosmic-ray's. Those that change annotations alone are no mutants, since annotations are
-never evaluated here. The tests of a mutant are those of `tests/solvers` and `tests/weightings`
-that run the mutated statement, as one traced run of all of them tells, cheapest first, as many as
-take 4 CPU seconds on the original, with at most 10 examples of each property. Tests that fail on
-the original, or that do not end on it within the limit, are an error of this program or of the
-tests, never a verdict.
+never evaluated here; nor are those that no test could tell from the original by their kind: `&` as
+`*` and `|` as `+`, which are the same of flags, and a comparison of numbers by `is`. The tests of a
+mutant are those of `tests/solvers` and `tests/weightings` that run the mutated statement, as one
+traced run of all of them tells, cheapest first, as many as take 4 CPU seconds on the original, with
+at most 10 examples of each property. Tests that fail on the original, or that do not end on it
+within the limit, are an error of this program or of the tests, never a verdict.
 
 A mutant is killed if one of its tests fails. It is also killed, and counted as endless, if its
 tests do not end within the limit (10 CPU seconds) although they do on the original, which is then

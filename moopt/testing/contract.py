@@ -66,14 +66,15 @@ def check_types(build: Build, case: Case) -> None:
 
 
 def check_batch(build: Build, case: Case) -> None:
-    """Leading dimensions are independent parameter groups."""
+    """Leading dimensions are independent parameter groups, each with its own mask."""
     weighting = build(range(case.m))
     other = torch.eye(case.m, dtype=torch.float64) * float(case.norms.max().clamp_min(1.0)) ** 2
-    groups = torch.stack([case.gramian, other])
-    batched = weighting(statistics(groups, losses_of(case)))
-    assert batched.weights.shape == (2, case.m)
-    for gramian, weights in zip(groups, batched.weights, strict=True):
-        alone = weighting(statistics(gramian, losses_of(case))).weights
+    groups = torch.stack([case.gramian, other, case.gramian])
+    masks = torch.stack([_mask(case) | True, _mask(case) | True, _mask(case)])
+    batched = weighting(statistics(groups, losses_of(case), masks))
+    assert batched.weights.shape == (3, case.m)
+    for gramian, mask, weights in zip(groups, masks, batched.weights, strict=True):
+        alone = weighting(statistics(gramian, losses_of(case), mask)).weights
         difference = weights - alone
         # Compared as directions: on dependent rows the weights themselves are not determined.
         length = float((difference @ gramian @ difference).clamp_min(0.0).sqrt())

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from moopt.record import StepStatistics
+from moopt.scalarizations import FAMO
 from moopt.weightings import CRMOGM, MGDA, DualSpaceMGDA, Guarantee, Mean, Sum
 from tests.cases import case
 
@@ -160,3 +161,24 @@ def test_a_solver_that_fails_on_a_finite_gramian_leaves_the_averages_alone() -> 
     output = method(broken, state)
     assert output.weights.tolist() == [0.5, 0.5]
     assert all(torch.equal(output.state[key], state[key]) for key in state)
+
+
+def test_a_method_that_observes_keeps_doing_so() -> None:
+    """FAMO learns from the losses after the step, inside as by itself."""
+    losses = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    statistics = StepStatistics(
+        gramian=torch.eye(2, dtype=torch.float64), losses=losses, names=("a", "b")
+    )
+    inner, outer = FAMO(), CRMOGM(FAMO(), momentum=0.5)
+    state, nested = inner(statistics).state, outer(statistics).state
+    for factor in (0.5, 0.9):
+        after = losses * torch.tensor([factor, 1.0])
+        state = inner.observe(state, after, names=("a", "b"))
+        nested = outer.observe(nested, after, names=("a", "b"))
+        weights, state, _ = inner(statistics, state)
+        _, nested, _ = outer(statistics, nested)
+    kept = {key: value for key, value in nested.items() if key.endswith(tuple(state))}
+    assert len(kept) >= len(state)
+    for key, value in state.items():
+        assert any(torch.equal(value, other) for other in kept.values()), key
+    assert float((weights - 0.5).abs().max()) > 1e-6

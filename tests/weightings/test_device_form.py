@@ -92,8 +92,12 @@ def test_it_agrees_with_the_host(name: str, mask: str) -> None:
     active = None if MASKS[mask] is None else torch.tensor(MASKS[mask])
     weighting = SETTINGS[name](range(M))
     for one in CASES:
-        host = step(weighting, one.gramian, active, LOSSES)
-        device = on_device(weighting, one.gramian, active, LOSSES)
+        gramian, losses = one.gramian, LOSSES
+        if active is not None:  # what is absent may hold anything
+            gramian = torch.where(active[:, None] & active, gramian, math.nan)
+            losses = torch.where(active, losses, math.inf)
+        host = step(weighting, gramian, active, losses)
+        device = on_device(weighting, gramian, active, losses)
         assert_same(one, host, device)
         if host.state:
             other = case("conflicting", M, seed=1)
@@ -111,11 +115,13 @@ def test_a_batch_is_a_loop(name: str) -> None:
     broken = stack.clone()
     broken[1, 0, 1] = broken[1, 1, 0] = math.nan
     active = torch.tensor([True, True, False, True])
-    for gramians, mask in ((stack, None), (broken, active)):
-        batch = on_device(weighting, gramians.unflatten(0, (2, 4)), mask, LOSSES)
+    each = torch.stack([active.roll(i) for i in range(8)])
+    for gramians, mask in ((stack, None), (broken, active), (stack, each)):
+        folded = mask.unflatten(0, (2, 4)) if mask is each else mask
+        batch = on_device(weighting, gramians.unflatten(0, (2, 4)), folded, LOSSES)
         assert batch.weights.shape == (2, 4, M)
         for i, one in enumerate(ones):
-            alone = step(weighting, gramians[i], mask, LOSSES)
+            alone = step(weighting, gramians[i], mask[i] if mask is each else mask, LOSSES)
             weights = batch.weights.as_subclass(Tensor).flatten(0, 1)[i]
             if gramians is broken and i == 1:
                 assert torch.equal(weights, alone.weights)

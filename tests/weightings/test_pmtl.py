@@ -98,6 +98,11 @@ def test_slack_activates_constraints_that_still_hold() -> None:
     far = pmtl_weights(one.gramian, losses * torch.tensor([100.0, 1.0]), u, eps=0.1).weights
     torch.testing.assert_close(strict, MGDA()(StepStatistics(gramian=one.gramian)).weights)
     torch.testing.assert_close(far, strict)
+    for unit in (1e-6, 1e6):  # the slack is relative to the losses
+        again = pmtl_weights(one.gramian, losses * unit, u, eps=0.1).weights
+        torch.testing.assert_close(again, near)
+        none = pmtl_weights(one.gramian, losses * unit, u, eps=1e-4).weights
+        torch.testing.assert_close(none, strict)
     assert float((near - strict).abs().max()) > 0.05
 
 
