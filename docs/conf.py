@@ -21,7 +21,6 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "public_names",
-    "method_table",
     "mathml",
 ]
 exclude_patterns = ["_build"]
