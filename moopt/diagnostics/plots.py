@@ -61,8 +61,10 @@ def plot_weights(history: History, axes: Axes | None = None) -> Axes:
         axes.plot(steps[off], values[off], "x", color=colour, markersize=6)
     if inactive.any():
         axes.plot([], [], "x", color="#444444", label="inactive")
-    low = min(0.0, float(shares.nan_to_num(0.0).min()))
-    axes.set(xlabel="step", ylabel="weight / sum of |weights|", ylim=(low - 0.03, 1.03))
+    known = shares.nan_to_num(0.0)
+    low, high = min(0.0, float(known.min())), float(known.max())
+    margin = 0.03 * (high - low + 1e-9)
+    axes.set(xlabel="step", ylabel="weight / sum of |weights|", ylim=(low - margin, high + margin))
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
     axes.grid(color="#E6E6E6", linewidth=0.6)
     axes.set_axisbelow(True)
