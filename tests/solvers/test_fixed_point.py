@@ -203,7 +203,7 @@ def test_wrong_arguments_name_the_remedy() -> None:
     for alpha in (0.0, -1.0, math.inf, math.nan):
         with pytest.raises(ValueError, match="alpha = 0 is the sum"):
             fixed_point(eye, alpha=alpha)
-    for settings in ({"tol": 0.0}, {"tol": 1.0}, {"tol": math.nan}, {"max_iter": 0}):
+    for settings in ({"tol": 0.0}, {"tol": -0.5}, {"tol": 1.0}, {"tol": math.nan}, {"max_iter": 0}):
         with pytest.raises(ValueError, match="Use the defaults"):
             fixed_point(eye, **settings)
     assert int(fixed_point(eye, max_iter=1, tol=0.999).status) == SolverStatus.CONVERGED

@@ -296,3 +296,29 @@ def test_wrong_shapes_and_settings_name_the_remedy() -> None:
     for wrong in ({"tol": 0.0}, {"max_iter": 0}):
         with pytest.raises(ValueError, match="`tol` of `linear_program` must be positive"):
             linear_program(c, a, b, **wrong)
+
+
+def test_the_forms_judge_a_half_solved_problem_alike() -> None:
+    """The same pivots, so the same point, prices and gap; it counts only far from the end."""
+    compared = 0
+    for seed in range(60):
+        one = program(seed, "normal")
+        c, a, b, s = tensors(one)
+        on = torch.ones_like(c, dtype=torch.bool)
+        for trips in (1, 2, 3):
+            host = solve(one, max_iter=trips)
+            device = linear_program_on_device(c, a, b, s, on, 1e-9, trips)
+            assert int(host.num_iter) == int(device.num_iter)
+            torch.testing.assert_close(device.weights, host.weights, rtol=1e-9, atol=1e-12)
+            if int(host.status) == SolverStatus.MAX_ITER:
+                compared += 1
+                assert float(device.gap) == pytest.approx(float(host.gap), rel=1e-9)
+    assert compared > 20
+
+
+def test_groups_may_differ_in_the_budget_alone() -> None:
+    c, a, b = torch.tensor([1.0, 2.0]), torch.eye(2), torch.zeros(2)
+    budgets = torch.tensor([[1.0, 1.0], [1.0, 4.0], [2.0, 1.0]])
+    result = linear_program(c, a, b, budget=budgets)
+    assert result.weights.tolist() == [[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]
+    assert result.status.shape == (3,)

@@ -113,3 +113,7 @@ def test_a_sample_that_is_not_finite_leaves_the_state(bad: float) -> None:
 def test_errors_name_the_rule_and_the_remedy(build, match) -> None:
     with pytest.raises(ValueError, match=match):
         build()
+
+
+def test_it_starts_at_uniform_weights() -> None:
+    assert MoDo().initial_state(4)["weights"].tolist() == [0.25] * 4

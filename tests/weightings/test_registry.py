@@ -112,3 +112,12 @@ def test_the_test_of_defaults_sees_functions() -> None:
         and parameter.default is not parameter.empty
     ]
     assert len({name for name, _ in shared}) > 12
+
+
+@pytest.mark.parametrize("name", WEIGHTINGS)
+def test_what_has_a_default_goes_by_keyword(name: str) -> None:
+    """But the preference, which is an argument as the Gramian is."""
+    for function in functions_of(type(WEIGHTINGS[name].example())):
+        for key, parameter in inspect.signature(function).parameters.items():
+            if parameter.default is not parameter.empty and key != "preference":
+                assert parameter.kind is parameter.KEYWORD_ONLY, (function.__name__, key)
