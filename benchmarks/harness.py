@@ -69,7 +69,7 @@ def interleaved(
     functions: Mapping[str, Callable[[], object]],
     *,
     rounds: int,
-    number: int = 1,
+    number: int | Mapping[str, int] = 1,
     before: Callable[[], object] | None = None,
 ) -> dict[str, Timing]:
     """Time the functions in turn, round after round, each round starting with another one.
@@ -80,10 +80,11 @@ def interleaved(
     Args:
         functions: what to time, by name.
         rounds: counted rounds.
-        number: calls per measurement.
+        number: calls per measurement, of all functions alike or by name.
         before: called before each measurement and not timed; its result is dropped.
     """
     names = list(functions)
+    calls = dict.fromkeys(names, number) if isinstance(number, int) else dict(number)
     wall: dict[str, list[float]] = {name: [] for name in names}
     cpu: dict[str, list[float]] = {name: [] for name in names}
     for k in range(rounds + 1):
@@ -93,10 +94,10 @@ def interleaved(
             if before is not None:
                 before()
             wall_start, cpu_start = time.perf_counter(), time.thread_time()
-            for _ in range(number):
+            for _ in range(calls[name]):
                 function()
             cpu_stop, wall_stop = time.thread_time(), time.perf_counter()
             if k > 0:
-                wall[name].append((wall_stop - wall_start) / number)
-                cpu[name].append((cpu_stop - cpu_start) / number)
+                wall[name].append((wall_stop - wall_start) / calls[name])
+                cpu[name].append((cpu_stop - cpu_start) / calls[name])
     return {name: Timing(wall[name], cpu[name]) for name in names}
