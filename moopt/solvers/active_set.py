@@ -132,9 +132,12 @@ def _on_exchanged_face(
     v = candidates[0]
     face = v.nonzero()[0]
     residual = r * (1.0 - float(r @ v)) - cosines @ v
-    allowed = INVERTED * (1.0 + float(np.add.reduce(v)))
-    if not (face.size and np.abs(residual[face]).max() < allowed):
+    size = 1.0 + float(np.add.reduce(v))
+    largest = float(np.abs(residual[face]).max()) if face.size else math.inf
+    if not largest < INVERTED * size:
         return None, pivots
+    if largest <= ROUNDING * size and float(residual.max()) <= ROUNDING * size:
+        return v, pivots
     try:
         v[face] += np.linalg.solve(a[face[:, None], face], residual[face])
     except np.linalg.LinAlgError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
@@ -106,15 +108,22 @@ def min_norm_point(
     return result if on_host else SolverResult(*(t.to(gramian.device) for t in result))
 
 
+@functools.cache
+def _host_solvers() -> ModuleType:
+    """numpy, and with it every host solver, is loaded by the first solve, not by `import moopt`.
+
+    Once: an import statement in every call is a tenth of a small problem's time.
+    """
+    from moopt.solvers import host
+
+    return host
+
+
 def _on_host(
     gramian: Tensor, active: Tensor | None, solver: str, tol: float, max_iter: int | None
 ) -> SolverResult:
-    # numpy, and with it every host solver, is loaded by the first solve, not by `import moopt`.
-    import numpy as np
-
-    from moopt.solvers.host import min_norm_array
-
-    m = gramian.shape[-1]
+    host, m = _host_solvers(), gramian.shape[-1]
+    np, min_norm_array = host.np, host.min_norm_array
     if gramian.ndim == 2:
         rows = gramian.tolist() if m <= 3 else _array(gramian)
         mask = None if active is None else active.tolist()
