@@ -34,8 +34,8 @@ ELSEWHERE = 1 / 1.2
 PATIENCE = 2.0
 AGREEMENT = 1e-6
 MEASUREMENT = 2e-2
-"""Seconds of calls of one function between two looks at the clock: the steady state. The first calls
-after the other library's take up to half a millisecond more, in both."""
+"""Seconds of calls of one function between two looks at the clock: the steady state. The first
+calls after the other library's take up to half a millisecond more."""
 # Why two directions of the same name differ, where they do; the rest must agree.
 DIFFER = {
     "MGDA": "TorchJD stops its Frank-Wolfe loop early",
