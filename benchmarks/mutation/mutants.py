@@ -39,10 +39,12 @@ class Mutant(NamedTuple):
         return "\n".join(line for line in lines if not line.startswith("@@"))
 
     def line(self) -> int:
-        """The first changed line of the original, from 1."""
+        """The first changed line of the original, from 1; not a blank one before it."""
         before, after = self.path.read_text().splitlines(), self.source.splitlines()
         matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
-        return next(i for tag, i, *_ in matcher.get_opcodes() if tag != "equal") + 1
+        changed = next(op for op in matcher.get_opcodes() if op[0] != "equal")
+        lines = range(changed[1], changed[2])
+        return next((i for i in lines if before[i].strip()), changed[1]) + 1
 
 
 def module_of(path: Path) -> str:
