@@ -197,7 +197,7 @@ def test_a_batch_is_a_loop(form: str) -> None:
 
 def test_wrong_arguments_name_the_remedy() -> None:
     eye = torch.eye(3, dtype=torch.float64)
-    for wrong in (torch.ones(3), torch.ones(2, 3), torch.ones(0, 0)):
+    for wrong in (torch.ones(3), torch.ones(2, 3), torch.ones(0, 0), torch.ones(1, 0, 0)):
         with pytest.raises(ValueError, match="not the Jacobian"):
             fixed_point(wrong)
     for alpha in (0.0, -1.0, math.inf, math.nan):
@@ -209,3 +209,11 @@ def test_wrong_arguments_name_the_remedy() -> None:
     assert int(fixed_point(eye, max_iter=1, tol=0.999).status) == SolverStatus.CONVERGED
     one = torch.full((1, 1), 4.0)
     assert fixed_point(one, alpha=1e-3).weights.tolist() == pytest.approx([0.25 ** (1 / 1001)])
+
+
+def test_the_default_is_nash() -> None:
+    gramian = case("conflicting", 3).gramian
+    weights = fixed_point(gramian).weights
+    torch.testing.assert_close(
+        weights * (gramian @ weights), torch.ones(3).double(), rtol=1e-6, atol=0
+    )

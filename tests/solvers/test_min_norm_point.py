@@ -329,3 +329,10 @@ def test_a_parameter_is_a_tensor_like_any_other():
     gramian = torch.nn.Parameter(GOOD.clone())
     assert min_norm_point(gramian).weights.tolist() == pytest.approx([1 / 3] * 3)
     assert np.isfinite(min_norm_point(gramian).gap.item())
+
+
+def test_settings_go_by_keyword():
+    gramian = torch.eye(2, dtype=torch.float64)
+    assert min_norm_point(gramian=gramian).weights.tolist() == [0.5, 0.5]
+    with pytest.raises(TypeError, match="positional argument"):
+        min_norm_point(gramian, "auto")

@@ -198,3 +198,11 @@ def test_wrong_settings_name_the_remedy() -> None:
         cagrad_point(torch.eye(2), tol=0.0)
     with pytest.raises(ValueError, match="Pass the Gramian"):
         cagrad_point(torch.ones(2, 3))
+
+
+def test_the_default_radius_is_half_the_mean_gradient() -> None:
+    one = case("conflicting", 3)
+    weights = CAGrad()(StepStatistics(gramian=one.gramian)).weights
+    mean = one.jacobian.mean(0)
+    distance = float((one.jacobian.T @ weights - mean).norm() / mean.norm())
+    assert distance == pytest.approx(0.5, rel=1e-6)

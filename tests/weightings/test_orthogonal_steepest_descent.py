@@ -95,6 +95,7 @@ def test_without_a_forget_gradient_the_retain_gradients_are_summed() -> None:
     nothing = weigh(MANY, 0.0 * jacobian)
     assert nothing.weights.tolist() == [0.0, 0.0, 0.0]
     assert int(nothing.result.status) == SolverStatus.DEGENERATE
+    assert float(nothing.result.gap) == 0.0
 
 
 def test_the_drift_is_one_more_constraint() -> None:
