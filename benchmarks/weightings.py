@@ -141,7 +141,7 @@ def picture(ours: dict[str, dict[int, float]], theirs: dict[str, dict[int, float
         ):
             values = [1e6 * s for s in seconds.values()]
             panel.loglog(list(seconds), values, marker="o", markersize=2.5, linewidth=1.3, **style)
-        panel.set_title(name, fontsize=8, pad=3)
+        panel.set_title(name, fontsize=8 if len(name) < 20 else 6, pad=3)
         panel.set_xticks(SIZES, [str(m) for m in SIZES])
         panel.minorticks_off()
         panel.tick_params(labelsize=7, labelbottom=i + columns >= len(ours))
