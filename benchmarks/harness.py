@@ -101,3 +101,16 @@ def interleaved(
                 wall[name].append((wall_stop - wall_start) / calls[name])
                 cpu[name].append((cpu_stop - cpu_start) / calls[name])
     return {name: Timing(wall[name], cpu[name]) for name in names}
+
+
+def repetitions(functions: Mapping[str, Callable[[], object]], *, seconds: float) -> dict[str, int]:
+    """How many calls of each, at most 100, take that long: the steady state.
+
+    The first calls after another function's, whose code and data fill the caches, take up to half
+    a millisecond more; a single call between two looks at the clock would measure those.
+    """
+    once = interleaved(functions, rounds=3)
+    return {
+        name: round(min(max(seconds / max(timing.median, 1e-9), 1), 100))
+        for name, timing in once.items()
+    }

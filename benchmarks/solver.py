@@ -16,7 +16,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from benchmarks import peer
-from benchmarks.harness import interleaved
+from benchmarks.harness import interleaved, repetitions
 from benchmarks.report import Report, main
 from moopt.solvers import min_norm_point
 from moopt.testing import Case, all_cases
@@ -102,10 +102,9 @@ def run(report: Report, quick: bool) -> None:
         by_solver: dict[str, list[float]] = {name: [] for name in solvers}
         for case in cases:
             gramian = case.gramian
+            calls = {name: (lambda f=f, g=gramian: f(g)) for name, f in solvers.items()}
             timings = interleaved(
-                {name: (lambda f=f, g=gramian: f(g)) for name, f in solvers.items()},
-                rounds=3 if quick else 5,
-                number=3,
+                calls, rounds=3 if quick else 5, number=repetitions(calls, seconds=5e-3)
             )
             for name, timing in timings.items():
                 by_solver[name].append(timing.median)

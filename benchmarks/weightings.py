@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
 
 import moopt
 from benchmarks import peer
-from benchmarks.harness import interleaved
+from benchmarks.harness import interleaved, repetitions
 from benchmarks.report import Report, main
 from moopt.testing import Case, case
 from moopt.weightings import WEIGHTINGS, Weighting
@@ -33,9 +33,6 @@ ELSEWHERE = 1 / 1.2
 # One call of the peer may take seconds at m = 128; past this a size is left out for both.
 PATIENCE = 2.0
 AGREEMENT = 1e-6
-MEASUREMENT = 2e-2
-"""Seconds of calls of one function between two looks at the clock: the steady state. The first
-calls after the other library's take up to half a millisecond more."""
 # Why two directions of the same name differ, where they do; the rest must agree.
 DIFFER = {
     "MGDA": "TorchJD stops its Frank-Wolfe loop early",
@@ -93,7 +90,7 @@ def compare(
         if rival is not None:
             functions["theirs"] = rival.weights
             errors.append(difference(problem, functions["ours"](), rival.direction()))
-        timings = interleaved(functions, rounds=7, number=repetitions(functions))
+        timings = interleaved(functions, rounds=7, number=repetitions(functions, seconds=2e-2))
         times.append(timings["ours"].median)
         if rival is not None:
             theirs.append(timings["theirs"].median)
@@ -102,15 +99,6 @@ def compare(
         statistics.median(theirs) if theirs else None,
         max(errors, default=None),
     )
-
-
-def repetitions(functions: Mapping[str, Callable[[], Tensor]]) -> dict[str, int]:
-    """How many calls of each make a measurement that clock and caches do not decide."""
-    once = interleaved(functions, rounds=3)
-    return {
-        name: round(min(max(MEASUREMENT / max(timing.median, 1e-9), 1), 100))
-        for name, timing in once.items()
-    }
 
 
 def difference(problem: Case, weights: Tensor, direction: Tensor) -> float:
