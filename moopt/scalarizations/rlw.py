@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from moopt.scalarizations.base import Scalarization, State, derivative, mask_of
 from moopt.weightings import Guarantee
 from moopt.weightings.common_settings import check_seed
-from moopt.weightings.counter_random import counter_uniform
+from moopt.weightings.counter_random import counter_normal
 
 COUNTER = "counter"
 
@@ -99,11 +98,7 @@ class RLW(Scalarization):
     def _weigh(
         self, losses: Tensor, active: Tensor, state: State, names: tuple[str, ...] | None
     ) -> tuple[Tensor, State]:
-        m = losses.shape[-1]
-        pairs = counter_uniform(self.seed, state[COUNTER], (m, 2))
-        # Box and Muller; 1 - u is never 0.
-        radius = (-2.0 * (1.0 - pairs[:, 0]).log()).sqrt()
-        normal = radius * (2.0 * math.pi * pairs[:, 1]).cos()
+        normal = counter_normal(self.seed, state[COUNTER], losses.shape[-1:])
         noise = normal[(active.cumsum(-1) - 1).clamp_min(0)]
         weights = derivative(lambda values: rlw(values, noise, active=active), losses)
         return weights, {COUNTER: state[COUNTER] + 1}

@@ -52,9 +52,7 @@ def pseudo_inverse(matrix: Tensor, *, rtol: float = DEFAULT_RTOL) -> Tensor:
 
 def runs_on_host(tensor: Tensor) -> bool:
     """Whether reading values costs nothing: a real CPU tensor outside of a trace."""
-    return (
-        type(tensor) is Tensor and tensor.device.type == "cpu" and not torch.compiler.is_compiling()
-    )
+    return type(tensor) is Tensor and tensor.is_cpu and not torch.compiler.is_compiling()
 
 
 def jacobi_pseudo_inverse(matrix: Tensor, rtol: float) -> Tensor:

@@ -18,17 +18,18 @@ _FEW = 16  # Up to as many numbers plain Python is faster than numpy.
 def counter_uniform(seed: int, counter: Tensor, shape: Sequence[int]) -> Tensor:
     """Return uniform numbers in [0, 1), a pure function of `(seed, counter, index)`.
 
-    With `h` the 64-bit mixer of splitmix64 and `a` its increment, entry n (in row-major order) is
-    `h(h(h(seed) + a counter) + a n) >> 11`, times 2^-53. Entry n does not depend on the shape, so
-    a longer draw begins with the shorter one.
+    With `h(x, n)` the n-th output of splitmix64 started at x, entry n (in row-major order) is
+    `h(h(h(seed, 0), counter), n) >> 11`, times 2^-53. Entry n does not depend on the shape, so a
+    longer draw begins with the shorter one.
 
     Args:
         seed: any integer; taken modulo 2^64.
-        counter: int64 `[]`, the number of the draw. Its device is where the numbers are made.
-        shape: of the result.
+        counter: int64 `[...]`, the number of the draw, or of each of several. Its device is where
+            the numbers are made.
+        shape: of one draw.
 
     Returns:
-        float64 of the given shape, multiples of 2^-53.
+        float64 `[..., *shape]`, multiples of 2^-53.
 
     Numerics: 64-bit integer operations that wrap around, so the bits are the same on every device.
     Nothing is read on the host, and no generator is involved: it can be traced and captured, and
@@ -46,11 +47,33 @@ def counter_uniform(seed: int, counter: Tensor, shape: Sequence[int]) -> Tensor:
     Source: G. L. Steele, D. Lea and C. H. Flood, "Fast splittable pseudorandom number generators",
     OOPSLA 2014, for the mixer. Nesting it to take a seed, a counter and an index is ours.
     """
-    block = _mixed(counter * _signed(_GAMMA) + _signed(_mixed_int(seed % _WORD)))
+    block = _output(_signed(_output_int(seed, 0)), counter)
     index = torch.arange(math.prod(shape), dtype=torch.int64, device=counter.device)
-    bits = _mixed(index * _signed(_GAMMA) + block)
+    bits = _output(block[..., None], index)
     uniform = _shifted(bits, 64 - _MANTISSA).to(torch.float64) * 2.0**-_MANTISSA
-    return uniform.reshape(tuple(shape))
+    return uniform.reshape(counter.shape + torch.Size(shape))
+
+
+def counter_normal(seed: int, counter: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return standard normal numbers: the quantiles of `counter_uniform` of the same arguments.
+
+    Args:
+        seed, counter, shape: as for `counter_uniform`.
+
+    Returns:
+        float64 `[..., *shape]`, below 8.4 in size.
+
+    Numerics: the integer operations are exact, the quantiles may differ between devices in the
+    last bits. An exact zero of the uniform numbers counts as half of their resolution.
+
+    Example:
+        >>> import torch
+        >>> from moopt.weightings.counter_random import counter_normal
+        >>> counter_normal(0, torch.arange(1000), (4,)).std(0).round(decimals=1).tolist()
+        [1.0, 1.0, 1.0, 1.0]
+    """
+    uniform = counter_uniform(seed, counter, shape).clamp_min(0.5 * 2.0**-_MANTISSA)
+    return torch.erfinv(2.0 * uniform - 1.0) * math.sqrt(2.0)
 
 
 def counter_uniform_on_host(seed: int, counter: int, count: int) -> list[float]:
@@ -65,33 +88,33 @@ def counter_uniform_on_host(seed: int, counter: int, count: int) -> list[float]:
         >>> tensor.tolist() == counter_random.counter_uniform_on_host(7, 2, 4)
         True
     """
-    block = _mixed_int((_mixed_int(seed % _WORD) + counter * _GAMMA) % _WORD)
+    block = _output_int(_output_int(seed, 0), counter)
     if count > _FEW:
         return _many(block, count)
-    return [
-        (_mixed_int((block + n * _GAMMA) % _WORD) >> (64 - _MANTISSA)) * 2.0**-_MANTISSA
-        for n in range(count)
-    ]
+    return [(_output_int(block, n) >> (64 - _MANTISSA)) * 2.0**-_MANTISSA for n in range(count)]
 
 
 def _many(block: int, count: int) -> list[float]:
     # numpy is loaded by the first use, not by `import moopt`.
     import numpy as np
 
-    word = np.arange(count, dtype=np.uint64) * np.uint64(_GAMMA) + np.uint64(block)
+    word = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GAMMA) + np.uint64(block)
     for shift, factor in _ROUNDS:
         word ^= word >> np.uint64(shift)
         word *= np.uint64(factor)
     return ((word >> np.uint64(64 - _MANTISSA)) * 2.0**-_MANTISSA).tolist()
 
 
-def _mixed(word: Tensor) -> Tensor:
+# Output n mixes start + (n + 1) a: the increment comes first, since the mixer maps 0 to itself.
+def _output(start: Tensor | int, n: Tensor) -> Tensor:
+    word = (n + 1) * _signed(_GAMMA) + start
     for shift, factor in _ROUNDS:
         word = (word ^ _shifted(word, shift)) * _signed(factor)
     return word
 
 
-def _mixed_int(word: int) -> int:
+def _output_int(start: int, n: int) -> int:
+    word = (start + (n + 1) * _GAMMA) % _WORD
     for shift, factor in _ROUNDS:
         word = (word ^ (word >> shift)) * factor % _WORD
     return word

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,15 +14,16 @@ from moopt.record import StepStatistics
 from moopt.solvers.pseudo_inverse import runs_on_host
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
 from moopt.weightings.common_settings import check_seed
-from moopt.weightings.counter_random import counter_uniform, counter_uniform_on_host
-from moopt.weightings.mean import mean_weights
+from moopt.weightings.counter_random import counter_normal
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
-from moopt.weightings.unit_rows import all_finite, surely_finite
+
+if TYPE_CHECKING:
+    import numpy as np
 
 COUNTER = "counter"
 
-SMALLEST_UNIFORM = 2.0**-54
-"""In place of an exact zero, whose normal quantile is infinite: half the generator's resolution."""
+DRAWS_AHEAD = 512
+"""On the host, as many draws are made at a time: on a few numbers, an operation is all overhead."""
 
 
 def random_weights(
@@ -48,21 +50,32 @@ def random_weights(
         (True, 1.0)
     """
     shape = gramian.shape[:-1]
-    if runs_on_host(gramian) and runs_on_host(counter):
-        numbers = counter_uniform_on_host(seed, int(counter), shape[-1])
-        uniform = torch.tensor(numbers, dtype=torch.float64)
-    else:
-        uniform = counter_uniform(seed, counter, (shape[-1],))
-    normal = torch.special.ndtri(uniform.clamp_min(SMALLEST_UNIFORM))
+    normal = counter_normal(seed, counter, shape[-1:])
     if active is None:
-        weights = normal.softmax(-1)
-        return weights if len(shape) == 1 else weights.expand(shape).clone()
+        return normal.softmax(-1).expand(shape).clone()
     on = active.to(gramian.device).expand(shape)
     normal = normal[(on.cumsum(-1) - 1).clamp_min(0)]
     # The exponents are below 9 in size: no shift is needed, and no row of -inf can arise.
     exponentials = torch.where(on, normal.exp(), 0.0)
     total = exponentials.sum(-1, keepdim=True)
     return exponentials / torch.where(total > 0, total, 1.0)
+
+
+def _random_weights_on_host(shape: torch.Size, seed: int, counter: int) -> Tensor:
+    block, place = divmod(counter, DRAWS_AHEAD)
+    weights = torch.from_numpy(_draws_ahead(seed, block, shape[-1])[place].copy())
+    return weights if len(shape) == 1 else weights.repeat(*shape[:-1], 1)
+
+
+@functools.lru_cache(maxsize=8)
+def _draws_ahead(seed: int, block: int, m: int) -> np.ndarray:
+    """float64 `[DRAWS_AHEAD, m]`: the weights of draws in a row, a function of the arguments.
+
+    An array, since one row of it is copied in half the time of a row of a tensor.
+    """
+    first = block * DRAWS_AHEAD
+    counters = torch.arange(first, first + DRAWS_AHEAD, device="cpu")
+    return counter_normal(seed, counters, (m,)).softmax(-1).numpy()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,11 +92,11 @@ class Random(Weighting):
     Raises:
         TypeError: `seed` is not an integer.
 
-    Numerics: ignores the Gramian's values, except that NaN or infinity among the active rows
-    gives uniform weights and draws nothing. The number of finite steps is the state (`counter`),
-    so that a resumed run draws what an uninterrupted one would. The numbers are made on the
-    device by integer operations; their normal quantiles may differ between devices in the last
-    bits. No synchronisation.
+    Numerics: ignores the Gramian's values, so NaN and infinity reach the direction. The number of
+    calls is the state (`counter`), so that a resumed run draws what an uninterrupted one would.
+    The numbers are made on the device by integer operations; their normal quantiles may differ
+    between devices in the last bits. No synchronisation. On the host the draws are made 512 at
+    a time and kept for the next calls.
 
     Example:
         >>> import torch, moopt
@@ -133,11 +146,13 @@ class Random(Weighting):
         gramian, active = objective_rows(statistics)
         if state is None:
             state = self.initial_state(statistics.num_objectives, gramian.device)
-        weights = random_weights(gramian, self.seed, state[COUNTER], active=active)
-        if active is None and surely_finite(gramian):
-            following = {COUNTER: state[COUNTER] + 1}
-            return WeightingOutput(with_auxiliary_rows(weights, statistics), following, None)
-        finite = all_finite(gramian, None if active is None else active.to(gramian.device))
-        weights = torch.where(finite[..., None], weights, mean_weights(gramian, active=active))
-        following = {COUNTER: state[COUNTER] + finite.all()}
-        return WeightingOutput(with_auxiliary_rows(weights, statistics), following, None)
+        counter = state[COUNTER]
+        if active is None and runs_on_host(gramian) and runs_on_host(counter):
+            number = int(counter)
+            weights = _random_weights_on_host(gramian.shape[:-1], self.seed, number)
+            following = counter.new_full((), number + 1)  # sooner done than an addition
+        else:
+            weights = random_weights(gramian, self.seed, counter, active=active)
+            following = counter + 1
+        output = with_auxiliary_rows(weights, statistics)
+        return WeightingOutput(output, {COUNTER: following}, None)

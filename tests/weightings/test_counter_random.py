@@ -6,9 +6,15 @@ import math
 
 import pytest
 import torch
+from scipy.special import ndtri
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from moopt.weightings.counter_random import counter_uniform, counter_uniform_on_host
+from moopt.weightings import counter_random
+from moopt.weightings.counter_random import (
+    counter_normal,
+    counter_uniform,
+    counter_uniform_on_host,
+)
 
 CHI_SQUARE_BOUND = 1.5
 """Chi-square over its degrees of freedom: mean 1, standard deviation 0.09 for 250 bins; 1.5 is 5.6.
@@ -86,12 +92,23 @@ def test_is_a_function_of_its_arguments_only() -> None:
 
 
 def test_known_bits() -> None:
-    """The splitmix64 mixer of 0 + increment is a published constant: 0xE220A8397B1DCDAF."""
-    from moopt.weightings import counter_random
+    """The first outputs of splitmix64 started at 0, and the third at 1234567, are published."""
+    published = {
+        (0, 0): 0xE220A8397B1DCDAF,
+        (0, 1): 0x6E789E6AA1B965F4,
+        (0, 2): 0x06C45D188009454F,
+        (1234567, 2): 9817491932198370423,
+    }
+    for (start, n), word in published.items():
+        assert counter_random._output_int(start, n) == word
+        assert int(counter_random._output(torch.tensor(start), torch.tensor(n))) % 2**64 == word
 
-    assert counter_random._mixed_int(counter_random._GAMMA) == 0xE220A8397B1DCDAF
-    word = torch.tensor(counter_random._signed(counter_random._GAMMA))
-    assert int(counter_random._mixed(word)) % 2**64 == 0xE220A8397B1DCDAF
+
+def test_the_first_number_of_small_seeds_is_no_corner() -> None:
+    """The mixer maps 0 to 0: without the increment, seed 0 would begin with an exact zero."""
+    first = torch.cat([draw(seed, 0, 1) for seed in range(-500, 500)])
+    assert 1e-6 < float(first[500]) < 1 - 1e-6
+    assert chi_square_ratio(first, bins=50) < CHI_SQUARE_BOUND + 0.5
 
 
 @pytest.mark.parametrize("seed", [0, -3, 2**64 + 5, 987654321987654321])
@@ -99,6 +116,30 @@ def test_known_bits() -> None:
 def test_host_and_tensor_forms_agree_bit_for_bit(seed: int, counter: int) -> None:
     for count in (12, 40):  # plain Python, and numpy
         assert counter_uniform_on_host(seed, counter, count) == draw(seed, counter, count).tolist()
+
+
+def test_several_counters_at_once_are_the_draws_of_each() -> None:
+    together = counter_uniform(2, torch.tensor([[3, 0], [2**62, 9]]), (2, 3))
+    assert together.shape == (2, 2, 2, 3)
+    for i, counter in enumerate((3, 0, 2**62, 9)):
+        assert torch.equal(together.flatten(0, 1)[i], draw(2, counter, 2, 3))
+
+
+def test_normal_numbers_are_the_quantiles_of_the_uniform_ones() -> None:
+    """scipy's quantiles are a program that we did not write."""
+    uniform = counter_uniform(1, torch.arange(100), (50,))
+    normal = counter_normal(1, torch.arange(100), (50,))
+    expected = torch.from_numpy(ndtri(uniform.numpy()))
+    torch.testing.assert_close(normal, expected, rtol=1e-13, atol=1e-15)
+
+
+def test_the_ends_of_the_generator_stay_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = torch.tensor([0.0, 2.0**-53, 1 - 2.0**-53], dtype=torch.float64)
+    monkeypatch.setattr(counter_random, "counter_uniform", lambda *_: ends)
+    normal = counter_normal(0, torch.tensor(0), (3,))
+    expected = torch.from_numpy(ndtri([2.0**-54, 2.0**-53, 1 - 2.0**-53]))
+    torch.testing.assert_close(normal, expected, rtol=1e-9, atol=0)
+    assert float(normal.abs().max()) < 8.4
 
 
 def test_reads_no_value_and_traces_in_one_graph() -> None:

@@ -6,10 +6,12 @@ import math
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+import moopt.weightings.random as module
 from moopt.record import StepStatistics
 from moopt.weightings import Random
-from moopt.weightings.random import random_weights
+from moopt.weightings.random import DRAWS_AHEAD, random_weights
 
 MOMENT_BOUND = 5.0
 """In standard deviations of a sample mean; the seeds are fixed."""
@@ -73,31 +75,53 @@ def test_a_mask_hands_the_numbers_on() -> None:
     assert (masked[~active] == 0).all()
 
 
-def test_a_non_finite_step_draws_nothing() -> None:
-    gramian = torch.full((2, 2), float("nan"), dtype=torch.float64)
-    output = Random()(StepStatistics(gramian=gramian))
-    assert output.weights.tolist() == [0.5, 0.5]
-    assert int(output.state["counter"]) == 0
+def test_the_values_of_the_gramian_are_not_looked_at() -> None:
+    finite = Random()(StepStatistics(gramian=torch.eye(2, dtype=torch.float64)))
+    for value in (float("nan"), float("inf")):
+        gramian = torch.full((2, 2), value, dtype=torch.float64)
+        output = Random()(StepStatistics(gramian=gramian))
+        assert torch.equal(output.weights, finite.weights)
+        assert int(output.state["counter"]) == 1
 
 
-def test_an_exact_zero_of_the_generator_stays_finite(monkeypatch: pytest.MonkeyPatch) -> None:
-    import moopt.weightings.random as module
+def test_draws_ahead_are_the_draws_of_the_device() -> None:
+    """At the borders of the blocks, and where the counter jumps, as in a resumed run."""
+    statistics = StepStatistics(gramian=torch.eye(3, dtype=torch.float64))
+    numbers = (0, 1, DRAWS_AHEAD - 1, DRAWS_AHEAD, 7 * DRAWS_AHEAD + 1, 2**40, 5)
+    for seed in (0, -3):
+        for n in numbers:
+            weights, state, _ = Random(seed=seed)(statistics, {"counter": torch.tensor(n)})
+            device = random_weights(statistics.gramian, seed, torch.tensor(n))
+            torch.testing.assert_close(weights, device, rtol=1e-13, atol=0)
+            assert torch.equal(state["counter"], torch.tensor(n + 1))
 
-    ends = torch.tensor([0.0, 1 - 2.0**-53], dtype=torch.float64)
-    monkeypatch.setattr(module, "runs_on_host", lambda tensor: False)
-    monkeypatch.setattr(module, "counter_uniform", lambda *_: ends)
-    weights = random_weights(torch.eye(2), 0, torch.tensor(0))
-    assert torch.isfinite(weights).all()
-    assert float(weights.sum()) == pytest.approx(1.0)
+
+def test_leading_dimensions_share_the_numbers() -> None:
+    single = torch.eye(3, dtype=torch.float64)
+    batch = single.repeat(2, 4, 1, 1)
+    weights = Random()(StepStatistics(gramian=single)).weights
+    for batched in (
+        Random()(StepStatistics(gramian=batch)).weights,
+        random_weights(batch, 0, torch.tensor(0)),
+    ):
+        assert batched.is_contiguous()
+        torch.testing.assert_close(batched, weights.expand(2, 4, 3), rtol=1e-13, atol=0)
 
 
-def test_host_and_device_forms_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    import moopt.weightings.random as module
+def test_writing_to_the_weights_does_not_change_a_later_draw() -> None:
+    statistics = StepStatistics(gramian=torch.eye(3, dtype=torch.float64))
+    first = Random()(statistics).weights
+    kept = first.clone()
+    first.zero_()
+    assert torch.equal(Random()(statistics).weights, kept)
 
-    statistics = StepStatistics(
-        gramian=torch.eye(5, dtype=torch.float64),
-        active=torch.tensor([True, False, True, True, True]),
-    )
-    host = Random(seed=3)(statistics).weights
-    monkeypatch.setattr(module, "runs_on_host", lambda tensor: False)
-    assert torch.equal(host, Random(seed=3)(statistics).weights)
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, FakeTensorMode])
+def test_draws_made_ahead_in_another_mode_serve_a_normal_step(mode: type) -> None:
+    module._draws_ahead.cache_clear()
+    with mode():
+        state = Random().initial_state(2)
+        Random()(StepStatistics(gramian=torch.eye(2, dtype=torch.float64)), state)
+    weights = Random()(StepStatistics(gramian=torch.eye(2, dtype=torch.float64))).weights
+    assert type(weights) is torch.Tensor
+    assert not weights.is_inference()
