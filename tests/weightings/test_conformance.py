@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 
 from moopt.weightings import Guarantee
-from tests.cases import Case, all_cases, cases
-from tests.weightings.planted import BY_GUARANTEE, BY_RULE
+from tests.cases import Case, all_cases, case, cases
+from tests.weightings.planted import BY_GUARANTEE, BY_RULE, chaotic_in_order, planted
 from tests.weightings.properties import CONTRACT, GUARANTEES
 from tests.weightings.settings import SETTINGS, Build
 
@@ -49,8 +49,8 @@ RARE_CASES = [
 def on_every_case(
     check: Callable[[Build, Case], None], build: Build, among: Sequence[Case] = CASES
 ) -> None:
-    for case in among:
-        check(build, case)
+    for each in among:
+        check(build, each)
 
 
 @pytest.mark.parametrize(("name", "guarantee"), CLAIMS, ids=lambda x: getattr(x, "value", x))
@@ -72,6 +72,12 @@ def test_every_rule_of_the_contract_holds(name: str, rule: str, case: Case) -> N
 def test_a_planted_violator_fails_the_guarantee(guarantee: Guarantee) -> None:
     with pytest.raises(AssertionError):
         on_every_case(GUARANTEES[guarantee], BY_GUARANTEE[guarantee])
+
+
+def test_amplified_rounding_is_no_excuse_for_an_order() -> None:
+    check = GUARANTEES[Guarantee.PERMUTATION_EQUIVARIANT]
+    with pytest.raises(AssertionError):
+        check(planted(chaotic_in_order), case("conflicting", 3))
 
 
 @pytest.mark.parametrize("rule", CONTRACT)
