@@ -12,6 +12,7 @@ from torch import Tensor
 from moopt.aggregators.base import Method
 from moopt.bypass import note_bypass
 from moopt.certified_weights import DEFAULT_INACTIVE_TOL
+from moopt.check_number import check_number
 from moopt.closure import weighted_closure
 from moopt.combining_optimizer import CombiningOptimizer
 from moopt.named_losses import Losses, loss_value
@@ -101,8 +102,7 @@ class CommonDescent(CombiningOptimizer):
                 "`optimizer` of CommonDescent must be an instance of a torch optimizer; got"
                 f" {optimizer!r}. Pass for instance torch.optim.AdamW(model.parameters())."
             )
-        if not 0.0 <= inactive_tol < 1.0:
-            raise ValueError(f"`inactive_tol` must be in [0, 1); got {inactive_tol}. Use 1e-5.")
+        check_number("CommonDescent", "inactive_tol", inactive_tol, "in [0, 1)", use="1e-5")
         if not isinstance(record_every, int) or record_every < 1:
             raise ValueError(f"`record_every` must be an int >= 1; got {record_every!r}. Use 1.")
         self.__setstate__(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import ClassVar
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from moopt.aggregators.base import State
 from moopt.aggregators.tracking import TrackingAggregator
+from moopt.check_number import check_number
 from moopt.record import StepStatistics
 from moopt.weightings.db_mtl import db_mtl_weights
 from moopt.weightings.loss_sizes import loss_sizes
@@ -66,15 +66,8 @@ class DBMTLWithEMA(TrackingAggregator):
     combines_tracked: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.beta < 1.0:
-            raise ValueError(
-                f"`beta` of `DBMTLWithEMA` must be in [0, 1); got {self.beta}. Use 0.9."
-            )
-        if not 0.0 <= self.beta_decay < math.inf:
-            raise ValueError(
-                "`beta_decay` of `DBMTLWithEMA` must be finite and >= 0; got"
-                f" {self.beta_decay}. Use 0."
-            )
+        check_number(self.name, "beta", self.beta, "in [0, 1)", use="0.9")
+        check_number(self.name, "beta_decay", self.beta_decay, "finite and >= 0", use="0")
 
     @property
     def needs(self) -> frozenset[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from moopt.aggregators.base import State
 from moopt.aggregators.tracking import TrackingAggregator
+from moopt.check_number import check_number
 from moopt.record import StepStatistics
 
 LOGITS = "logits"
@@ -65,11 +65,7 @@ class ExcessMTL(TrackingAggregator):
     combines_tracked: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.step_size < math.inf:
-            raise ValueError(
-                "`step_size` of `ExcessMTL` must be finite and > 0; got"
-                f" {self.step_size}. Use 0.01."
-            )
+        check_number(self.name, "step_size", self.step_size, "finite and > 0", use="0.01")
 
     @property
     def state_axes(self) -> Mapping[str, int]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from moopt.aggregators.base import State
 from moopt.aggregators.entrywise import EntrywiseAggregator
+from moopt.check_number import check_number
 from moopt.scalarizations.preference import Vector, frozen_vector, vector_in_order
 from moopt.weightings.common_settings import check_seed
 from moopt.weightings.counter_random import counter_uniform
@@ -66,9 +67,8 @@ class GradDrop(EntrywiseAggregator):
     def __post_init__(self) -> None:
         leak = frozen_vector(self.leak, "`leak` of `GradDrop`", preference=False)
         object.__setattr__(self, "leak", leak)
-        values = leak.values() if isinstance(leak, Mapping) else leak or ()
-        if any(not 0.0 <= value <= 1.0 for value in values):
-            raise ValueError(f"`leak` of `GradDrop` must be in [0, 1]; got {leak}. Use 0.")
+        for value in leak.values() if isinstance(leak, Mapping) else leak or ():
+            check_number(self.name, "leak", value, "in [0, 1]", use="0")
         check_seed(self.name, self.seed)
 
     @property

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from moopt.aggregators.base import State
 from moopt.aggregators.tracking import TrackingAggregator
+from moopt.check_number import check_number
 from moopt.record import StepStatistics
 from moopt.weightings import Weighting
 
@@ -80,10 +81,8 @@ class GradientEMA(TrackingAggregator):
         if isinstance(self.beta, Mapping):
             object.__setattr__(self, "beta", dict(self.beta))
         betas = list(self.beta.values()) if isinstance(self.beta, Mapping) else [self.beta]
-        if not all(0.0 <= beta < 1.0 for beta in betas):
-            raise ValueError(
-                f"`beta` of `GradientEMA` must be in [0, 1); got {self.beta}. Use 0.9."
-            )
+        for beta in betas:
+            check_number(self.name, "beta", beta, "in [0, 1)", use="0.9")
 
     @property
     def needs(self) -> frozenset[str]:

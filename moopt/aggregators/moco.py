@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from moopt.aggregators.base import State
 from moopt.aggregators.tracking import TrackingAggregator
+from moopt.check_number import check_number
 from moopt.record import StepStatistics
 from moopt.solvers import simplex_projection
 
@@ -80,16 +80,10 @@ class MoCo(TrackingAggregator):
     combines_tracked: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.beta <= 1.0:
-            raise ValueError(f"`beta` of `MoCo` must be in (0, 1]; got {self.beta}. Use 0.5.")
-        if not 0.0 < self.gamma < math.inf:
-            raise ValueError(
-                f"`gamma` of `MoCo` must be finite and > 0; got {self.gamma}. Use 0.1."
-            )
+        check_number(self.name, "beta", self.beta, "in (0, 1]", use="0.5")
+        check_number(self.name, "gamma", self.gamma, "finite and > 0", use="0.1")
         for name in ("beta_decay", "gamma_decay", "regularization"):
-            value = getattr(self, name)
-            if not 0.0 <= value < math.inf:
-                raise ValueError(f"`{name}` of `MoCo` must be finite and >= 0; got {value}. Use 0.")
+            check_number(self.name, name, getattr(self, name), "finite and >= 0", use="0")
         if self.normalize not in ("none", "loss"):
             raise ValueError(
                 f'`normalize` of `MoCo` must be "none" or "loss"; got {self.normalize!r}.'

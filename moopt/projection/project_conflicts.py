@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from moopt.check_number import check_number
 from moopt.projection.structure import G, Gradient, combined_, copied
 from moopt.projection.unit_gramian import unit_gramian
 
@@ -50,10 +51,9 @@ def project_conflicts_(gradient: G, *others: Gradient, cosine_clip: float | None
     al., "GRU: Mitigating the Trade-off between Unlearning and Retention for LLMs", ICML 2025; the
     clip is an option of its authors' code.
     """
-    if cosine_clip is not None and not -1.0 <= cosine_clip <= 0.0:
-        raise ValueError(
-            f"`cosine_clip` of `project_conflicts_` must be in [-1, 0]; got {cosine_clip}. Use"
-            " None for the full projection."
+    if cosine_clip is not None:
+        check_number(
+            "project_conflicts_", "cosine_clip", cosine_clip, "in [-1, 0]", use="None or -0.5"
         )
     return combined_(
         gradient, others, lambda g: conflict_weights(g, cosine_clip), "project_conflicts_"

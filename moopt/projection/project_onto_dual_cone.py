@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Generic, NamedTuple
 
 import torch
 from torch import Tensor
 
+from moopt.check_number import check_number
 from moopt.projection.structure import G, Gradient, combined_, copied
 from moopt.solvers.dual_cone import dual_cone_point
 from moopt.solvers.result import SolverResult
@@ -77,11 +77,9 @@ def project_onto_dual_cone_(
     NeurIPS 2017. We differ: no ridge is added to the Gramian of the memories, and the solve is
     certified. With one other gradient it is A-GEM.
     """
-    if not 0.0 <= strength < math.inf:
-        raise ValueError(
-            f"`strength` of `project_onto_dual_cone_` must be finite and at least 0; got"
-            f" {strength}. Use 0.0 for the plain projection, or GEM's 0.5."
-        )
+    check_number(
+        "project_onto_dual_cone_", "strength", strength, "finite and >= 0", use="0, or GEM's 0.5"
+    )
     solved: list[SolverResult] = []
 
     def weigh(gramian: Tensor) -> Tensor:

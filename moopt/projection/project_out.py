@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from moopt.check_number import check_number
 from moopt.projection.structure import G, Gradient, combined_, copied
 from moopt.projection.unit_gramian import CANCELLED, unit_gramian
 from moopt.solvers.off_span import off_span
@@ -129,8 +130,4 @@ def _span_weights(gramian: Tensor, rtol: float) -> Tensor:
 
 
 def _check_rtol(rtol: float, caller: str) -> None:
-    if not 0 <= rtol < 1:
-        raise ValueError(
-            f"`rtol` of `{caller}` must be in [0, 1); got {rtol}. It is relative to the largest"
-            " eigenvalue: use 1e-12."
-        )
+    check_number(caller, "rtol", rtol, "in [0, 1)", use="1e-12")

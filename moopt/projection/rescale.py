@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from moopt.check_number import check_number
 from moopt.kernels.gramian import gramian
 from moopt.projection.structure import G, Gradient, aligned_rows, copied, overwrite_
 
@@ -64,10 +64,8 @@ def rescale_(direction: G, *gradients: Gradient, length: Length | float = "mean_
                 f"`rescale_` with length={length!r} must have gradients to measure; got none. Pass"
                 " rescale_(direction, *gradients), or a number as the length."
             )
-    elif not 0.0 <= length < math.inf:
-        raise ValueError(
-            f"`length` of `rescale_` must be finite and at least 0; got {length}. Use 'mean_norm'."
-        )
+    else:
+        check_number("rescale_", "length", length, "finite and >= 0", use="'mean_norm'")
     rows = aligned_rows(direction, gradients, "rescale_")
     if length == "keep":
         return direction

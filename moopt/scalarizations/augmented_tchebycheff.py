@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from moopt.check_number import check_number
 from moopt.scalarizations.base import mask_of
 from moopt.scalarizations.preference import Vector, preference_or_uniform, shifted_losses
 from moopt.scalarizations.preferred import PreferredScalarization
@@ -95,11 +96,7 @@ class AugmentedTchebycheff(PreferredScalarization):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0.0 <= self.rho < float("inf"):
-            raise ValueError(
-                f"`rho` of `AugmentedTchebycheff` must be >= 0 and finite; got {self.rho}. Use"
-                " 0.05."
-            )
+        check_number(self.name, "rho", self.rho, "finite and >= 0", use="0.05")
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from moopt.check_number import check_number
 from moopt.scalarizations.base import mask_of
 from moopt.scalarizations.preference import preference_or_uniform, shifted_losses
 from moopt.scalarizations.preferred import PreferredScalarization
@@ -88,10 +89,7 @@ class COSMOS(PreferredScalarization):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0.0 <= self.penalty < float("inf"):
-            raise ValueError(
-                f"`penalty` of `COSMOS` must be >= 0 and finite; got {self.penalty}. Use 1.0."
-            )
+        check_number(self.name, "penalty", self.penalty, "finite and >= 0", use="1.0")
 
     def _scalar(self, losses: Tensor, active: Tensor, **vectors: Tensor | None) -> Tensor:
         return cosmos(losses, penalty=self.penalty, active=active, **vectors)

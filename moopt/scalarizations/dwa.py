@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from moopt.check_number import check_number
 from moopt.scalarizations.base import Scalarization, State, derivative, mask_of
 from moopt.weightings import Guarantee
 
@@ -98,11 +99,7 @@ class DWA(Scalarization):
                 f"`steps_per_epoch` of `DWA` must be an int >= 1; got {self.steps_per_epoch!r}."
                 " Use the number of steps of one epoch."
             )
-        if not 0.0 < self.temperature < float("inf"):
-            raise ValueError(
-                f"`temperature` of `DWA` must be positive and finite; got {self.temperature}."
-                " Use 2.0."
-            )
+        check_number(self.name, "temperature", self.temperature, "finite and > 0", use="2.0")
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from moopt.check_number import check_number
 from moopt.record import StepStatistics
 from moopt.scalarizations.adam import AXES, adam_state, adam_step
 from moopt.scalarizations.base import Scalarization, State, derivative, mask_of, objective_losses
@@ -129,11 +130,7 @@ class FAMO(Scalarization):
         object.__setattr__(self, "min_losses", bounds)
         for field in ("lr", "weight_decay", "eps"):
             value = getattr(self, field)
-            if not 0.0 <= value < float("inf"):
-                raise ValueError(
-                    f"`{field}` of `FAMO` must be >= 0 and finite; got {value}. Leave it out for"
-                    " the default."
-                )
+            check_number(self.name, field, value, "finite and >= 0", use="the default")
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

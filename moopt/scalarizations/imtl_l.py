@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from moopt.check_number import check_number
 from moopt.scalarizations.base import Scalarization, State, derivatives, mask_of
 
 LOG_SCALES = "log_scales"
@@ -78,8 +79,7 @@ class IMTLL(Scalarization):
     )
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.lr < float("inf"):
-            raise ValueError(f"`lr` of `IMTLL` must be >= 0 and finite; got {self.lr}. Use 0.01.")
+        check_number(self.name, "lr", self.lr, "finite and >= 0", use="0.01")
 
     @property
     def state_axes(self) -> Mapping[str, int]:

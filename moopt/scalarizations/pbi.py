@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from moopt.check_number import check_number
 from moopt.scalarizations.base import mask_of
 from moopt.scalarizations.preference import Vector, preference_or_uniform, shifted_losses
 from moopt.scalarizations.preferred import PreferredScalarization
@@ -111,10 +112,7 @@ class PBI(PreferredScalarization):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0.0 <= self.theta < float("inf"):
-            raise ValueError(
-                f"`theta` of `PBI` must be >= 0 and finite; got {self.theta}. Use 5.0."
-            )
+        check_number(self.name, "theta", self.theta, "finite and >= 0", use="5.0")
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from moopt.check_number import check_number
 from moopt.scalarizations.base import mask_of
 from moopt.scalarizations.preference import Vector, preference_or_uniform, shifted_losses
 from moopt.scalarizations.preferred import PreferredScalarization
@@ -96,8 +97,7 @@ class STCH(PreferredScalarization):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0.0 < self.mu < float("inf"):
-            raise ValueError(f"`mu` of `STCH` must be positive and finite; got {self.mu}. Use 0.1.")
+        check_number(self.name, "mu", self.mu, "finite and > 0", use="0.1")
 
     def _scalar(self, losses: Tensor, active: Tensor, **vectors: Tensor | None) -> Tensor:
         return stch(losses, mu=self.mu, active=active, **vectors)

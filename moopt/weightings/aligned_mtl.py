@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
+from moopt.check_number import check_number
 from moopt.record import StepStatistics
 from moopt.solvers.principal_components import principal_components
 from moopt.solvers.pseudo_inverse import runs_on_host
@@ -152,11 +153,7 @@ class AlignedMTL(Weighting):
                 f"`scale_mode` of `AlignedMTL` must be one of {list(get_args(ScaleMode))}; got"
                 f" {self.scale_mode!r}. The paper's is 'min'."
             )
-        if not 0 <= self.rtol < 1:
-            raise ValueError(
-                f"`rtol` of `AlignedMTL` must be in [0, 1); got {self.rtol}. It is relative to the"
-                " largest eigenvalue: use 1e-8."
-            )
+        check_number(self.name, "rtol", self.rtol, "in [0, 1)", use="1e-8")
         preference = checked_preference(self.preference, "AlignedMTL")
         object.__setattr__(self, "preference", preference)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from moopt.check_number import check_number
 from moopt.record import StepStatistics
 from moopt.weightings.base import Guarantee, WeightingOutput
 from moopt.weightings.forget_retain import ForgetRetain
@@ -116,11 +116,7 @@ class BLUR(ForgetRetain):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0.0 <= self.gamma < math.inf:
-            raise ValueError(
-                f"`gamma` of `BLUR` must be finite and at least 0; got {self.gamma}. Use 1.0; give"
-                " the forget loss the sign under which it falls as the model forgets."
-            )
+        check_number(self.name, "gamma", self.gamma, "finite and >= 0", use="1.0")
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

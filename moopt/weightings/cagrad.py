@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import ClassVar, Literal, get_args
 
 from torch import Tensor
 
+from moopt.check_number import check_number
 from moopt.record import StepStatistics
 from moopt.solvers import SolverResult, cagrad_point
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
@@ -111,11 +111,7 @@ class CAGrad(Weighting):
     )
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.c < math.inf:
-            raise ValueError(
-                f"`c` of `CAGrad` must be finite and >= 0; got {self.c}. It is the radius relative"
-                " to the mean gradient: use 0.5."
-            )
+        check_number(self.name, "c", self.c, "finite and >= 0", use="0.5")
         if self.rescale not in get_args(Rescale):
             raise ValueError(
                 f"`rescale` of `CAGrad` must be one of {list(get_args(Rescale))}; got"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from moopt.check_number import check_number
+
 
 def check_solver_settings(owner: str, tol: float, max_iter: int | None, default: float) -> None:
     """Raise unless the settings suit a solver.
@@ -20,10 +22,7 @@ def check_solver_settings(owner: str, tol: float, max_iter: int | None, default:
         >>> from moopt.weightings.common_settings import check_solver_settings
         >>> check_solver_settings("Mine", 1e-10, None, 1e-10)
     """
-    if not 0 < tol < 1:
-        raise ValueError(
-            f"`tol` of `{owner}` must be in (0, 1); got {tol}. It is relative: use {default:g}."
-        )
+    check_number(owner, "tol", tol, "in (0, 1)", use=f"{default:g}")
     if max_iter is not None and not isinstance(max_iter, int):
         raise TypeError(
             f"`max_iter` of `{owner}` must be an int or None; got {max_iter!r}. Use None for the"

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from moopt.check_number import check_number
 from moopt.record import StepStatistics
 from moopt.solvers.result import SolverResult
 from moopt.status import SolverStatus
@@ -125,11 +126,7 @@ class CRMOGM(Weighting):
                 "`weighting` of `CRMOGM` must weigh objectives alone; got one that combines an"
                 f" auxiliary row, {self.weighting!r}. Use it without CRMOGM."
             )
-        if not 0.0 <= self.momentum < 1.0:
-            raise ValueError(
-                f"`momentum` of `CRMOGM` must be in [0, 1); got {self.momentum}. The share of the"
-                " new weights is 1 - momentum: use 0.9."
-            )
+        check_number(self.name, "momentum", self.momentum, "in [0, 1)", use="0.9")
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
+from moopt.check_number import check_number
 from moopt.record import StepStatistics
 from moopt.solvers.pseudo_inverse import DEFAULT_RTOL, pseudo_inverse, runs_on_host
 from moopt.solvers.result import SolverResult
@@ -214,11 +215,7 @@ class DualSpaceMGDA(Weighting):
                     f"`{field}` of `DualSpaceMGDA` must be one of {list(allowed)}; got {value!r}."
                     f" The default is {type(self).__dataclass_fields__[field].default!r}."
                 )
-        if not 0 <= self.rtol < 1:
-            raise ValueError(
-                f"`rtol` of `DualSpaceMGDA` must be in [0, 1); got {self.rtol}. It is relative to"
-                " the largest eigenvalue: use 1e-12."
-            )
+        check_number(self.name, "rtol", self.rtol, "in [0, 1)", use="1e-12")
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

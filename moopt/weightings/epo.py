@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from moopt.check_number import check_number
 from moopt.record import StepStatistics
 from moopt.solvers import SolverResult, linear_program
 from moopt.solvers.pseudo_inverse import runs_on_host
@@ -270,8 +271,7 @@ class EPO(Weighting):
                 f"`preference` of `EPO` must be positive; got {self.preference!r}. Leave an"
                 " objective that does not count out of the losses."
             )
-        if not 0.0 <= self.eps < math.inf:
-            raise ValueError(f"`eps` of `EPO` must be finite and >= 0; got {self.eps}. Use 1e-4.")
+        check_number(self.name, "eps", self.eps, "finite and >= 0", use="1e-4")
         check_solver_settings(self.name, self.tol, self.max_iter, type(self).tol)
 
     @property

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import ClassVar
 
 from torch import Tensor
 
+from moopt.check_number import check_number
 from moopt.record import StepStatistics
 from moopt.solvers import SolverResult, fixed_point
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
@@ -94,11 +94,7 @@ class FairGrad(Weighting):
     )
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.alpha < math.inf:
-            raise ValueError(
-                f"`alpha` of `FairGrad` must be finite and > 0; got {self.alpha}. Use 1 for the"
-                " Nash solution, and moopt.Sum() for alpha = 0."
-            )
+        check_number(self.name, "alpha", self.alpha, "finite and > 0", use="1")
         check_solver_settings(self.name, self.tol, self.max_iter, type(self).tol)
 
     @property

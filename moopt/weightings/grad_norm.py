@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from moopt.check_number import check_number
 from moopt.record import StepStatistics
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
 from moopt.weightings.loss_sizes import loss_sizes
@@ -128,11 +129,7 @@ class GradNorm(Weighting):
     def __post_init__(self) -> None:
         for field, default in (("alpha", 1.5), ("lr", 0.025)):
             value = getattr(self, field)
-            if not 0.0 <= value < float("inf"):
-                raise ValueError(
-                    f"`{field}` of `GradNorm` must be finite and >= 0; got {value}. The default is"
-                    f" {default}."
-                )
+            check_number(self.name, field, value, "finite and >= 0", use=f"{default}")
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from moopt.check_number import check_number
 from moopt.record import StepStatistics
 from moopt.solvers.pseudo_inverse import runs_on_host
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
@@ -158,11 +159,7 @@ class GradVac(Weighting):
 
     def __post_init__(self) -> None:
         check_seed(self.name, self.seed)
-        if not 0.0 <= self.beta <= 1.0:
-            raise ValueError(
-                f"`beta` of `GradVac` must be in [0, 1]; got {self.beta}. It is the share of the"
-                " newest cosine: use 0.01."
-            )
+        check_number(self.name, "beta", self.beta, "in [0, 1]", use="0.01")
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

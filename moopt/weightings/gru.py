@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from moopt.check_number import check_number
 from moopt.record import StepStatistics
 from moopt.weightings.base import Guarantee, WeightingOutput
 from moopt.weightings.forget_retain import ForgetRetain
@@ -113,10 +114,9 @@ class GRU(ForgetRetain):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.cosine_clip is not None and not -1.0 <= self.cosine_clip <= 0.0:
-            raise ValueError(
-                f"`cosine_clip` of `GRU` must be in [-1, 0]; got {self.cosine_clip}. Use None for"
-                " the full projection, or -0.5."
+        if self.cosine_clip is not None:
+            check_number(
+                self.name, "cosine_clip", self.cosine_clip, "in [-1, 0]", use="None or -0.5"
             )
 
     @property

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from moopt.check_number import Range, check_number
 from moopt.record import StepStatistics
 from moopt.solvers.result import SolverResult
 from moopt.status import SolverStatus
@@ -175,16 +175,9 @@ class HAMU(ForgetRetain):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        largest = 1.0 if self.relative else math.inf
-        if not (0.0 <= self.quota <= largest and self.quota < math.inf):
-            raise ValueError(
-                f"`quota` of `HAMU` must be in [0, {largest:g}] and finite; got {self.quota}. With"
-                " relative=True it is the share of the largest possible forgetting: use 0.5."
-            )
-        if not 0.0 < self.radius < math.inf:
-            raise ValueError(
-                f"`radius` of `HAMU` must be positive and finite; got {self.radius}. Use 1.0."
-            )
+        allowed: Range = "in [0, 1]" if self.relative else "finite and >= 0"
+        check_number(self.name, "quota", self.quota, allowed, use="0.5")
+        check_number(self.name, "radius", self.radius, "finite and > 0", use="1.0")
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

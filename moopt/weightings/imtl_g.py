@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from moopt.check_number import check_number
 from moopt.record import StepStatistics
 from moopt.solvers.pseudo_inverse import DEFAULT_RTOL, runs_on_host
 from moopt.solvers.result import SolverResult
@@ -119,11 +120,7 @@ class IMTLG(Weighting):
     )
 
     def __post_init__(self) -> None:
-        if not 0 <= self.rtol < 1:
-            raise ValueError(
-                f"`rtol` of `IMTLG` must be in [0, 1); got {self.rtol}. It is relative to the"
-                " largest eigenvalue: use 1e-12."
-            )
+        check_number(self.name, "rtol", self.rtol, "in [0, 1)", use="1e-12")
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

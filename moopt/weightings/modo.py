@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from moopt.check_number import check_number
 from moopt.record import StepStatistics, sample_name
 from moopt.solvers.simplex import simplex_projection
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
@@ -114,15 +114,8 @@ class MoDo(Weighting):
     )
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.step_size < math.inf:
-            raise ValueError(
-                f"`step_size` of `MoDo` must be finite and > 0; got {self.step_size}. Use 1e-3."
-            )
-        if not 0.0 <= self.regularization < math.inf:
-            raise ValueError(
-                f"`regularization` of `MoDo` must be finite and >= 0; got {self.regularization}."
-                " Use 0.1, or 0 for the paper's problem."
-            )
+        check_number(self.name, "step_size", self.step_size, "finite and > 0", use="1e-3")
+        check_number(self.name, "regularization", self.regularization, "finite and >= 0", use="0.1")
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from moopt.check_number import check_number
 from moopt.record import StepStatistics
 from moopt.solvers import SolverResult, fixed_point
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
@@ -104,11 +104,8 @@ class NashMTL(Weighting):
     source: ClassVar[str] = "A. Navon et al., Multi-Task Learning as a Bargaining Game, ICML 2022"
 
     def __post_init__(self) -> None:
-        if self.max_norm is not None and not 0.0 < self.max_norm < math.inf:
-            raise ValueError(
-                f"`max_norm` of `NashMTL` must be finite and > 0; got {self.max_norm}. Use None"
-                " for the solution's own length, or 1.0 as in the authors' code."
-            )
+        if self.max_norm is not None:
+            check_number(self.name, "max_norm", self.max_norm, "finite and > 0", use="None or 1.0")
         check_solver_settings(self.name, self.tol, self.max_iter, type(self).tol)
 
     @property

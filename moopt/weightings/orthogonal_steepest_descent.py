@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from moopt.check_number import check_number
 from moopt.record import StepStatistics
 from moopt.solvers.off_span import off_span
 from moopt.solvers.pseudo_inverse import DEFAULT_RTOL
@@ -190,11 +191,7 @@ class OrthogonalSteepestDescent(ForgetRetain):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.rtol < 1:
-            raise ValueError(
-                f"`rtol` of `OrthogonalSteepestDescent` must be in [0, 1); got {self.rtol}. It is"
-                " relative to the largest eigenvalue: use 1e-12."
-            )
+        check_number(self.name, "rtol", self.rtol, "in [0, 1)", use="1e-12")
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from moopt.check_number import check_number
 from moopt.record import StepStatistics
 from moopt.solvers.pseudo_inverse import runs_on_host
 from moopt.solvers.quota_point import quota_point
@@ -182,16 +183,8 @@ class PCD(Weighting):
         names = role_names(self.secondary, "secondary", self.name)
         object.__setattr__(self, "secondary", names)
         refuse_overlap(self._roles, self.name)
-        if not 0.0 <= self.tau <= 1.0:
-            raise ValueError(
-                f"`tau` of `PCD` must be in [0, 1]; got {self.tau}. It is a share of the secondary"
-                " gradients' own progress: use 0.1."
-            )
-        if not 0.0 <= self.beta < 1.0:
-            raise ValueError(
-                f"`beta` of `PCD` must be in [0, 1); got {self.beta}. The share of the present norm"
-                " is 1 - beta: use 0.9."
-            )
+        check_number(self.name, "tau", self.tau, "in [0, 1]", use="0.1")
+        check_number(self.name, "beta", self.beta, "in [0, 1)", use="0.9")
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

@@ -9,6 +9,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from moopt.check_number import check_number
 from moopt.record import StepStatistics
 from moopt.solvers import SolverResult, linear_program, min_norm_point
 from moopt.solvers.pseudo_inverse import runs_on_host
@@ -272,16 +273,8 @@ class PMGDA(Weighting):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "preference", checked_preference(self.preference, self.name))
-        if not 0.0 < self.h_tol < 1.0:
-            raise ValueError(
-                f"`h_tol` of `PMGDA` must be in (0, 1); got {self.h_tol}. It is the sine of an"
-                " angle: use 0.01."
-            )
-        if not 0.0 < self.sigma <= 1.0:
-            raise ValueError(
-                f"`sigma` of `PMGDA` must be in (0, 1]; got {self.sigma}. Use 0.95, or less to"
-                " raise the other losses less."
-            )
+        check_number(self.name, "h_tol", self.h_tol, "in (0, 1)", use="0.01")
+        check_number(self.name, "sigma", self.sigma, "in (0, 1]", use="0.95")
         check_solver_settings(self.name, self.tol, self.max_iter, type(self).tol)
 
     @property

@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from moopt.check_number import check_number
 from moopt.record import StepStatistics
 from moopt.solvers import SolverResult, min_norm_point
 from moopt.status import SolverStatus
@@ -172,11 +173,7 @@ class PMTL(Weighting):
                 f"`index` of `PMTL` must be an int in [0, {len(vectors)}); got {self.index!r}. It"
                 " picks one of `preferences`."
             )
-        if not 0.0 <= self.eps < math.inf:
-            raise ValueError(
-                f"`eps` of `PMTL` must be finite and >= 0; got {self.eps}. It is relative to the"
-                " length of the losses: use 0."
-            )
+        check_number(self.name, "eps", self.eps, "finite and >= 0", use="0")
         check_solver_settings(self.name, self.tol, self.max_iter, type(self).tol)
 
     @property

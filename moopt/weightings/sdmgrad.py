@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from moopt.check_number import check_number
 from moopt.record import StepStatistics
 from moopt.solvers import SolverResult, min_norm_point
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
@@ -130,11 +130,7 @@ class SDMGrad(Weighting):
     )
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.regularization < math.inf:
-            raise ValueError(
-                "`regularization` of `SDMGrad` must be finite and >= 0; got"
-                f" {self.regularization}. Use 0.3, or MGDA for 0."
-            )
+        check_number(self.name, "regularization", self.regularization, "finite and >= 0", use="0.3")
         object.__setattr__(self, "preference", checked_preference(self.preference, self.name))
         check_solver_settings(self.name, self.tol, self.max_iter, type(self).tol)
 

@@ -64,5 +64,5 @@ def test_errors_name_the_rule_and_the_remedy() -> None:
         rescale(torch.ones(2), length="median")
     with pytest.raises(ValueError, match="must have gradients to measure"):
         rescale(torch.ones(2), length="largest")
-    with pytest.raises(ValueError, match="must be finite and at least 0"):
+    with pytest.raises(ValueError, match="must be finite and >= 0"):
         rescale(torch.ones(2), length=-1.0)

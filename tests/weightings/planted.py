@@ -38,6 +38,25 @@ class Planted(Weighting):
         return out if isinstance(out, WeightingOutput) else WeightingOutput(out, {}, None)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Counting(Mean):
+    """Weighs by the norms and counts every call, whether it learned from it or not."""
+
+    def initial_state(
+        self, num_objectives: int, device: torch.device | None = None
+    ) -> dict[str, Tensor]:
+        return {"calls": torch.zeros((), device=device)}
+
+    def __call__(
+        self, statistics: StepStatistics, state: dict[str, Tensor] | None = None
+    ) -> WeightingOutput:
+        state = state or self.initial_state(statistics.num_objectives)
+        norms = statistics.gramian.diagonal(dim1=-2, dim2=-1).sqrt()
+        on = torch.isfinite(norms) if statistics.active is None else statistics.active
+        weights = torch.where(on & torch.isfinite(norms), norms, 0.0)
+        return WeightingOutput(weights, {"calls": state["calls"] + 1.0}, None)
+
+
 def planted(function: Callable[[StepStatistics], Tensor | WeightingOutput]) -> Build:
     return fixed(Planted(function=function))
 

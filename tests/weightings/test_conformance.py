@@ -9,9 +9,9 @@ from hypothesis import given, settings
 
 from moopt.weightings import Guarantee
 from tests.cases import Case, all_cases, case, cases
-from tests.weightings.planted import BY_GUARANTEE, BY_RULE, chaotic_in_order, planted
+from tests.weightings.planted import BY_GUARANTEE, BY_RULE, Counting, chaotic_in_order, planted
 from tests.weightings.properties import CONTRACT, GUARANTEES
-from tests.weightings.settings import SETTINGS, Build
+from tests.weightings.settings import SETTINGS, Build, fixed
 
 CASES = list(all_cases(ms=(1, 2, 3, 5, 10), norm_ratios=(1.0, 1e2)))
 
@@ -84,6 +84,11 @@ def test_amplified_rounding_is_no_excuse_for_an_order() -> None:
 def test_a_planted_violator_fails_the_rule(rule: str) -> None:
     with pytest.raises(AssertionError):
         on_every_case(CONTRACT[rule], BY_RULE[rule])
+
+
+def test_a_state_that_moves_on_what_cannot_be_used_fails_the_rule() -> None:
+    with pytest.raises(AssertionError):
+        on_every_case(CONTRACT["non-finite"], fixed(Counting()))
 
 
 @pytest.mark.parametrize(("name", "guarantee"), UNCLAIMED, ids=lambda x: getattr(x, "value", x))

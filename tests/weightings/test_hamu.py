@@ -122,8 +122,8 @@ def test_settings_out_of_range_name_the_remedy() -> None:
     for settings in ({"quota": 0.0}, {"quota": 1.0}, {"quota": 7.0, "relative": False}):
         assert make(**settings).quota == settings["quota"]
     for settings in ({"quota": 1.1}, {"quota": -0.1}, {"quota": math.inf, "relative": False}):
-        with pytest.raises(ValueError, match="`quota` of `HAMU` must be in"):
+        with pytest.raises(ValueError, match="`quota` of `HAMU` must be"):
             make(**settings)
     for radius in (0.0, math.inf, math.nan):
-        with pytest.raises(ValueError, match="`radius` of `HAMU` must be positive"):
+        with pytest.raises(ValueError, match="`radius` of `HAMU` must be finite and > 0"):
             make(radius=radius)
