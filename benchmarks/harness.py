@@ -65,6 +65,9 @@ class Timing:
         return statistics.median(a - b for a, b in zip(self.cpu, base.cpu, strict=True))
 
 
+MOST_CALLS = 5000
+
+
 def interleaved(
     functions: Mapping[str, Callable[[], object]],
     *,
@@ -104,13 +107,14 @@ def interleaved(
 
 
 def repetitions(functions: Mapping[str, Callable[[], object]], *, seconds: float) -> dict[str, int]:
-    """How many calls of each, at most 100, take that long: the steady state.
+    """How many calls of each, at most `MOST_CALLS`, take that long: the steady state.
 
     The first calls after another function's, whose code and data fill the caches, take up to half
-    a millisecond more; a single call between two looks at the clock would measure those.
+    a millisecond more; a single call between two looks at the clock would measure those. And what
+    a function does once for many of its calls is in the measurement, in the right proportion.
     """
     once = interleaved(functions, rounds=3)
     return {
-        name: round(min(max(seconds / max(timing.median, 1e-9), 1), 100))
+        name: round(min(max(seconds / max(timing.median, 1e-9), 1), MOST_CALLS))
         for name, timing in once.items()
     }

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
 COUNTER = "counter"
 
-DRAWS_AHEAD = 512
-"""On the host, as many draws are made at a time: on a few numbers, an operation is all overhead."""
+NUMBERS_AHEAD = 2**13
+"""On the host so many numbers are made at a time: on a few, an operation is all overhead."""
+
+FEWEST_DRAWS_AHEAD = 256
 
 
 def random_weights(
@@ -61,20 +63,26 @@ def random_weights(
     return exponentials / torch.where(total > 0, total, 1.0)
 
 
+def draws_ahead(m: int) -> int:
+    """How many draws of m numbers the host makes at a time."""
+    return max(NUMBERS_AHEAD // m, FEWEST_DRAWS_AHEAD)
+
+
 def _random_weights_on_host(shape: torch.Size, seed: int, counter: int) -> Tensor:
-    block, place = divmod(counter, DRAWS_AHEAD)
-    weights = torch.from_numpy(_draws_ahead(seed, block, shape[-1])[place].copy())
+    m = shape[-1]
+    block, place = divmod(counter, draws_ahead(m))
+    weights = torch.from_numpy(_draws_ahead(seed, block, m)[place].copy())
     return weights if len(shape) == 1 else weights.repeat(*shape[:-1], 1)
 
 
 @functools.lru_cache(maxsize=8)
 def _draws_ahead(seed: int, block: int, m: int) -> np.ndarray:
-    """float64 `[DRAWS_AHEAD, m]`: the weights of draws in a row, a function of the arguments.
+    """float64 `[draws, m]`: the weights of one draw after the other, a function of the arguments.
 
     An array, since one row of it is copied in half the time of a row of a tensor.
     """
-    first = block * DRAWS_AHEAD
-    counters = torch.arange(first, first + DRAWS_AHEAD, device="cpu")
+    draws = draws_ahead(m)
+    counters = torch.arange(block * draws, (block + 1) * draws, device="cpu")
     return counter_normal(seed, counters, (m,)).softmax(-1).numpy()
 
 
@@ -95,8 +103,8 @@ class Random(Weighting):
     Numerics: ignores the Gramian's values, so NaN and infinity reach the direction. The number of
     calls is the state (`counter`), so that a resumed run draws what an uninterrupted one would.
     The numbers are made on the device by integer operations; their normal quantiles may differ
-    between devices in the last bits. No synchronisation. On the host the draws are made 512 at
-    a time and kept for the next calls.
+    between devices in the last bits. No synchronisation. On the host hundreds of draws are
+    made at a time and kept for the next calls.
 
     Example:
         >>> import torch, moopt

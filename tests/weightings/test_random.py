@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import moopt.weightings.random as module
 from moopt.record import StepStatistics
 from moopt.weightings import Random
-from moopt.weightings.random import DRAWS_AHEAD, random_weights
+from moopt.weightings.random import draws_ahead, random_weights
 
 MOMENT_BOUND = 5.0
 """In standard deviations of a sample mean; the seeds are fixed."""
@@ -87,9 +87,10 @@ def test_the_values_of_the_gramian_are_not_looked_at() -> None:
 def test_draws_ahead_are_the_draws_of_the_device() -> None:
     """At the borders of the blocks, and where the counter jumps, as in a resumed run."""
     statistics = StepStatistics(gramian=torch.eye(3, dtype=torch.float64))
-    numbers = (0, 1, DRAWS_AHEAD - 1, DRAWS_AHEAD, 7 * DRAWS_AHEAD + 1, 2**40, 5)
+    ahead = draws_ahead(3)
+    assert ahead * 3 == pytest.approx(2**13, abs=3)
     for seed in (0, -3):
-        for n in numbers:
+        for n in (0, 1, ahead - 1, ahead, 7 * ahead + 1, 2**40, 5):
             weights, state, _ = Random(seed=seed)(statistics, {"counter": torch.tensor(n)})
             device = random_weights(statistics.gramian, seed, torch.tensor(n))
             torch.testing.assert_close(weights, device, rtol=1e-13, atol=0)
