@@ -20,17 +20,22 @@ def objective_rows(statistics: StepStatistics) -> tuple[Tensor, Tensor | None]:
         ValueError: if `active` is not a bool tensor with m entries.
     """
     gramian, active = statistics.gramian, statistics.active
-    m = statistics.num_objectives
     if statistics.auxiliary:
+        m = statistics.num_objectives
         gramian = gramian[..., :m, :m]
     if gramian.dtype != torch.float64:
         gramian = gramian.to(torch.float64)
-    if active is not None and (active.dtype != torch.bool or active.shape[-1:] != (m,)):
+    if active is not None:
+        _check_mask(active, gramian.shape[-1])
+    return gramian, active
+
+
+def _check_mask(active: Tensor, m: int) -> None:
+    if active.dtype != torch.bool or active.shape[-1:] != (m,):
         raise ValueError(
             f"`active` of `StepStatistics` must be a bool tensor of shape [..., {m}]; got"
             f" {active.dtype} of shape {list(active.shape)}. Pass one flag per objective."
         )
-    return gramian, active
 
 
 def with_auxiliary_rows(weights: Tensor, statistics: StepStatistics) -> Tensor:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 COUNTER = "counter"
 
-NUMBERS_AHEAD = 2**13
+NUMBERS_AHEAD = 2**15
 """On the host so many numbers are made at a time: on a few, an operation is all overhead."""
 
 FEWEST_DRAWS_AHEAD = 256
@@ -52,15 +52,18 @@ def random_weights(
         (True, 1.0)
     """
     shape = gramian.shape[:-1]
-    normal = counter_normal(seed, counter, shape[-1:])
+    exponentials = _exponentials(seed, counter, shape[-1])
     if active is None:
-        return normal.softmax(-1).expand(shape).clone()
+        return (exponentials / exponentials.sum()).expand(shape).clone()
     on = active.to(gramian.device).expand(shape)
-    normal = normal[(on.cumsum(-1) - 1).clamp_min(0)]
-    # The exponents are below 9 in size: no shift is needed, and no row of -inf can arise.
-    exponentials = torch.where(on, normal.exp(), 0.0)
+    exponentials = torch.where(on, exponentials[(on.cumsum(-1) - 1).clamp_min(0)], 0.0)
     total = exponentials.sum(-1, keepdim=True)
     return exponentials / torch.where(total > 0, total, 1.0)
+
+
+def _exponentials(seed: int, counter: Tensor, m: int) -> Tensor:
+    """`[..., m]`: of exponents below 9 in size, so that a softmax needs no shift."""
+    return counter_normal(seed, counter, (m,)).exp()
 
 
 def draws_ahead(m: int) -> int:
@@ -83,7 +86,8 @@ def _draws_ahead(seed: int, block: int, m: int) -> np.ndarray:
     """
     draws = draws_ahead(m)
     counters = torch.arange(block * draws, (block + 1) * draws, device="cpu")
-    return counter_normal(seed, counters, (m,)).softmax(-1).numpy()
+    exponentials = _exponentials(seed, counters, m)
+    return (exponentials / exponentials.sum(-1, keepdim=True)).numpy()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -155,7 +159,7 @@ class Random(Weighting):
         if state is None:
             state = self.initial_state(statistics.num_objectives, gramian.device)
         counter = state[COUNTER]
-        if active is None and runs_on_host(gramian) and runs_on_host(counter):
+        if active is None and runs_on_host(gramian) and counter.is_cpu:
             number = int(counter)
             weights = _random_weights_on_host(gramian.shape[:-1], self.seed, number)
             following = counter.new_full((), number + 1)  # sooner done than an addition
