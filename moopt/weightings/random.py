@@ -25,8 +25,6 @@ COUNTER = "counter"
 NUMBERS_AHEAD = 2**15
 """On the host so many numbers are made at a time: on a few, an operation is all overhead."""
 
-FEWEST_DRAWS_AHEAD = 256
-
 
 def random_weights(
     gramian: Tensor, seed: int, counter: Tensor, *, active: Tensor | None = None
@@ -68,7 +66,7 @@ def _exponentials(seed: int, counter: Tensor, m: int) -> Tensor:
 
 def draws_ahead(m: int) -> int:
     """How many draws of m numbers the host makes at a time."""
-    return max(NUMBERS_AHEAD // m, FEWEST_DRAWS_AHEAD)
+    return max(NUMBERS_AHEAD // m, 1)
 
 
 def _random_weights_on_host(shape: torch.Size, seed: int, counter: int) -> Tensor:
