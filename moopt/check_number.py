@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal, SupportsFloat
 
 Range = Literal[
     "finite and > 0", "finite and >= 0", "in (0, 1)", "in [0, 1)", "in (0, 1]", "in [0, 1]",
     "in [-1, 0]",
 ]  # fmt: skip
 
-_HOLDS: Mapping[Range, Callable[[float], bool]] = {
+_HOLDS: Mapping[Range, Callable[[Any], bool]] = {
     "finite and > 0": lambda value: 0.0 < value < math.inf,
     "finite and >= 0": lambda value: 0.0 <= value < math.inf,
     "in (0, 1)": lambda value: 0.0 < value < 1.0,
@@ -29,7 +28,7 @@ def check_number(owner: str, name: str, value: object, allowed: Range, *, use: s
     Args:
         owner: whose setting it is, for the message.
         name: of the setting.
-        value: what the user gave: an int, a float, or a number of numpy; no tensor.
+        value: what the user gave: an int, a float, a number of numpy, or a tensor of no dimension.
         allowed: the range.
         use: what to give instead, for the message: it ends "Use ...".
 
@@ -45,7 +44,9 @@ def check_number(owner: str, name: str, value: object, allowed: Range, *, use: s
         ...
         ValueError: `tol` of `Mine` must be in (0, 1); got 1.5. Use 1e-6.
     """
-    if not isinstance(value, numbers.Real):
-        raise TypeError(f"`{name}` of `{owner}` must be a number; got {value!r}. Use {use}.")
-    if not _HOLDS[allowed](float(value)):
+    if not isinstance(value, SupportsFloat) or getattr(value, "ndim", 0) != 0:
+        raise TypeError(
+            f"`{name}` of `{owner}` must be a number, {allowed}; got {value!r}. Use {use}."
+        )
+    if not _HOLDS[allowed](value):
         raise ValueError(f"`{name}` of `{owner}` must be {allowed}; got {value}. Use {use}.")

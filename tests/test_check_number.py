@@ -54,15 +54,25 @@ def test_a_range_holds_what_it_reads(allowed: Range, value: float) -> None:
             check_number("Mine", "size", value, allowed, use="0.5")
 
 
-@pytest.mark.parametrize("value", [1, np.float32(0.5), np.int64(1), Fraction(1, 2), True])
+@pytest.mark.parametrize(
+    "value", [1, np.float32(0.5), np.int64(1), Fraction(1, 2), True, torch.tensor(0.5)]
+)
 def test_numbers_of_every_kind_pass(value: object) -> None:
     check_number("Mine", "size", value, "in [0, 1]", use="0.5")
 
 
-@pytest.mark.parametrize("value", ["1", None, [1.0], 1j, torch.tensor(0.5)])
+@pytest.mark.parametrize("value", ["1", None, [1.0], 1j, torch.tensor([0.5])])
 def test_what_is_no_number_is_named(value: object) -> None:
-    with pytest.raises(TypeError, match=r"`size` of `Mine` must be a number; got .* Use 0\.5\."):
+    with pytest.raises(
+        TypeError, match=r"`size` of `Mine` must be a number, in \[0, 1\]; got .* Use 0\.5\."
+    ):
         check_number("Mine", "size", value, "in [0, 1]", use="0.5")
+
+
+def test_an_integer_beyond_every_float_is_compared_as_it_is() -> None:
+    check_number("Mine", "size", 10**400, "finite and > 0", use="0.5")
+    with pytest.raises(ValueError, match="must be in"):
+        check_number("Mine", "size", 10**400, "in [0, 1]", use="0.5")
 
 
 def test_there_are_settings_to_look_at() -> None:

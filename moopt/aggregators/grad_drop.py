@@ -14,10 +14,9 @@ from moopt.aggregators.entrywise import EntrywiseAggregator
 from moopt.check_number import check_number
 from moopt.scalarizations.preference import Vector, frozen_vector, vector_in_order
 from moopt.weightings.common_settings import check_seed
-from moopt.weightings.counter_random import counter_uniform
+from moopt.weightings.counter_random import counter_uniform, stream_seed
 
 COUNTER = "counter"
-_PARAMETERS = 2**32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,8 +66,8 @@ class GradDrop(EntrywiseAggregator):
     def __post_init__(self) -> None:
         leak = frozen_vector(self.leak, "`leak` of `GradDrop`", preference=False)
         object.__setattr__(self, "leak", leak)
-        for value in leak.values() if isinstance(leak, Mapping) else leak or ():
-            check_number(self.name, "leak", value, "in [0, 1]", use="0")
+        for key, value in leak.items() if isinstance(leak, Mapping) else enumerate(leak or ()):
+            check_number(self.name, f"leak[{key!r}]", value, "in [0, 1]", use="0")
         check_seed(self.name, self.seed)
 
     @property
@@ -92,7 +91,7 @@ class GradDrop(EntrywiseAggregator):
     ) -> Tensor:
         total = rows.abs().sum(0)
         purity = 0.5 * (1.0 + rows.sum(0) / total.where(total > 0, 1.0))
-        seed = self.seed * _PARAMETERS + position
+        seed = stream_seed(self.seed, position)
         counter = state[COUNTER].to(rows.device)
         positive = purity > counter_uniform(seed, counter, rows.shape[1:])
         kept = torch.where(positive, rows > 0, rows < 0).to(rows.dtype)

@@ -80,9 +80,10 @@ class GradientEMA(TrackingAggregator):
             )
         if isinstance(self.beta, Mapping):
             object.__setattr__(self, "beta", dict(self.beta))
-        betas = list(self.beta.values()) if isinstance(self.beta, Mapping) else [self.beta]
-        for beta in betas:
-            check_number(self.name, "beta", beta, "in [0, 1)", use="0.9")
+        betas = self.beta.items() if isinstance(self.beta, Mapping) else [(None, self.beta)]
+        for key, beta in betas:
+            setting = "beta" if key is None else f"beta[{key!r}]"
+            check_number(self.name, setting, beta, "in [0, 1)", use="0.9, or a mapping of names")
 
     @property
     def needs(self) -> frozenset[str]:

@@ -130,4 +130,4 @@ def _span_weights(gramian: Tensor, rtol: float) -> Tensor:
 
 
 def _check_rtol(rtol: float, caller: str) -> None:
-    check_number(caller, "rtol", rtol, "in [0, 1)", use="1e-12")
+    check_number(caller, "rtol", rtol, "in [0, 1)", use="1e-12 of the largest eigenvalue")

@@ -129,8 +129,8 @@ class FAMO(Scalarization):
         bounds = frozen_vector(self.min_losses, "`min_losses` of `FAMO`", preference=False)
         object.__setattr__(self, "min_losses", bounds)
         for field in ("lr", "weight_decay", "eps"):
-            value = getattr(self, field)
-            check_number(self.name, field, value, "finite and >= 0", use="the default")
+            value, default = getattr(self, field), getattr(type(self), field)
+            check_number(self.name, field, value, "finite and >= 0", use=f"{default:g}")
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from moopt.scalarizations.base import Scalarization, State, derivative, mask_of
 from moopt.weightings import Guarantee
 from moopt.weightings.common_settings import check_seed
-from moopt.weightings.counter_random import counter_normal
+from moopt.weightings.counter_random import counter_normal, stream_seed
 
 COUNTER = "counter"
 
@@ -98,7 +98,8 @@ class RLW(Scalarization):
     def _weigh(
         self, losses: Tensor, active: Tensor, state: State, names: tuple[str, ...] | None
     ) -> tuple[Tensor, State]:
-        normal = counter_normal(self.seed, state[COUNTER], losses.shape[-1:])
+        seed = stream_seed(self.seed, 1)  # not the numbers of the weighting `Random`
+        normal = counter_normal(seed, state[COUNTER], losses.shape[-1:])
         noise = normal[(active.cumsum(-1) - 1).clamp_min(0)]
         weights = derivative(lambda values: rlw(values, noise, active=active), losses)
         return weights, {COUNTER: state[COUNTER] + 1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping
 
 import torch
@@ -140,32 +141,42 @@ def check_state_round_trip(build: Build, case: Case) -> None:
 def check_non_finite(build: Build, case: Case) -> None:
     """No exception; finite weights; uniform and NON_FINITE where there is a solver.
 
-    The state stays as it was, but for a method that looks at no value: then all is as ever.
+    The state stays as it was, but for a method that looks at no value: then all is as ever. So it
+    is at the first step and after two, and the step after is a finite one again.
     """
-    active = _mask(case)
+    active, weighting = _mask(case), build(range(case.m))
     on = active.nonzero().flatten()
+    usual = statistics(case.gramian, losses_of(case), active)
+    past = weighting.initial_state(case.m)
+    pasts = [past]
+    if weighting.state_axes:
+        for _ in range(2):
+            past = weighting(usual, past).state
+            if weighting.observes:
+                past = weighting.observe(past, 0.9 * losses_of(case))
+        pasts.append(past)
     infinity = float("inf")
-    as_ever = build(range(case.m))(statistics(case.gramian, losses_of(case), active))
-    for value in (float("nan"), infinity, -infinity):
+    for past, value in itertools.product(pasts, (float("nan"), infinity, -infinity)):
+        as_ever = weighting(usual, past)
         for where in ((on[0], on[0]), (on[0], on[-1])):
             gramian = case.gramian.clone()
             gramian[where] = gramian[where[::-1]] = value
             # Both signs at once, whose sum is NaN: a gradient that overflowed, and a conflict.
             gramian[on[-1], on[-1]] = infinity if value == -infinity else gramian[on[-1], on[-1]]
             losses = losses_of(case)
-            if isinstance(build(range(case.m)), Scalarization):  # it never looks at gradients
+            if isinstance(weighting, Scalarization):  # it never looks at gradients
                 losses[on[0]] = value
-            output = build(range(case.m))(statistics(gramian, losses, active))
+            output = weighting(statistics(gramian, losses, active), past)
             assert torch.isfinite(output.weights).all()
             assert (output.weights[~active] == 0).all()
             if output.result is not None:
                 assert int(output.result.status) == SolverStatus.NON_FINITE
                 assert (output.weights[active] == output.weights[on[0]]).all()
                 assert float(output.weights.sum()) > 1.0 - SIMPLEX_TOL
-            before = build(range(case.m)).initial_state(case.m)
-            assert _same(output.state, before) or (
+            assert _same(output.state, past) or (
                 torch.equal(output.weights, as_ever.weights) and _same(output.state, as_ever.state)
             )
+            assert torch.isfinite(weighting(usual, output.state).weights).all()
 
 
 def check_needs(build: Build, case: Case) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from moopt.testing.directions import (
     weigh,
 )
 from moopt.testing.sampling import Case
-from moopt.weightings import Guarantee
+from moopt.weightings import Guarantee, Weighting
 
 CONDITION = 100.0
 """How many roundings of the entries of a Gramian the solution of an ill-posed problem may differ
@@ -104,26 +104,47 @@ def check_positively_homogeneous(build: Build, case: Case) -> None:
 
 
 def check_permutation_equivariant(build: Build, case: Case) -> None:
-    """The order of the objectives does not matter: reversed, and shifted by one.
+    """The order of the objectives does not matter, at the first step and at the second.
 
-    Another order rounds differently, so what the rounding of the Gramian alone does to the
-    direction (to the length that IMTLG gives it, say, where gradients are nearly parallel) is
-    allowed many times over, up to a limit.
+    Shifted by one, and with the first two exchanged: together these make every order. Another
+    order rounds differently, so what the rounding of the Gramian alone does to the direction (to
+    the length that IMTLG gives it, say, where gradients are nearly parallel) is allowed many times
+    over, up to a limit.
     """
-    before = weigh(build, case).weights
-    scale = size(case.jacobian, before)
-    largest = scale * LARGEST_ROUNDING / DIRECTION_TOL
-    positions = torch.arange(case.m)
+    weighting, positions = build(range(case.m)), torch.arange(case.m)
+    exchanged = positions.clone()
+    exchanged[:2] = positions[:2].flip(0)
+    first = weighting.initial_state(case.m)
+    for state in (first, weigh(build, case).state) if weighting.state_axes else (first,):
+        before = weighting(statistics(case.gramian, losses_of(case)), state).weights
+        scale = max(size(case.jacobian, before), _rounding(weighting, case, before, state))
+        for order in (positions.roll(1), exchanged):
+            permuted = statistics(case.gramian[order][:, order], losses_of(case)[order])
+            moved = _in_order(state, weighting.state_axes, order)
+            after = weighting(permuted, moved).weights
+            assert_same_direction(case.jacobian[order].T @ after, case.jacobian.T @ before, scale)
+
+
+def _rounding(weighting: Weighting, case: Case, weights: Tensor, state: dict[str, Tensor]) -> float:
+    """What rounding the Gramian may do to the direction, as a size that `DIRECTION_TOL` is of."""
     generator = torch.Generator().manual_seed(0)
+    largest = 0.0
     for _ in range(3):
         signs = torch.randn(case.m, case.m, generator=generator, dtype=torch.float64)
         rounded = statistics(case.gramian * (1.0 + EPS * (signs + signs.T).sign()), losses_of(case))
-        moved = case.jacobian.T @ (build(range(case.m))(rounded).weights - before)
-        scale = max(scale, min(largest, CONDITION * float(moved.norm()) / DIRECTION_TOL))
-    for order in (positions.flip(0), positions.roll(1)):
-        permuted = statistics(case.gramian[order][:, order], losses_of(case)[order])
-        after = build(range(case.m))(permuted).weights
-        assert_same_direction(case.jacobian[order].T @ after, case.jacobian.T @ before, scale)
+        moved = case.jacobian.T @ (weighting(rounded, state).weights - weights)
+        largest = max(largest, CONDITION * float(moved.norm()))
+    return min(largest, LARGEST_ROUNDING * size(case.jacobian, weights)) / DIRECTION_TOL
+
+
+def _in_order(
+    state: dict[str, Tensor], axes: Mapping[str, int], order: Tensor
+) -> dict[str, Tensor]:
+    moved = dict(state)
+    for key, count in axes.items():
+        for axis in range(count):
+            moved[key] = moved[key].index_select(axis, order)
+    return moved
 
 
 def check_zero_at_stationarity(build: Build, case: Case) -> None:

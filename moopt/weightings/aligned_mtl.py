@@ -153,7 +153,9 @@ class AlignedMTL(Weighting):
                 f"`scale_mode` of `AlignedMTL` must be one of {list(get_args(ScaleMode))}; got"
                 f" {self.scale_mode!r}. The paper's is 'min'."
             )
-        check_number(self.name, "rtol", self.rtol, "in [0, 1)", use="1e-8")
+        check_number(
+            self.name, "rtol", self.rtol, "in [0, 1)", use="1e-8 of the largest eigenvalue"
+        )
         preference = checked_preference(self.preference, "AlignedMTL")
         object.__setattr__(self, "preference", preference)
 

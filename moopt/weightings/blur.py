@@ -116,7 +116,13 @@ class BLUR(ForgetRetain):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number(self.name, "gamma", self.gamma, "finite and >= 0", use="1.0")
+        check_number(
+            self.name,
+            "gamma",
+            self.gamma,
+            "finite and >= 0",
+            use="1.0, and a forget loss that falls as the model forgets",
+        )
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

@@ -122,7 +122,9 @@ class ConFIG(Weighting):
     )
 
     def __post_init__(self) -> None:
-        check_number(self.name, "rtol", self.rtol, "in [0, 1)", use="1e-12")
+        check_number(
+            self.name, "rtol", self.rtol, "in [0, 1)", use="1e-12 of the largest eigenvalue"
+        )
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[Any]]
 
 _WORD = 2**64
 _GAMMA = 0x9E3779B97F4A7C15
 _ROUNDS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
 _MANTISSA = 53
+_SMALLEST = 0.5 * 2.0**-_MANTISSA  # In place of zero, whose quantile is infinite.
+_ONE_THREAD = 1024  # Up to as many numbers PyTorch starts no thread.
 _FEW = 16  # Up to as many numbers plain Python is faster than numpy.
 
 
@@ -24,8 +32,8 @@ def counter_uniform(seed: int, counter: Tensor, shape: Sequence[int]) -> Tensor:
 
     Args:
         seed: any integer; taken modulo 2^64.
-        counter: int64 `[...]`, the number of the draw, or of each of several. Its device is where
-            the numbers are made.
+        counter: integers `[...]`, the number of the draw, or of each of several. Its device is
+            where the numbers are made.
         shape: of one draw.
 
     Returns:
@@ -47,11 +55,26 @@ def counter_uniform(seed: int, counter: Tensor, shape: Sequence[int]) -> Tensor:
     Source: G. L. Steele, D. Lea and C. H. Flood, "Fast splittable pseudorandom number generators",
     OOPSLA 2014, for the mixer. Nesting it to take a seed, a counter and an index is ours.
     """
-    block = _output(_signed(_output_int(seed, 0)), counter)
+    block = _output(_signed(_output_int(seed, 0)), counter.to(torch.int64))
     index = torch.arange(math.prod(shape), dtype=torch.int64, device=counter.device)
     bits = _output(block[..., None], index)
     uniform = _shifted(bits, 64 - _MANTISSA).to(torch.float64) * 2.0**-_MANTISSA
     return uniform.reshape(counter.shape + torch.Size(shape))
+
+
+def stream_seed(seed: int, stream: int) -> int:
+    """A seed of its own for each of several streams (parameters, say) of one seed.
+
+    Args:
+        seed: any integer; taken modulo 2^64.
+        stream: the number of the stream.
+
+    Example:
+        >>> from moopt.weightings.counter_random import stream_seed
+        >>> len({stream_seed(seed, stream) for seed in (0, 1, 2**32) for stream in range(3)})
+        9
+    """
+    return _output_int(seed, stream)
 
 
 def counter_normal(seed: int, counter: Tensor, shape: Sequence[int]) -> Tensor:
@@ -72,7 +95,7 @@ def counter_normal(seed: int, counter: Tensor, shape: Sequence[int]) -> Tensor:
         >>> counter_normal(0, torch.arange(1000), (4,)).std(0).round(decimals=1).tolist()
         [1.0, 1.0, 1.0, 1.0]
     """
-    uniform = counter_uniform(seed, counter, shape).clamp_min(0.5 * 2.0**-_MANTISSA)
+    uniform = counter_uniform(seed, counter, shape).clamp_min(_SMALLEST)
     return torch.erfinv(2.0 * uniform - 1.0) * math.sqrt(2.0)
 
 
@@ -90,19 +113,57 @@ def counter_uniform_on_host(seed: int, counter: int, count: int) -> list[float]:
     """
     block = _output_int(_output_int(seed, 0), counter)
     if count > _FEW:
-        return _many(block, count)
+        import numpy as np
+
+        words = _outputs(np.uint64(block), np.arange(count, dtype=np.uint64))
+        numbers: list[float] = ((words >> np.uint64(64 - _MANTISSA)) * 2.0**-_MANTISSA).tolist()
+        return numbers
     return [(_output_int(block, n) >> (64 - _MANTISSA)) * 2.0**-_MANTISSA for n in range(count)]
 
 
-def _many(block: int, count: int) -> list[float]:
+def counter_normal_on_host(seed: int, counter: int, draws: int, count: int) -> Array:
+    """`counter_normal` of so many draws in a row, without a thread.
+
+    Operations of PyTorch on many numbers start threads, which a forked process waits for in vain.
+
+    Args:
+        seed: any integer.
+        counter: the number of the first draw.
+        draws, count: how many draws, and how many numbers in each.
+
+    Returns:
+        float64 `[draws, count]`.
+
+    Example:
+        >>> import torch
+        >>> from moopt.weightings import counter_random
+        >>> tensor = counter_random.counter_normal(7, torch.arange(2, 5), (4,))
+        >>> bool((tensor.numpy() == counter_random.counter_normal_on_host(7, 2, 3, 4)).all())
+        True
+    """
     # numpy is loaded by the first use, not by `import moopt`.
     import numpy as np
 
-    word = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GAMMA) + np.uint64(block)
+    counters = np.arange(draws, dtype=np.uint64) + np.uint64(counter % _WORD)
+    blocks = _outputs(np.uint64(_output_int(seed, 0)), counters)
+    words = _outputs(blocks[:, None], np.arange(count, dtype=np.uint64))
+    uniform = (words >> np.uint64(64 - _MANTISSA)) * 2.0**-_MANTISSA
+    normal = 2.0 * np.maximum(uniform, _SMALLEST) - 1.0
+    for piece in torch.from_numpy(normal).view(-1).split(_ONE_THREAD):
+        piece.erfinv_()
+    normal *= math.sqrt(2.0)
+    return normal
+
+
+def _outputs(start: Array | np.uint64, numbers: Array) -> Array:
+    """`_output_int` of arrays."""
+    import numpy as np
+
+    word: Array = (numbers + np.uint64(1)) * np.uint64(_GAMMA) + start
     for shift, factor in _ROUNDS:
         word ^= word >> np.uint64(shift)
         word *= np.uint64(factor)
-    return ((word >> np.uint64(64 - _MANTISSA)) * 2.0**-_MANTISSA).tolist()
+    return word
 
 
 # Output n mixes start + (n + 1) a: the increment comes first, since the mixer maps 0 to itself.

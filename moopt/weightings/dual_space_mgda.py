@@ -215,7 +215,9 @@ class DualSpaceMGDA(Weighting):
                     f"`{field}` of `DualSpaceMGDA` must be one of {list(allowed)}; got {value!r}."
                     f" The default is {type(self).__dataclass_fields__[field].default!r}."
                 )
-        check_number(self.name, "rtol", self.rtol, "in [0, 1)", use="1e-12")
+        check_number(
+            self.name, "rtol", self.rtol, "in [0, 1)", use="1e-12 of the largest eigenvalue"
+        )
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

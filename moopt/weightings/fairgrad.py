@@ -94,7 +94,9 @@ class FairGrad(Weighting):
     )
 
     def __post_init__(self) -> None:
-        check_number(self.name, "alpha", self.alpha, "finite and > 0", use="1")
+        check_number(
+            self.name, "alpha", self.alpha, "finite and > 0", use="1, or moopt.Sum() for 0"
+        )
         check_solver_settings(self.name, self.tol, self.max_iter, type(self).tol)
 
     @property

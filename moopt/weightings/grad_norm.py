@@ -127,9 +127,9 @@ class GradNorm(Weighting):
     )
 
     def __post_init__(self) -> None:
-        for field, default in (("alpha", 1.5), ("lr", 0.025)):
-            value = getattr(self, field)
-            check_number(self.name, field, value, "finite and >= 0", use=f"{default}")
+        for field in ("alpha", "lr"):
+            value, default = getattr(self, field), getattr(type(self), field)
+            check_number(self.name, field, value, "finite and >= 0", use=f"{default:g}")
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

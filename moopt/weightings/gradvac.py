@@ -159,7 +159,7 @@ class GradVac(Weighting):
 
     def __post_init__(self) -> None:
         check_seed(self.name, self.seed)
-        check_number(self.name, "beta", self.beta, "in [0, 1]", use="0.01")
+        check_number(self.name, "beta", self.beta, "in [0, 1]", use="0.01 for the newest cosine")
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

@@ -176,7 +176,10 @@ class HAMU(ForgetRetain):
     def __post_init__(self) -> None:
         super().__post_init__()
         allowed: Range = "in [0, 1]" if self.relative else "finite and >= 0"
-        check_number(self.name, "quota", self.quota, allowed, use="0.5")
+        use = (
+            "0.5 of the largest possible forgetting, or relative=False" if self.relative else "0.5"
+        )
+        check_number(self.name, "quota", self.quota, allowed, use=use)
         check_number(self.name, "radius", self.radius, "finite and > 0", use="1.0")
 
     @property

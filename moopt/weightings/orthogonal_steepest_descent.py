@@ -191,7 +191,9 @@ class OrthogonalSteepestDescent(ForgetRetain):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number(self.name, "rtol", self.rtol, "in [0, 1)", use="1e-12")
+        check_number(
+            self.name, "rtol", self.rtol, "in [0, 1)", use="1e-12 of the largest eigenvalue"
+        )
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

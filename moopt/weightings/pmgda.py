@@ -273,7 +273,7 @@ class PMGDA(Weighting):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "preference", checked_preference(self.preference, self.name))
-        check_number(self.name, "h_tol", self.h_tol, "in (0, 1)", use="0.01")
+        check_number(self.name, "h_tol", self.h_tol, "in (0, 1)", use="0.01, a sine")
         check_number(self.name, "sigma", self.sigma, "in (0, 1]", use="0.95")
         check_solver_settings(self.name, self.tol, self.max_iter, type(self).tol)
 

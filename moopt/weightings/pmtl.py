@@ -173,7 +173,9 @@ class PMTL(Weighting):
                 f"`index` of `PMTL` must be an int in [0, {len(vectors)}); got {self.index!r}. It"
                 " picks one of `preferences`."
             )
-        check_number(self.name, "eps", self.eps, "finite and >= 0", use="0")
+        check_number(
+            self.name, "eps", self.eps, "finite and >= 0", use="0, or a share of the losses' length"
+        )
         check_solver_settings(self.name, self.tol, self.max_iter, type(self).tol)
 
     @property

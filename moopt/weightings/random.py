@@ -14,7 +14,7 @@ from moopt.record import StepStatistics
 from moopt.solvers.pseudo_inverse import runs_on_host
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
 from moopt.weightings.common_settings import check_seed
-from moopt.weightings.counter_random import counter_normal
+from moopt.weightings.counter_random import counter_normal, counter_normal_on_host
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 COUNTER = "counter"
 
-NUMBERS_AHEAD = 2**15
+NUMBERS_AHEAD = 2**13
 """On the host so many numbers are made at a time: on a few, an operation is all overhead."""
 
 
@@ -50,7 +50,8 @@ def random_weights(
         (True, 1.0)
     """
     shape = gramian.shape[:-1]
-    exponentials = _exponentials(seed, counter, shape[-1])
+    # The exponents are below 9 in size: a softmax needs no shift, and no row of -inf can arise.
+    exponentials = counter_normal(seed, counter, shape[-1:]).exp()
     if active is None:
         return (exponentials / exponentials.sum()).expand(shape).clone()
     on = active.to(gramian.device).expand(shape)
@@ -59,14 +60,9 @@ def random_weights(
     return exponentials / torch.where(total > 0, total, 1.0)
 
 
-def _exponentials(seed: int, counter: Tensor, m: int) -> Tensor:
-    """`[..., m]`: of exponents below 9 in size, so that a softmax needs no shift."""
-    return counter_normal(seed, counter, (m,)).exp()
-
-
 def draws_ahead(m: int) -> int:
     """How many draws of m numbers the host makes at a time."""
-    return max(NUMBERS_AHEAD // m, 1)
+    return max(NUMBERS_AHEAD // max(m, 1), 1)
 
 
 def _random_weights_on_host(shape: torch.Size, seed: int, counter: int) -> Tensor:
@@ -76,16 +72,19 @@ def _random_weights_on_host(shape: torch.Size, seed: int, counter: int) -> Tenso
     return weights if len(shape) == 1 else weights.repeat(*shape[:-1], 1)
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=64)
 def _draws_ahead(seed: int, block: int, m: int) -> np.ndarray:
     """float64 `[draws, m]`: the weights of one draw after the other, a function of the arguments.
 
     An array, since one row of it is copied in half the time of a row of a tensor.
     """
+    # numpy is loaded by the first use, not by `import moopt`.
+    import numpy as np
+
     draws = draws_ahead(m)
-    counters = torch.arange(block * draws, (block + 1) * draws, device="cpu")
-    exponentials = _exponentials(seed, counters, m)
-    return (exponentials / exponentials.sum(-1, keepdim=True)).numpy()
+    weights = np.exp(counter_normal_on_host(seed, block * draws, draws, m))
+    weights /= weights.sum(-1, keepdims=True)
+    return weights
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,7 +156,8 @@ class Random(Weighting):
         if state is None:
             state = self.initial_state(statistics.num_objectives, gramian.device)
         counter = state[COUNTER]
-        if active is None and runs_on_host(gramian) and counter.is_cpu:
+        on_host = runs_on_host(gramian) and counter.is_cpu and counter.dtype == torch.int64
+        if active is None and on_host:
             number = int(counter)
             weights = _random_weights_on_host(gramian.shape[:-1], self.seed, number)
             following = counter.new_full((), number + 1)  # sooner done than an addition

@@ -130,7 +130,13 @@ class SDMGrad(Weighting):
     )
 
     def __post_init__(self) -> None:
-        check_number(self.name, "regularization", self.regularization, "finite and >= 0", use="0.3")
+        check_number(
+            self.name,
+            "regularization",
+            self.regularization,
+            "finite and >= 0",
+            use="0.3, or MGDA for 0",
+        )
         object.__setattr__(self, "preference", checked_preference(self.preference, self.name))
         check_solver_settings(self.name, self.tol, self.max_iter, type(self).tol)
 

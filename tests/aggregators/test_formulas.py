@@ -103,10 +103,10 @@ def test_torchjd_agrees_on_the_trimmed_mean(trim, seed):
 
 def test_torchjd_agrees_on_grad_drop_given_its_random_numbers(monkeypatch):
     peer = pytest.importorskip("torchjd.aggregation")
-    from moopt.weightings.counter_random import counter_uniform
+    from moopt.weightings.counter_random import counter_uniform, stream_seed
 
     jacobian = rows()
-    uniform = counter_uniform(3 * 2**32, torch.tensor(0), (jacobian.shape[1],))
+    uniform = counter_uniform(stream_seed(3, 0), torch.tensor(0), (jacobian.shape[1],))
     monkeypatch.setattr(torch, "rand", lambda *_, **__: uniform)
     leak = torch.tensor([0.0, 0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
     expected = peer.GradDrop(leak=leak)(jacobian)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import torch
@@ -55,6 +55,49 @@ class Counting(Mean):
         on = torch.isfinite(norms) if statistics.active is None else statistics.active
         weights = torch.where(on & torch.isfinite(norms), norms, 0.0)
         return WeightingOutput(weights, {"calls": state["calls"] + 1.0}, None)
+
+
+class WarmUp(Counting):
+    """Uniform at first, then by an average of squares, which one NaN spoils for good."""
+
+    def initial_state(
+        self, num_objectives: int, device: torch.device | None = None
+    ) -> dict[str, Tensor]:
+        zero = torch.zeros((), dtype=torch.float64, device=device)
+        return {"calls": zero, "squares": zero.expand(num_objectives).clone()}
+
+    @property
+    def state_axes(self) -> Mapping[str, int]:
+        return {"calls": 0, "squares": 1}
+
+    def __call__(
+        self, statistics: StepStatistics, state: dict[str, Tensor] | None = None
+    ) -> WeightingOutput:
+        state = state or self.initial_state(statistics.num_objectives)
+        squares, calls = state["squares"], state["calls"] + 1.0
+        weights = Mean()(statistics).weights
+        if calls > 1:
+            squares = 0.9 * squares + 0.1 * statistics.gramian.diagonal(dim1=-2, dim2=-1)
+            weights = weights * squares
+        return WeightingOutput(weights, {"calls": calls, "squares": squares}, None)
+
+
+class Late(WarmUp):
+    """Uniform at first, then the first objective only."""
+
+    def __call__(
+        self, statistics: StepStatistics, state: dict[str, Tensor] | None = None
+    ) -> WeightingOutput:
+        state = state or self.initial_state(statistics.num_objectives)
+        weights = Mean()(statistics).weights if state["calls"] == 0 else first_only(statistics)
+        return WeightingOutput(weights, state | {"calls": state["calls"] + 1.0}, None)
+
+
+def ring(statistics: StepStatistics) -> Tensor:
+    """By the products with the neighbours in the order, which a shift and a reversal keep."""
+    gramian, order = statistics.gramian, torch.arange(statistics.num_objectives)
+    neighbours = [gramian[..., order, order.roll(shift)] for shift in (1, -1)]
+    return (neighbours[0] + neighbours[1]).softmax(-1)
 
 
 def planted(function: Callable[[StepStatistics], Tensor | WeightingOutput]) -> Build:

@@ -9,7 +9,16 @@ from hypothesis import given, settings
 
 from moopt.weightings import Guarantee
 from tests.cases import Case, all_cases, case, cases
-from tests.weightings.planted import BY_GUARANTEE, BY_RULE, Counting, chaotic_in_order, planted
+from tests.weightings.planted import (
+    BY_GUARANTEE,
+    BY_RULE,
+    Counting,
+    Late,
+    WarmUp,
+    chaotic_in_order,
+    planted,
+    ring,
+)
 from tests.weightings.properties import CONTRACT, GUARANTEES
 from tests.weightings.settings import SETTINGS, Build, fixed
 
@@ -74,6 +83,12 @@ def test_a_planted_violator_fails_the_guarantee(guarantee: Guarantee) -> None:
         on_every_case(GUARANTEES[guarantee], BY_GUARANTEE[guarantee])
 
 
+@pytest.mark.parametrize("build", [planted(ring), fixed(Late())], ids=["ring", "late"])
+def test_an_order_that_shows_in_few_permutations_or_late_fails(build: Build) -> None:
+    with pytest.raises(AssertionError):
+        on_every_case(GUARANTEES[Guarantee.PERMUTATION_EQUIVARIANT], build)
+
+
 def test_amplified_rounding_is_no_excuse_for_an_order() -> None:
     check = GUARANTEES[Guarantee.PERMUTATION_EQUIVARIANT]
     with pytest.raises(AssertionError):
@@ -86,9 +101,10 @@ def test_a_planted_violator_fails_the_rule(rule: str) -> None:
         on_every_case(CONTRACT[rule], BY_RULE[rule])
 
 
-def test_a_state_that_moves_on_what_cannot_be_used_fails_the_rule() -> None:
+@pytest.mark.parametrize("counting", [Counting(), WarmUp()], ids=["at once", "late"])
+def test_a_state_that_moves_on_what_cannot_be_used_fails_the_rule(counting: Counting) -> None:
     with pytest.raises(AssertionError):
-        on_every_case(CONTRACT["non-finite"], fixed(Counting()))
+        on_every_case(CONTRACT["non-finite"], fixed(counting))
 
 
 @pytest.mark.parametrize(("name", "guarantee"), UNCLAIMED, ids=lambda x: getattr(x, "value", x))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import moopt.weightings.random as module
 from moopt.record import StepStatistics
+from moopt.scalarizations import RLW
 from moopt.weightings import Random
 from moopt.weightings.random import draws_ahead, random_weights
 
@@ -88,13 +91,25 @@ def test_draws_ahead_are_the_draws_of_the_device() -> None:
     """At the borders of the blocks, and where the counter jumps, as in a resumed run."""
     statistics = StepStatistics(gramian=torch.eye(3, dtype=torch.float64))
     ahead = draws_ahead(3)
-    assert ahead * 3 == pytest.approx(2**15, abs=3)
+    assert ahead * 3 == pytest.approx(2**13, abs=3)
     for seed in (0, -3):
         for n in (0, 1, ahead - 1, ahead, 7 * ahead + 1, 2**40, 5):
             weights, state, _ = Random(seed=seed)(statistics, {"counter": torch.tensor(n)})
             device = random_weights(statistics.gramian, seed, torch.tensor(n))
             torch.testing.assert_close(weights, device, rtol=1e-13, atol=0)
             assert torch.equal(state["counter"], torch.tensor(n + 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.float64])
+def test_a_counter_of_another_dtype_counts_alike(dtype: torch.dtype) -> None:
+    gramian = torch.eye(3, dtype=torch.float64)
+    usual = Random()(StepStatistics(gramian=gramian), {"counter": torch.tensor(5)})
+    every = torch.ones(3, dtype=torch.bool)
+    for active in (None, every):
+        statistics = StepStatistics(gramian=gramian, active=active)
+        other = Random()(statistics, {"counter": torch.tensor(5, dtype=dtype)})
+        torch.testing.assert_close(other.weights, usual.weights, rtol=1e-13, atol=0)
+        assert other.state["counter"].dtype == dtype
 
 
 def test_leading_dimensions_share_the_numbers() -> None:
@@ -109,12 +124,35 @@ def test_leading_dimensions_share_the_numbers() -> None:
         torch.testing.assert_close(batched, weights.expand(2, 4, 3), rtol=1e-13, atol=0)
 
 
+def test_the_loss_weighting_twin_draws_other_numbers() -> None:
+    statistics = StepStatistics(gramian=torch.eye(3, dtype=torch.float64), losses=torch.ones(3))
+    twin, weights = RLW()(statistics).weights, Random()(statistics).weights
+    assert float((twin - weights).abs().max()) > 1e-3
+
+
 def test_writing_to_the_weights_does_not_change_a_later_draw() -> None:
     statistics = StepStatistics(gramian=torch.eye(3, dtype=torch.float64))
     first = Random()(statistics).weights
     kept = first.clone()
     first.zero_()
     assert torch.equal(Random()(statistics).weights, kept)
+
+
+FORKED = """
+import os, signal, torch, moopt
+torch.randn(300_000).exp()  # starts the threads that a child does not have
+statistics = moopt.StepStatistics(gramian=torch.eye(3, dtype=torch.float64))
+if os.fork() == 0:
+    signal.alarm(20)
+    moopt.weightings.Random()(statistics)
+    os._exit(0)
+print(os.wait()[1])
+"""
+
+
+def test_a_forked_process_draws_too() -> None:
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True)
+    assert done.stdout.strip() == "0", done.stderr
 
 
 @pytest.mark.parametrize("mode", [torch.inference_mode, FakeTensorMode])
