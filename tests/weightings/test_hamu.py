@@ -34,6 +34,9 @@ def test_it_is_the_best_direction_within_the_constraints(quota: float) -> None:
         cosine = float(f @ r)
         if 1.0 - cosine**2 < ANGLE_TOL:
             continue  # collinear: tested apart
+        result = weigh(weighting, case.jacobian).result
+        assert int(result.status) == SolverStatus.CONVERGED
+        assert float(result.gap) <= IDENTITY_TOL
         d = direction / bound
         assert float(d.norm()) <= 1.0 + IDENTITY_TOL
         assert float(f @ d) >= quota - IDENTITY_TOL

@@ -37,6 +37,20 @@ def statistics_with_drift(jacobian: Tensor, drift: Tensor, names: tuple[str, ...
     return rows, StepStatistics(gramian=rows @ rows.T, names=names, auxiliary=("other", "drift"))
 
 
+def test_several_gradients_to_forget_give_the_length_of_their_sum() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for scale in (1e-3, 1.0, 1e3):
+        jacobian = scale * torch.randn(4, 6, generator=generator, dtype=torch.float64)
+        names = ("forget", "forget 2", "forget 3", "retain")
+        weighting = OrthogonalSteepestDescent(forget=names[:3], retain="retain")
+        statistics = StepStatistics(gramian=jacobian @ jacobian.T, names=names)
+        direction = jacobian.T @ weighting(statistics).weights
+        expected = off_the_span(jacobian[:3].sum(0), jacobian[3:])
+        length = float(jacobian[:3].sum(0).norm())
+        expected = expected * length / expected.norm()
+        torch.testing.assert_close(direction, expected, rtol=0, atol=IDENTITY_TOL * length)
+
+
 def test_it_is_the_projection_at_the_length_of_the_forget_gradient() -> None:
     seen = 0
     scales = (1e-30, 1.0, 1e30)
