@@ -33,6 +33,9 @@ by: the products of two orders differ by a few."""
 LARGEST_ROUNDING = 1e-3
 """And never by more than this, relative to the size: past it a method amplifies its rounding."""
 
+NEGLIGIBLE = 1e-7
+"""Weights below this, beside those of the mean, are the rounding of weights that are zero."""
+
 INDEPENDENT = 1e-8
 """Smallest eigenvalue of the cosines above which gradients are independent beyond any doubt."""
 
@@ -114,10 +117,11 @@ def check_permutation_equivariant(build: Build, case: Case) -> None:
     weighting, positions = build(range(case.m)), torch.arange(case.m)
     exchanged = positions.clone()
     exchanged[:2] = positions[:2].flip(0)
+    least = NEGLIGIBLE * float(case.norms.mean())
     first = weighting.initial_state(case.m)
     for state in (first, weigh(build, case).state) if weighting.state_axes else (first,):
         before = weighting(statistics(case.gramian, losses_of(case)), state).weights
-        scale = max(size(case.jacobian, before), _rounding(weighting, case, before, state))
+        scale = max(least, size(case.jacobian, before), _rounding(weighting, case, before, state))
         for order in (positions.roll(1), exchanged):
             permuted = statistics(case.gramian[order][:, order], losses_of(case)[order])
             moved = _in_order(state, weighting.state_axes, order)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 from hypothesis import given, settings
 
-from moopt.weightings import Guarantee
+from moopt.weightings import AlignedMTL, Guarantee
 from tests.cases import Case, all_cases, case, cases
 from tests.weightings.planted import (
     BY_GUARANTEE,
@@ -81,6 +81,11 @@ def test_every_rule_of_the_contract_holds(name: str, rule: str, case: Case) -> N
 def test_a_planted_violator_fails_the_guarantee(guarantee: Guarantee) -> None:
     with pytest.raises(AssertionError):
         on_every_case(GUARANTEES[guarantee], BY_GUARANTEE[guarantee])
+
+
+def test_weights_that_are_rounding_have_no_order() -> None:
+    check = GUARANTEES[Guarantee.PERMUTATION_EQUIVARIANT]
+    check(fixed(AlignedMTL()), case("full_stationary", 10, seed=512, scale=1e8))
 
 
 @pytest.mark.parametrize("build", [planted(ring), fixed(Late())], ids=["ring", "late"])
