@@ -121,7 +121,8 @@ def check_permutation_equivariant(build: Build, case: Case) -> None:
     first = weighting.initial_state(case.m)
     for state in (first, weigh(build, case).state) if weighting.state_axes else (first,):
         before = weighting(statistics(case.gramian, losses_of(case)), state).weights
-        scale = max(least, size(case.jacobian, before), _rounding(weighting, case, before, state))
+        scale = max(least, size(case.jacobian, before))
+        scale = max(scale, _rounding(weighting, case, before, state, LARGEST_ROUNDING * scale))
         for order in (positions.roll(1), exchanged):
             permuted = statistics(case.gramian[order][:, order], losses_of(case)[order])
             moved = _in_order(state, weighting.state_axes, order)
@@ -129,7 +130,9 @@ def check_permutation_equivariant(build: Build, case: Case) -> None:
             assert_same_direction(case.jacobian[order].T @ after, case.jacobian.T @ before, scale)
 
 
-def _rounding(weighting: Weighting, case: Case, weights: Tensor, state: dict[str, Tensor]) -> float:
+def _rounding(
+    weighting: Weighting, case: Case, weights: Tensor, state: dict[str, Tensor], limit: float
+) -> float:
     """What rounding the Gramian may do to the direction, as a size that `DIRECTION_TOL` is of."""
     generator = torch.Generator().manual_seed(0)
     largest = 0.0
@@ -138,7 +141,7 @@ def _rounding(weighting: Weighting, case: Case, weights: Tensor, state: dict[str
         rounded = statistics(case.gramian * (1.0 + EPS * (signs + signs.T).sign()), losses_of(case))
         moved = case.jacobian.T @ (weighting(rounded, state).weights - weights)
         largest = max(largest, CONDITION * float(moved.norm()))
-    return min(largest, LARGEST_ROUNDING * size(case.jacobian, weights)) / DIRECTION_TOL
+    return min(largest, limit) / DIRECTION_TOL
 
 
 def _in_order(

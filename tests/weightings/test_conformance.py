@@ -86,6 +86,7 @@ def test_a_planted_violator_fails_the_guarantee(guarantee: Guarantee) -> None:
 def test_weights_that_are_rounding_have_no_order() -> None:
     check = GUARANTEES[Guarantee.PERMUTATION_EQUIVARIANT]
     check(fixed(AlignedMTL()), case("full_stationary", 10, seed=512, scale=1e8))
+    check(fixed(AlignedMTL(scale_mode="rmse")), case("full_stationary", 5, seed=9397))
 
 
 @pytest.mark.parametrize("build", [planted(ring), fixed(Late())], ids=["ring", "late"])
