@@ -44,7 +44,9 @@ def linear_program(
         in units of its longest entry, x in units of 1 / max s, and prices y >= 0 of the rows and v
         of the budget: of `(b_j - A_j x) / (1 + |A_j| x + |b_j|)`, of
         `z_i / (1 + y . |A^i| + |v| s_i)` with `z = c + A'y - v s`, and of
-        `(v - b . y - c . x) / (1 + |c| x + y . (|A| x + |b|))`, each where positive.
+        `(v - b . y - c . x) / (1 + |c| x + y . (1 + |A| x + |b|))`, each where positive. First
+        each is lowered by what roundings of A, 2^-50 of the longest entry of a row, make of it:
+        by 2^-50 times |x|_1, |y|_1, and their product.
         status is INFEASIBLE where no point meets the rows, or no variable is active: x is then
         the point that violates them least, in units of the longest entry of each, and gap tells
         by how much; NON_FINITE, with equal weights and gap NaN, where an active entry is NaN or

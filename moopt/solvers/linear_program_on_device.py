@@ -9,7 +9,7 @@ from torch import Tensor
 
 from moopt.solvers.result import SolverResult
 from moopt.solvers.simplex_on_device import simplex_on_device
-from moopt.solvers.simplex_tableau import equations, first_vertex, point_and_prices
+from moopt.solvers.simplex_tableau import ROUNDING, equations, first_vertex, point_and_prices
 from moopt.status import SolverStatus
 
 
@@ -58,15 +58,15 @@ def linear_program_on_device(
 
 
 def _gap(c: Tensor, a: Tensor, b: Tensor, s: Tensor, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
-    """The largest relative residual of the conditions of optimality, `[...]`."""
+    """The largest relative residual, less what rounding may do, `[...]`."""
     sizes = 1.0 + (a.abs() @ x[..., None])[..., 0] + b.abs()
-    missing = (b - (a @ x[..., None])[..., 0]).clamp_min(0.0) / sizes
-    slope = c + (a.mT @ y[..., None])[..., 0] - v[..., None] * s
-    terms = 1.0 + (a.abs().mT @ y[..., None])[..., 0] + v.abs()[..., None] * s
-    better = slope.clamp_min(0.0) / terms
-    value = v - (b * y).sum(-1) - (c * x).sum(-1)
-    loss = value.clamp_min(0.0) / (1.0 + (c.abs() * x).sum(-1) + (y * sizes).sum(-1))
-    return torch.maximum(torch.maximum(missing.amax(-1), better.amax(-1)), loss)
+    of_rows, of_columns = (ROUNDING * value.sum(-1, keepdim=True) for value in (x, y))
+    missing = (b - (a @ x[..., None])[..., 0] - of_rows) / sizes
+    slope = c + (a.mT @ y[..., None])[..., 0] - v[..., None] * s - of_columns
+    better = slope / (1.0 + (a.abs().mT @ y[..., None])[..., 0] + v.abs()[..., None] * s)
+    value = v - (b * y).sum(-1) - (c * x).sum(-1) - of_rows[..., 0] * y.sum(-1)
+    loss = value / (1.0 + (c.abs() * x).sum(-1) + (y * sizes).sum(-1))
+    return torch.maximum(torch.maximum(missing.amax(-1), better.amax(-1)), loss).clamp_min(0.0)
 
 
 def _positive(value: Tensor) -> Tensor:

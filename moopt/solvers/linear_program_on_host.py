@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from moopt.solvers.simplex_tableau import PIVOT, REDUCED, TIE
+from moopt.solvers.simplex_tableau import PIVOT, REDUCED, ROUNDING, TIE
 from moopt.status import SolverStatus
 
 Array = NDArray[np.float64]
@@ -149,11 +149,13 @@ def _point_and_prices(
 
 
 def _gap(c: Array, a: Array, b: Array, s: Array, x: Array, y: Array, v: float) -> float:
-    """The largest relative residual of the conditions of optimality."""
+    """The largest relative residual of the conditions of optimality, less what rounding may do."""
     size = np.abs(a)
     sizes = 1.0 + size @ x + np.abs(b)
-    missing = (b - a @ x) / sizes
-    better = (c + y @ a - v * s) / (1.0 + y @ size + abs(v) * s)
-    loss = (v - float(b @ y) - float(c @ x)) / (1.0 + float(np.abs(c) @ x) + float(y @ sizes))
+    of_rows, of_columns = ROUNDING * float(x.sum()), ROUNDING * float(y.sum())
+    missing = (b - a @ x - of_rows) / sizes
+    better = (c + y @ a - v * s - of_columns) / (1.0 + y @ size + abs(v) * s)
+    loss = v - float(b @ y) - float(c @ x) - of_rows * float(y.sum())
+    loss /= 1.0 + float(np.abs(c) @ x) + float(y @ sizes)
     # numpy's maximum keeps a NaN, which is not within any tolerance.
     return float(np.maximum(np.append(missing, better).max(), max(loss, 0.0)).clip(0.0))

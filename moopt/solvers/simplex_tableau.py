@@ -17,6 +17,9 @@ REDUCED = 1e-12
 TIE = 1e-12
 """Rows whose variables vanish within this of each other tie; the largest pivot of them is taken."""
 
+ROUNDING = 2.0**-50
+"""How well an entry of A is known, in units of the longest of its row: a few roundings."""
+
 
 class Tableau(NamedTuple):
     """The equations solved for the basic variables.

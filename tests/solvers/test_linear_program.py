@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -144,6 +145,45 @@ def test_wrong_answers_fail_the_check() -> None:
     for violator in (unconstrained, feasible, gives_up):
         with pytest.raises(AssertionError):
             check_all(violator)
+
+
+def nearly_diagonal(entry: float) -> tuple[Tensor, ...]:
+    """max x_0 + x_1 / s subject to x_0 >= -entry x_1 (x_1 likewise), where x_1 goes up to 1 / s."""
+    a = torch.tensor([[1.0, entry], [entry, 1.0]], dtype=torch.float64)
+    s = torch.tensor([1.0, 1e-8], dtype=torch.float64)
+    return 1.0 / s, a, torch.zeros(2, dtype=torch.float64), s
+
+
+@pytest.mark.parametrize("entry", [-3.4545e-17, -1e-16, 1e-16, -1e-12, -1e-6])
+def test_entries_that_are_rounding_cost_no_certificate(entry: float) -> None:
+    c, a, b, s = nearly_diagonal(entry)
+    on = torch.tensor([True, True])
+    for result in (
+        linear_program(c, a, b, budget=s),
+        linear_program_on_device(c, a, b, s, on, 1e-9, 12),
+    ):
+        assert int(result.status) == SolverStatus.CONVERGED
+        x = result.weights
+        assert float((a @ x).min()) >= -1e-15 * float(x.sum())
+        assert float(c @ x) >= 1e16 * (1.0 - 2.0 * max(-entry * 1e8, 1e-9))
+
+
+@pytest.mark.parametrize(("entry", "gap"), [(-1e-16, 0.0), (-1e-14, 1e-6), (-1e-9, 1e-1)])
+def test_the_certificate_sees_what_is_more_than_rounding(entry: float, gap: float) -> None:
+    """The violator of the test above: the point that ignores the rows, with prices to match."""
+    c, a, b, s = nearly_diagonal(entry)
+    c = c / c.max()
+    x, y, v = (torch.tensor(u, dtype=torch.float64) for u in ([0.0, 1e8], [0.0, 0.0], 1e8))
+    rounding = 2.0**-50 * 1e8
+    expected = max(gap - rounding, 0.0) / (1.0 + gap)
+    host, device = (
+        importlib.import_module(f"moopt.solvers.linear_program_on_{place}")
+        for place in ("host", "device")
+    )
+    here = host._gap(*(u.numpy() for u in (c, a, b, s, x, y)), float(v))
+    there = float(device._gap(c, a, b, s, x, y, v))
+    assert here == pytest.approx(expected, rel=1e-6, abs=1e-15)
+    assert there == pytest.approx(expected, rel=1e-6, abs=1e-15)
 
 
 def test_where_nothing_is_feasible_the_violation_is_least() -> None:

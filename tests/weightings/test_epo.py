@@ -133,6 +133,21 @@ def test_balanced_losses_descend_together(one: Case, seed: int, relaxed: bool) -
     assert (steps >= -DESCENT_TOL * one.norms * size).all()
 
 
+@settings(deadline=None, max_examples=50)
+@given(
+    cases(("orthogonal",), ms=(2, 5, 10), norm_ratios=(1e8,)),
+    st.integers(0, 2**16),
+    st.sampled_from([1e-3, 1.0]),
+)
+def test_orthogonal_gradients_of_any_length_are_certified(
+    one: Case, seed: int, spread: float
+) -> None:
+    """Their cosines are rounding, and the weights' units 1e8 apart."""
+    losses, preference = drawn(seed, one.m, spread)
+    result = epo_weights(one.gramian, losses, preference, relaxed=True)
+    assert int(result.status) == SolverStatus.CONVERGED
+
+
 def test_the_worst_loss_does_not_rise_while_balancing() -> None:
     raised = 0
     for seed in range(50):
