@@ -46,7 +46,7 @@ def linear_program(
         `z_i / (1 + y . |A^i| + |v| s_i)` with `z = c + A'y - v s`, and of
         `(v - b . y - c . x) / (1 + |c| x + y . (1 + |A| x + |b|))`, each where positive. First
         each is lowered by what roundings of A, 2^-50 of the longest entry of a row, make of it:
-        by 2^-50 times |x|_1, |y|_1, and their product.
+        by 2^-50 times the sums of x, of y, and their product.
         status is INFEASIBLE where no point meets the rows, or no variable is active: x is then
         the point that violates them least, in units of the longest entry of each, and gap tells
         by how much; NON_FINITE, with equal weights and gap NaN, where an active entry is NaN or
