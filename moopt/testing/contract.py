@@ -120,6 +120,7 @@ def check_state_round_trip(build: Build, case: Case) -> None:
     initial, wider = weighting.initial_state(case.m), weighting.initial_state(case.m + 1)
     assert set(initial) == set(weighting.state_axes)
     for key, axes in weighting.state_axes.items():
+        assert axes in (0, 1, 2), f"{axes} leading axes of {key!r} cannot index objectives"
         assert initial[key].shape[:axes] == (case.m,) * axes
         assert initial[key].shape[axes:] == wider[key].shape[axes:]
     first = statistics(case.gramian, losses_of(case))

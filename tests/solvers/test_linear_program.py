@@ -105,9 +105,16 @@ def test_it_agrees_with_highs(seed: int, kind: str, of_rows: float, of_cost: flo
 def test_the_budget_sets_the_unit(seed: int, kind: str, factor: float) -> None:
     one = program(seed, kind)
     plain = solve(one)
-    moved = solve(Program(one.c, one.a, one.b / factor, one.s * factor))
-    assert int(moved.status) == int(plain.status)
-    assert torch.allclose(moved.weights * factor, plain.weights, rtol=1e-7, atol=1e-9)
+    scaled = Program(one.c, one.a, one.b / factor, one.s * factor)
+    on = torch.ones(len(one.c), dtype=torch.bool)
+    trips = 3 * sum(one.a.shape) // 2 + 4
+    for moved in (solve(scaled), linear_program_on_device(*tensors(scaled), on, 1e-9, trips)):
+        assert int(moved.status) == int(plain.status)
+        if int(plain.status) == SolverStatus.CONVERGED:
+            value, best = (float(tensors(one)[0] @ x) for x in (moved.weights, plain.weights))
+            assert value * factor == pytest.approx(best, rel=1e-7, abs=1e-9)
+        assert float(tensors(scaled)[3] @ moved.weights) == pytest.approx(1.0, rel=1e-12)
+    assert torch.allclose(solve(scaled).weights * factor, plain.weights, rtol=1e-7, atol=1e-9)
 
 
 @settings(deadline=None, max_examples=60)

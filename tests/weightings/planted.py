@@ -82,6 +82,14 @@ class WarmUp(Counting):
         return WeightingOutput(weights, {"calls": calls, "squares": squares}, None)
 
 
+class FromTheEnd(WarmUp):
+    """Counts the axes that index objectives from the end: the optimizer would not find them."""
+
+    @property
+    def state_axes(self) -> Mapping[str, int]:
+        return {"calls": -1, "squares": 1}
+
+
 class Late(WarmUp):
     """Uniform at first, then the first objective only."""
 

@@ -13,6 +13,7 @@ from tests.weightings.planted import (
     BY_GUARANTEE,
     BY_RULE,
     Counting,
+    FromTheEnd,
     Late,
     WarmUp,
     chaotic_in_order,
@@ -105,6 +106,12 @@ def test_amplified_rounding_is_no_excuse_for_an_order() -> None:
 def test_a_planted_violator_fails_the_rule(rule: str) -> None:
     with pytest.raises(AssertionError):
         on_every_case(CONTRACT[rule], BY_RULE[rule])
+
+
+def test_axes_that_cannot_index_objectives_fail_the_rule() -> None:
+    CONTRACT["state round trip"](fixed(WarmUp()), case("conflicting", 3))
+    with pytest.raises(AssertionError, match="cannot index objectives"):
+        CONTRACT["state round trip"](fixed(FromTheEnd()), case("conflicting", 3))
 
 
 @pytest.mark.parametrize("counting", [Counting(), WarmUp()], ids=["at once", "late"])

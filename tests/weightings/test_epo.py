@@ -181,6 +181,23 @@ def test_restricted_descent_keeps_the_balance_and_relaxed_descent_need_not() -> 
     assert blocked > 0
 
 
+def test_an_absent_objective_does_not_loosen_the_balance() -> None:
+    """Where every active loss would rise along J'a, the step may lose as much balance as that."""
+    seen = 0
+    active = torch.tensor([True, False, True, True])
+    for seed in range(300):
+        one = case("conflicting", 4, seed)
+        losses, preference = drawn(seed, 4, 1e-3)
+        gramian = one.gramian[active][:, active]
+        masked = epo_weights(one.gramian, losses, preference, active=active)
+        dropped = epo_weights(gramian, losses[active], preference[active])
+        assert int(masked.status) == int(dropped.status)
+        torch.testing.assert_close(masked.weights[active], dropped.weights)
+        far = epo_adjustments(losses[active], preference[active], torch.tensor([True] * 3))
+        seen += float((gramian @ far.values).max()) < 0.0
+    assert seen > 0
+
+
 def run(weighting: Weighting, targets: Tensor, start: list[float]) -> tuple[Tensor, Tensor]:
     """The end of a run on `loss_i = 1/2 ||x - target_i||^2`, and its losses."""
     x, steps = torch.tensor(start, dtype=torch.float64), 600

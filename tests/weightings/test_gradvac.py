@@ -128,6 +128,17 @@ def test_absent_objectives_keep_their_targets() -> None:
     assert not torch.equal(later["targets"][0, 2], state["targets"][0, 2])
 
 
+def test_targets_of_a_batch_are_those_of_a_loop() -> None:
+    ones = [case("conflicting", 3, seed) for seed in range(4)]
+    gramians = torch.stack([one.gramian for one in ones]).unflatten(0, (2, 2))
+    targets = torch.stack([0.1 * i + targets_for(3) for i in range(4)]).clamp(-1.0, 1.0)
+    weights, following = gradvac_weights(gramians, targets.unflatten(0, (2, 2)), beta=0.5)
+    for i, one in enumerate(ones):
+        alone, after = gradvac_weights(one.gramian, targets[i], beta=0.5)
+        torch.testing.assert_close(weights.flatten(0, 1)[i], alone)
+        torch.testing.assert_close(following.flatten(0, 1)[i], after)
+
+
 def test_a_saved_state_resumes_the_path() -> None:
     """PEERS.md, fault 7: a state that its own library refuses."""
     steps = [StepStatistics(gramian=case("conflicting", 4, seed).gramian) for seed in range(6)]

@@ -54,6 +54,13 @@ def check_identity(one: Case, method: type, d: Tensor) -> None:
     assert float((d - expected).norm()) <= FORMULA_TOL * scale
 
 
+def test_kernels_beyond_the_largest_number_do_not_overflow() -> None:
+    gramian = 1e308 * torch.eye(2, dtype=torch.float64)
+    losses = torch.full((2,), 1e-308, dtype=torch.float64)
+    weights = NTK()(StepStatistics(gramian=gramian, losses=losses)).weights
+    torch.testing.assert_close(weights, torch.full_like(losses, 2.0))
+
+
 @pytest.mark.parametrize("method", LITERAL)
 @settings(deadline=None, max_examples=30)
 @given(one=cases(("aligned", "conflicting", "orthogonal"), norm_ratios=(1.0, 1e4)))

@@ -90,6 +90,18 @@ def test_dependent_retain_gradients_are_one_constraint() -> None:
     assert int(output.result.status) == SolverStatus.CONVERGED
 
 
+def test_retain_gradients_that_rounding_cannot_tell_apart_are_a_status() -> None:
+    seen = 0
+    for one in all_cases(ms=(3, 5, 10), norm_ratios=(1.0, 1e4), families=["near_parallel"]):
+        result = weigh(MANY, one.jacobian).result
+        direction = one.jacobian.T @ result.weights
+        if int(result.status) == SolverStatus.RANK_DEFICIENT:
+            seen += 1
+            slopes = one.jacobian[1:] @ direction / one.norms[1:] / direction.norm()
+            assert float(slopes.abs().max()) > IDENTITY_TOL
+    assert seen > 0
+
+
 def test_a_forget_gradient_in_the_span_is_infeasible() -> None:
     jacobian = torch.tensor([[1.0, 2.0], [1.0, 0.0], [0.0, 1e-6]], dtype=torch.float64)
     output = weigh(MANY, jacobian)

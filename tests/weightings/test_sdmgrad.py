@@ -98,6 +98,16 @@ def test_a_preference_pulls_by_position_or_name() -> None:
     torch.testing.assert_close(rest, sdmgrad_weights(one.gramian, active=active).weights)
 
 
+def test_a_preference_is_divided_by_the_sum_of_the_active_ones() -> None:
+    one = case("conflicting", 3)
+    u = torch.tensor([0.2, 0.6, 0.2], dtype=torch.float64)
+    masked = sdmgrad_weights(one.gramian, u, active=torch.tensor([True, False, True])).weights
+    kept = [0, 2]
+    dropped = sdmgrad_weights(one.gramian[kept][:, kept], torch.tensor([0.5, 0.5])).weights
+    torch.testing.assert_close(masked[kept], dropped)
+    assert float(masked[1]) == 0.0
+
+
 def test_opposite_gradients_are_degenerate() -> None:
     gramian = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
     output = SDMGrad()(StepStatistics(gramian=gramian))
