@@ -101,7 +101,8 @@ def test_it_agrees_with_highs(seed: int, kind: str, of_rows: float, of_cost: flo
 
 @settings(deadline=None, max_examples=60)
 @example(2**20 - 1, "integer", 1e-30)  # a row of zeros that no point meets
-@given(st.integers(0, 2**20), kinds, st.sampled_from([1e-30, 1e30]))
+@example(850, "integer", 1e30)  # two solutions, of which rounding chooses
+@given(st.integers(0, 2**20), kinds, st.sampled_from([1e-30, 1e30, 2.0**-100, 2.0**100]))
 def test_the_budget_sets_the_unit(seed: int, kind: str, factor: float) -> None:
     one = program(seed, kind)
     plain = solve(one)
@@ -114,7 +115,8 @@ def test_the_budget_sets_the_unit(seed: int, kind: str, factor: float) -> None:
             value, best = (float(tensors(one)[0] @ x) for x in (moved.weights, plain.weights))
             assert value * factor == pytest.approx(best, rel=1e-7, abs=1e-9)
         assert float(tensors(scaled)[3] @ moved.weights) == pytest.approx(1.0, rel=1e-12)
-    assert torch.allclose(solve(scaled).weights * factor, plain.weights, rtol=1e-7, atol=1e-9)
+    if math.frexp(factor)[0] == 0.5:  # nothing is rounded: the same one of several solutions
+        assert torch.equal(solve(scaled).weights * factor, plain.weights)
 
 
 @settings(deadline=None, max_examples=60)
