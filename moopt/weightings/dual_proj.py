@@ -74,7 +74,8 @@ class DualProj(Weighting):
 
     Numerics: solved on unit gradients, so that the guarantee holds at every scale and norm ratio,
         without a ridge. Where float64 cannot tell d from zero the status is DEGENERATE: the point
-        is Pareto stationary. At other Pareto stationary points d need not be zero, and leaves the
+        is Pareto stationary; a little above that, where d is 1e-6 of its terms, rounding may leave
+        MAX_ITER. At other Pareto stationary points d need not be zero, and leaves the
         objectives that cancel alone. NaN or infinity among the active rows gives uniform weights
         and status NON_FINITE. No synchronisation on a device.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from moopt.record import StepStatistics
 from moopt.solvers import SolverResult
+from moopt.status import SolverStatus
 from moopt.weightings import Guarantee, Mean, Sum, Weighting, WeightingOutput
 from tests.weightings.settings import Build, fixed
 
@@ -187,6 +188,14 @@ def uncertified(statistics: StepStatistics) -> WeightingOutput:
     zero = torch.zeros((), dtype=torch.int64)
     gap = torch.zeros((), dtype=torch.float64)
     return WeightingOutput(weights, {}, SolverResult(weights, zero, gap, zero))
+
+
+def gives_up(statistics: StepStatistics) -> WeightingOutput:
+    """The mean, as a problem that was left unsolved."""
+    weights = _mean(statistics)
+    status = torch.tensor(int(SolverStatus.MAX_ITER))
+    gap = torch.tensor(1e-3, dtype=torch.float64)
+    return WeightingOutput(weights, {}, SolverResult(weights, status, gap, status))
 
 
 def reads_undeclared_losses(statistics: StepStatistics) -> Tensor:

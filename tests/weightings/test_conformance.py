@@ -17,6 +17,7 @@ from tests.weightings.planted import (
     Late,
     WarmUp,
     chaotic_in_order,
+    gives_up,
     planted,
     ring,
 )
@@ -88,6 +89,15 @@ def test_weights_that_are_rounding_have_no_order() -> None:
     check = GUARANTEES[Guarantee.PERMUTATION_EQUIVARIANT]
     check(fixed(AlignedMTL()), case("full_stationary", 10, seed=512, scale=1e8))
     check(fixed(AlignedMTL(scale_mode="rmse")), case("full_stationary", 5, seed=9397))
+
+
+def test_a_certificate_may_be_missing_only_where_rounding_hides_it() -> None:
+    check = GUARANTEES[Guarantee.NON_CONFLICTING]
+    # What is left of the terms is 2e-7 of their size.
+    check(SETTINGS["DualProj"], case("weakly_stationary", 5, seed=248, norm_ratio=1e8))
+    # Nothing conflicts in it, and nothing is certified.
+    with pytest.raises(AssertionError):
+        check(planted(gives_up), case("aligned", 3))
 
 
 @pytest.mark.parametrize("build", [planted(ring), fixed(Late())], ids=["ring", "late"])
