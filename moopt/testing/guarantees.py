@@ -70,7 +70,7 @@ def check_non_conflicting(build: Build, case: Case) -> None:
         length = float((case.jacobian.T @ output.weights).norm())
         assert length <= STATIONARY_TOL * size(case.jacobian, output.weights)
         return
-    if status != SolverStatus.CONVERGED:
+    if output.result is not None and status != SolverStatus.CONVERGED:
         assert status == SolverStatus.MAX_ITER
         length = float((case.jacobian.T @ output.weights).norm())
         assert float(output.result.gap) * length <= ROUNDING * size(case.jacobian, output.weights)
