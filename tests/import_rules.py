@@ -46,7 +46,7 @@ ARROWS: Mapping[str, frozenset[str]] = {
     "gradients": RANK_0 | {"kernels"},
     "losses": RANK_0 | {"kernels"},
     "weightings": RANK_0 | {"solvers"},
-    "testing": RANK_0 | {"solvers", "weightings", "scalarizations"},
+    "testing": RANK_0 | {"solvers", "weightings", "scalarizations", "aggregators"},
     "scalarizations": RANK_0 | {"solvers", "weightings"},
     "aggregators": RANK_0 | {"solvers", "weightings", "scalarizations"},
     "diagnostics": RANK_0 | {"solvers", "kernels"},

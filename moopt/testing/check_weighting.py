@@ -5,7 +5,8 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterable
 
-from moopt.testing.contract import CONTRACT
+from moopt.aggregators import GradientAggregator
+from moopt.testing.contract import CONTRACT, ONCE
 from moopt.testing.directions import Build
 from moopt.testing.guarantees import GUARANTEES
 from moopt.testing.one_batch import OneBatch
@@ -19,14 +20,16 @@ SHOWN = 3
 def check_weighting(weighting: Weighting | Build, cases: Iterable[Case] | None = None) -> None:
     """Run every rule of the contract, and every guarantee that the method claims, on many cases.
 
-    The contract: inactive rows get weight 0 and influence nothing; float64 weights; leading
-    dimensions are independent; auxiliary rows get weight 0; the same input gives the same bits
-    and is not written to; the state is complete, flat and not changed in place; NaN and infinity
-    raise nothing and give finite weights. A method that needs further samples of the gradients is
-    shown the same batch again, in units of its longest gradient. The guarantees: those of
-    `weighting.guarantees`, componentwise and relative to `||g_i|| ||d||`. The cases: stationary,
-    rank-deficient, duplicate, opposite, near-parallel and zero rows, m = 1 to 10, scales 1e-30 to
-    1e30 and norm ratios to 1e8.
+    The contract: inactive rows get weight 0 and influence nothing, not even the next step; float64
+    weights, from Gramians of every dtype; leading dimensions are independent; auxiliary rows get
+    weight 0; the same input gives the same bits and is not written to; the state is complete, flat
+    and not changed in place; NaN and infinity raise nothing and give finite weights; what `needs`
+    does not declare is not looked at; and no value is read on the host. A method that needs
+    further samples of the gradients is shown the same batch again, in units of its longest
+    gradient. The guarantees: those of `weighting.guarantees`, componentwise and relative to
+    `||g_i|| ||d||`, at the first step and, where there is a state, at the second. The cases:
+    stationary, rank-deficient, duplicate, opposite, near-parallel and zero rows, m = 1 to 10,
+    scales 1e-30 to 1e30 and norm ratios to 1e8.
 
     Args:
         weighting: an instance; or, where settings belong to single objectives, a function from
@@ -47,11 +50,7 @@ def check_weighting(weighting: Weighting | Build, cases: Iterable[Case] | None =
     Numerics: the cases are float64 on the CPU; a few seconds per method.
     """
     build = _fixed(weighting) if isinstance(weighting, Weighting) else weighting
-    if isinstance(weighting, type) or not _builds(build):
-        raise TypeError(
-            "`weighting` of `check_weighting` must be a weighting, or a function from positions to"
-            f" one; got {weighting!r}. Write for instance moopt.MGDA()."
-        )
+    _require_weighting(weighting, build)
     if "auxiliary" in build(range(3)).needs:
         build = _on_one_batch(build)
     chosen = list(default_cases() if cases is None else cases)
@@ -60,17 +59,16 @@ def check_weighting(weighting: Weighting | Build, cases: Iterable[Case] | None =
             "`cases` of `check_weighting` must hold at least one; got none, perhaps from a"
             " generator that was used before. Pass list(all_cases(...))."
         )
+    one_per_size = list({case.m: case for case in chosen}.values())
     claims = build(range(3)).guarantees
-    checks: dict[str, Callable[[Build, Case], None]] = {
-        **{f"rule {name!r}": check for name, check in CONTRACT.items()},
-        **{f"guarantee {g.value!r}": check for g, check in GUARANTEES.items() if g in claims},
-    }
-    failures = []
-    for name, check in checks.items():
-        failed = [problem for case in chosen if (problem := _problem(check, build, case))]
-        if failed:
-            failures.append(f"{name}: {len(failed)} of {len(chosen)} cases")
-            failures += [f"    {problem}" for problem in failed[:SHOWN]]
+    failures = _failures("rule 'output'", CONTRACT["output"], build, chosen)
+    if not failures:  # what follows takes an output for granted
+        for name, check in CONTRACT.items():
+            among = one_per_size if name in ONCE else chosen
+            failures += _failures(f"rule {name!r}", check, build, among)
+        for guarantee, check in GUARANTEES.items():
+            if guarantee in claims:
+                failures += _failures(f"guarantee {guarantee.value!r}", check, build, chosen)
     if failures:
         raise AssertionError("\n".join([f"{build(range(3))!r} fails", *failures]))
 
@@ -85,23 +83,47 @@ def _fixed(weighting: Weighting) -> Build:
     return lambda positions: weighting
 
 
-def _builds(build: object) -> bool:
-    """Whether it is a function of the positions."""
-    return callable(build) and isinstance(build(range(3)), Weighting)
-
-
 def _on_one_batch(build: Build) -> Build:
     return lambda positions: OneBatch(build(positions), normalize=True)
+
+
+def _require_weighting(given: object, build: Build) -> None:
+    """TypeError unless `build` makes a weighting from three positions."""
+    cause = None
+    if callable(build) and not isinstance(given, type | GradientAggregator):
+        try:
+            if isinstance(build(range(3)), Weighting):
+                return
+        except Exception as error:  # whatever is wrong with it, it is told as the cause
+            cause = error
+    aggregator = (
+        " Gradient aggregators work on gradients, not on a Gramian, and have no such suite."
+        if isinstance(given, GradientAggregator)
+        else ""
+    )
+    raise TypeError(
+        "`weighting` of `check_weighting` must be a weighting, or a function from positions to"
+        f" one; got {given!r}. Write for instance moopt.MGDA().{aggregator}"
+    ) from cause
+
+
+def _failures(
+    name: str, check: Callable[[Build, Case], None], build: Build, cases: list[Case]
+) -> list[str]:
+    """Lines that name what fails, and its first cases; none where nothing does."""
+    failed = [problem for case in cases if (problem := _problem(check, build, case))]
+    if not failed:
+        return []
+    return [f"{name}: {len(failed)} of {len(cases)} cases", *failed[:SHOWN]]
 
 
 def _problem(check: Callable[[Build, Case], None], build: Build, case: Case) -> str | None:
     try:
         check(build, case)
     except Exception as error:  # whatever a method raises is its failure, reported with the case
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        text = str(error).strip().splitlines()
-        return (
-            f"{case!r}: {type(error).__name__} in {where.name}, `{where.line}`"
-            f"{': ' + text[0] if text else ''}"
-        )
+        text = (str(error).strip().splitlines() or ["no message"])[0]
+        if not isinstance(error, AssertionError):
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            text = f"{type(error).__name__} in {where.name}, `{where.line}`: {text}"
+        return f"    {case!r}: {text}"
     return None

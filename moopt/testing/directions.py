@@ -47,10 +47,49 @@ def statistics(
     return StepStatistics(gramian=gramian, losses=losses, names=names, active=active, **other)
 
 
+def mask_of(case: Case) -> Tensor:
+    """bool `[m]`: about two thirds of the objectives, at least one."""
+    return torch.tensor([i % 3 != 1 for i in range(case.m)])
+
+
 def weigh(build: Build, case: Case, active: Tensor | None = None) -> WeightingOutput:
     """The output on a case, from the initial state."""
     weighting = build(range(case.m))
     return weighting(statistics(case.gramian, losses_of(case), active))
+
+
+def pasts(weighting: Weighting, before: StepStatistics, steps: int = 1) -> list[dict[str, Tensor]]:
+    """The initial state; and, for a method with a state, the one after some steps."""
+    state = weighting.initial_state(before.num_objectives)
+    if not weighting.state_axes:
+        return [state]
+    later = state
+    for _ in range(steps):
+        later = weighting(before, later).state
+        if weighting.observes:
+            assert before.losses is not None
+            later = weighting.observe(later, 0.9 * before.losses, names=before.names)
+    return [state, later]
+
+
+def outputs(build: Build, case: Case, factors: Tensor | None = None) -> list[WeightingOutput]:
+    """The output on a case at the first step; and, for a method with a state, at the second.
+
+    Before that came the same rows in the opposite order, so that it did not learn from this case.
+
+    Args:
+        build, case: the method and the case.
+        factors: float64 `[m]`, of the rows and of their losses, at either step; None means 1.
+    """
+    weighting = build(range(case.m))
+    scale = torch.ones(case.m, dtype=torch.float64) if factors is None else factors
+    gramians = (case.gramian, case.gramian.flip(0, 1))
+    losses = (losses_of(case), losses_of(case).flip(0))
+    now, before = (
+        statistics(gramian * scale[:, None] * scale, loss * scale)
+        for gramian, loss in zip(gramians, losses, strict=True)
+    )
+    return [weighting(now, past) for past in pasts(weighting, before)]
 
 
 def size(jacobian: Tensor, weights: Tensor) -> float:
@@ -58,18 +97,22 @@ def size(jacobian: Tensor, weights: Tensor) -> float:
     return float((weights.abs() * jacobian.norm(dim=-1)).sum())
 
 
-def assert_same_direction(first: Tensor, second: Tensor, scale: float) -> None:
-    """Equal up to what a Gramian can tell; `scale` is their `size`."""
-    difference = float((first - second).norm())
-    assert difference <= DIRECTION_TOL * scale, (difference, scale)
+def assert_same_direction(first: Tensor, second: Tensor, scale: float, when: str) -> None:
+    """Equal up to what a Gramian can tell; `scale` is their `size`, `when` begins a sentence."""
+    difference, allowed = float((first - second).norm()), DIRECTION_TOL * scale
+    assert difference <= allowed, (
+        f"{when} the direction differs by {difference:.3g}; {allowed:.3g} is rounding"
+    )
 
 
-def assert_parallel(first: Tensor, second: Tensor, sizes: tuple[float, float]) -> None:
+def assert_parallel(first: Tensor, second: Tensor, sizes: tuple[float, float], when: str) -> None:
     """Equal up to a positive factor; a direction that is rounding of its terms counts as zero."""
     lengths = (float(first.norm()), float(second.norm()))
     vanish = [n <= STATIONARY_TOL * s for n, s in zip(lengths, sizes, strict=True)]
     if any(vanish):
-        assert all(n <= DIRECTION_TOL * s for n, s in zip(lengths, sizes, strict=True))
+        both = all(n <= DIRECTION_TOL * s for n, s in zip(lengths, sizes, strict=True))
+        assert both, f"{when} the direction is no longer zero, or is zero now: {lengths}"
         return
     scale = max(s / n for n, s in zip(lengths, sizes, strict=True))
-    assert_same_direction(first / lengths[0], second / lengths[1], scale)
+    unit = f"{when}, and divided by its length,"
+    assert_same_direction(first / lengths[0], second / lengths[1], scale, unit)

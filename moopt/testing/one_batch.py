@@ -69,7 +69,7 @@ class OneBatch(Weighting):
         again = torch.arange(m, device=statistics.gramian.device).repeat(SAMPLES)
         rows = torch.cat([torch.arange(width, device=again.device), again])
         samples = [sample_name(n, k + 1) for k in range(SAMPLES) for n in statistics.names[:m]]
-        gramian = statistics.gramian.index_select(-2, rows).index_select(-1, rows)
+        gramian = statistics.gramian.double().index_select(-2, rows).index_select(-1, rows)
         if self.normalize:
             factors = torch.ones_like(gramian[..., 0])
             factors[..., width:] = _inverse_length(statistics)[..., None]
@@ -87,7 +87,8 @@ class OneBatch(Weighting):
 
 def _inverse_length(statistics: StepStatistics) -> Tensor:
     """`[...]`, 1 over the norm of the longest finite active gradient; 1 where there is none."""
-    squares = statistics.gramian.diagonal(dim1=-2, dim2=-1)[..., : statistics.num_objectives]
+    squares = statistics.gramian.double().diagonal(dim1=-2, dim2=-1)
+    squares = squares[..., : statistics.num_objectives]
     counts = (
         squares.isfinite() if statistics.active is None else squares.isfinite() & statistics.active
     )

@@ -37,7 +37,9 @@ FURTHER: dict[str, Build] = {
     "PBI preferred": by_position(PBI, theta=0.5),
     "COSMOS preferred": by_position(COSMOS, penalty=5.0),
     "DWA every step": fixed(DWA(steps_per_epoch=1, temperature=0.5)),
-    "FAMO bounded": lambda positions: FAMO(min_losses=[0.5] * len(positions), weight_decay=0.0),
+    "FAMO bounded": lambda positions: FAMO(
+        min_losses=[0.5 + 0.1 * position for position in positions], weight_decay=0.0
+    ),
     "RLW another seed": fixed(RLW(seed=-5)),
     "UW fast": fixed(UW(lr=0.5)),
     "IMTLL fast": fixed(IMTLL(lr=0.1)),

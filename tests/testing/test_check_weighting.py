@@ -12,7 +12,7 @@ import moopt
 from moopt.testing import all_cases, check_weighting
 from moopt.testing.contract import CONTRACT
 from moopt.weightings import Guarantee
-from tests.weightings.planted import BY_GUARANTEE, BY_RULE
+from tests.weightings.planted import BY_GUARANTEE, BY_RULE, bare_weights, planted
 from tests.weightings.settings import constant
 
 FEW = list(all_cases(ms=(1, 2, 5), norm_ratios=(1.0, 1e4)))
@@ -45,7 +45,7 @@ def test_a_violator_of_a_guarantee_is_named_with_its_case(guarantee):
             **{f.name: getattr(weighting, f.name) for f in dataclasses.fields(weighting)}
         )
 
-    shown = r"\d+ of \d+ cases\n    Case\(.*AssertionError in \w+, `"
+    shown = r"\d+ of \d+ cases\n    Case\([^)]*\): \w.*\w"
     named = rf"guarantee {guarantee.value!r}: {shown}"
     with pytest.raises(AssertionError, match=named):
         check_weighting(boastful, FEW)
@@ -67,8 +67,25 @@ def test_a_method_that_raises_is_reported_and_not_passed_on():
         check_weighting(Failing(), FEW)
 
 
+def test_why_a_function_makes_no_weighting_is_the_cause():
+    with pytest.raises(TypeError, match="must be a weighting") as caught:
+        check_weighting(lambda positions: moopt.Constant(preference=positions))
+    assert "preference" in str(caught.value.__cause__)
+
+
+def test_what_is_no_output_is_all_that_is_told():
+    with pytest.raises(AssertionError, match="must return a WeightingOutput; got list") as caught:
+        check_weighting(planted(bare_weights), FEW)
+    assert str(caught.value).count("rule ") == 1
+
+
+def test_losses_that_are_not_declared_are_named():
+    with pytest.raises(AssertionError, match="`needs` does not declare losses and names, but with"):
+        check_weighting(planted(lambda statistics: statistics.losses / statistics.losses), FEW)
+
+
 def test_what_is_no_weighting_is_named():
-    for wrong in (moopt.MGDA, 3, lambda positions: "mgda"):
+    for wrong in (moopt.MGDA, 3, lambda positions: "mgda", moopt.aggregators.TrimmedMean()):
         with pytest.raises(TypeError, match=r"must be a weighting.* Write for instance moopt.MGDA"):
             check_weighting(wrong)
     with pytest.raises(ValueError, match="must hold at least one"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ CALLS = [0]
 class Planted(Weighting):
     """A weighting from a plain function of the statistics."""
 
-    function: Callable[[StepStatistics], Tensor | WeightingOutput]
+    function: Callable[[StepStatistics], Any]
     claims: frozenset[Guarantee] = frozenset(Guarantee)
 
     name: ClassVar[str] = "Planted"
@@ -36,7 +36,7 @@ class Planted(Weighting):
         self, statistics: StepStatistics, state: dict[str, Tensor] | None = None
     ) -> WeightingOutput:
         out = self.function(statistics)
-        return out if isinstance(out, WeightingOutput) else WeightingOutput(out, {}, None)
+        return WeightingOutput(out, {}, None) if isinstance(out, Tensor) else out
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,6 +91,18 @@ class FromTheEnd(WarmUp):
         return {"calls": -1, "squares": 1}
 
 
+class Leaky(WarmUp):
+    """Learns from every row, inactive ones too, and weighs by it at the next step."""
+
+    def __call__(
+        self, statistics: StepStatistics, state: dict[str, Tensor] | None = None
+    ) -> WeightingOutput:
+        state = state or self.initial_state(statistics.num_objectives)
+        weights = Mean()(statistics).weights * (1.0 + state["squares"].mean())
+        squares = statistics.gramian.diagonal(dim1=-2, dim2=-1).nan_to_num()
+        return WeightingOutput(weights, state | {"squares": squares}, None)
+
+
 class Late(WarmUp):
     """Uniform at first, then the first objective only."""
 
@@ -109,7 +121,7 @@ def ring(statistics: StepStatistics) -> Tensor:
     return (neighbours[0] + neighbours[1]).softmax(-1)
 
 
-def planted(function: Callable[[StepStatistics], Tensor | WeightingOutput]) -> Build:
+def planted(function: Callable[[StepStatistics], Any]) -> Build:
     return fixed(Planted(function=function))
 
 
@@ -158,6 +170,33 @@ def masked_rows_leak(statistics: StepStatistics) -> Tensor:
 
 def single_precision(statistics: StepStatistics) -> Tensor:
     return _mean(statistics).float()
+
+
+def coarse_on_coarse_input(statistics: StepStatistics) -> Tensor:
+    """float64 weights, computed in the Gramian's dtype."""
+    norms = statistics.gramian.diagonal(dim1=-2, dim2=-1).sqrt()
+    return (norms / norms.sum(-1, keepdim=True)).double()
+
+
+def decomposes_any_dtype(statistics: StepStatistics) -> Tensor:
+    """bfloat16 has no eigenvalues in PyTorch."""
+    return _mean(statistics) * torch.linalg.eigvalsh(statistics.gramian).double()
+
+
+def a_list(statistics: StepStatistics) -> Any:
+    return WeightingOutput(_mean(statistics).tolist(), {}, None)  # type: ignore[arg-type]
+
+
+def bare_weights(statistics: StepStatistics) -> Any:
+    return [_mean(statistics)]
+
+
+def nested_state(statistics: StepStatistics) -> Any:
+    return WeightingOutput(_mean(statistics), {"past": {}}, None)  # type: ignore[dict-item]
+
+
+def reads_a_value(statistics: StepStatistics) -> Tensor:
+    return _mean(statistics) * (0.5 if float(statistics.gramian[..., 0, 0].sum()) > 1.0 else 1.0)
 
 
 def mixes_groups(statistics: StepStatistics) -> Tensor:
@@ -215,6 +254,7 @@ BY_GUARANTEE: dict[Guarantee, Build] = {
 }
 
 BY_RULE: dict[str, Build] = {
+    "output": planted(a_list),
     "mask equals dropping": planted(masked_rows_leak),
     "nothing active": planted(ignores_the_mask),
     "types": planted(single_precision),
@@ -224,4 +264,15 @@ BY_RULE: dict[str, Build] = {
     "state round trip": planted(undeclared_state),
     "non-finite": planted(nan_passes_through),
     "needs": planted(reads_undeclared_losses),
+    "nothing is read": planted(reads_a_value),
 }
+
+FURTHER_BY_RULE: dict[str, tuple[str, Build]] = {
+    "a bare list": ("output", planted(bare_weights)),
+    "a nested state": ("output", planted(nested_state)),
+    "state of inactive rows": ("mask equals dropping", fixed(Leaky())),
+    "coarse input": ("types", planted(coarse_on_coarse_input)),
+    "no form for bfloat16": ("types", planted(decomposes_any_dtype)),
+    "axes from the end": ("state round trip", fixed(FromTheEnd())),
+}
+"""What breaks a rule in another way: violator -> (rule, build)."""

@@ -1,0 +1,118 @@
+"""Rules of what a call takes and gives: types, leading dimensions, the same bits, no host."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from moopt.testing.directions import (
+    DIRECTION_TOL,
+    Build,
+    losses_of,
+    mask_of,
+    statistics,
+    weigh,
+)
+from moopt.testing.sampling import DTYPES, Case
+from moopt.weightings import WeightingOutput
+
+
+def check_output(build: Build, case: Case) -> None:
+    """It returns a `WeightingOutput` of a tensor and a flat dictionary of tensors."""
+    output = weigh(build, case)
+    made = type(output).__name__
+    assert isinstance(output, WeightingOutput), (
+        f"the call must return a WeightingOutput; got {made}. Return WeightingOutput(weights,"
+        " state, result), with {} and None for no state and no solver"
+    )
+    assert isinstance(output.weights, Tensor), (
+        f"weights must be a float64 tensor; got {type(output.weights).__name__}"
+    )
+    assert isinstance(output.state, dict), (
+        f"the state must be a dict of tensors, {{}} for none; got {type(output.state).__name__}"
+    )
+    odd = [key for key, value in output.state.items() if not isinstance(value, Tensor)]
+    assert not odd, f"the state must be flat, of tensors; {odd} are not"
+
+
+def check_types(build: Build, case: Case) -> None:
+    """float64 weights on the Gramian's device, whatever its dtype; no graph."""
+    output, weighting = weigh(build, case), build(range(case.m))
+    weights = output.weights
+    assert weights.shape == (case.m,), f"{case.m} objectives got weights {list(weights.shape)}"
+    assert weights.device == case.gramian.device, "the weights must be on the Gramian's device"
+    assert not weights.requires_grad, "the weights carry a graph: detach the Gramian"
+    for dtype in DTYPES:
+        coarse = case.gramian.to(dtype)
+        weights = weighting(statistics(coarse, losses_of(case))).weights
+        assert weights.dtype == torch.float64, (
+            f"weights must be float64 whatever the Gramian is; got {weights.dtype} for {dtype}."
+            " Begin with `statistics.gramian.double()`"
+        )
+        exact = weighting(statistics(coarse.double(), losses_of(case))).weights
+        assert torch.equal(weights, exact), (
+            f"a Gramian in {dtype} must be worked on in float64; the weights differ from those of"
+            " `gramian.double()`"
+        )
+    if output.result is not None:
+        assert output.result.status.dtype == torch.int64, "`result.status` must be int64"
+        assert output.result.status.shape == output.result.gap.shape == (), (
+            "`result.status` and `result.gap` must have the Gramian's leading dimensions"
+        )
+
+
+def check_batch(build: Build, case: Case) -> None:
+    """Leading dimensions are independent parameter groups, each with its own mask."""
+    weighting = build(range(case.m))
+    other = torch.eye(case.m, dtype=torch.float64) * float(case.norms.max().clamp_min(1.0)) ** 2
+    groups = torch.stack([case.gramian, other, case.gramian])
+    masks = torch.stack([mask_of(case) | True, mask_of(case) | True, mask_of(case)])
+    batched = weighting(statistics(groups, losses_of(case), masks)).weights
+    assert batched.shape == (3, case.m), (
+        f"a Gramian {list(groups.shape)} must give weights {[3, case.m]}; got {list(batched.shape)}"
+    )
+    for gramian, mask, weights in zip(groups, masks, batched, strict=True):
+        alone = weighting(statistics(gramian, losses_of(case), mask)).weights
+        difference = weights - alone
+        # Compared as directions: on dependent rows the weights themselves are not determined.
+        length = float((difference @ gramian @ difference).clamp_min(0.0).sqrt())
+        scale = float((alone.abs() * gramian.diagonal().sqrt()).sum())
+        assert length <= DIRECTION_TOL * scale, (
+            f"a group in a batch gets {weights.tolist()}, alone {alone.tolist()}: leading"
+            " dimensions must not mix"
+        )
+
+
+def check_determinism(build: Build, case: Case) -> None:
+    """Bit for bit, and without writing to the input."""
+    gramian = case.gramian
+    given = statistics(gramian, losses_of(case), mask_of(case))
+    first, second = (build(range(case.m))(given).weights for _ in range(2))
+    assert torch.equal(first, second), (
+        f"the same input gives {first.tolist()} and then {second.tolist()}. Keep what changes in"
+        " the state, random numbers as functions of a counter in it"
+    )
+    assert torch.equal(gramian, case.gramian), "the Gramian was written to"
+
+
+def check_nothing_is_read(build: Build, case: Case) -> None:
+    """No value is read on the host (`.item()`, `if tensor`, `.tolist()`): a GPU would wait.
+
+    On fake tensors, which have no values; a host path for CPU tensors must not take those.
+    """
+    m = case.m
+    with FakeTensorMode():
+        ones = torch.ones(m, dtype=torch.float64)
+        given = statistics(torch.eye(m, dtype=torch.float64), ones, ones.bool())
+        weighting = build(range(m))
+        try:
+            output = weighting(given, weighting.initial_state(m))
+            if weighting.observes:
+                weighting.observe(output.state, ones, names=given.names)
+        except Exception as error:
+            raise AssertionError(
+                "a value is read on the host, or an operation has no form for fake tensors:"
+                f" {type(error).__name__}: {str(error).splitlines()[0]}"
+            ) from error
+    assert output.weights.shape == (m,), f"{m} objectives got weights {list(output.weights.shape)}"
