@@ -31,6 +31,8 @@ class GradientAggregator(abc.ABC):
         source: authors, title, venue, year.
 
     Properties:
+        guarantees: the promises under the configured hyper-parameters; see
+            `moopt.weightings.Guarantee`.
         needs: which optional fields of a step must be present ("names", "losses").
         state_axes: for each key of the state, how many leading axes index objectives.
 
@@ -47,7 +49,7 @@ class GradientAggregator(abc.ABC):
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:
-        """None: what the direction does to each objective is measured, not promised."""
+        """What holds for all gradients; common descent never does, it is measured instead."""
         return frozenset()
 
     @property

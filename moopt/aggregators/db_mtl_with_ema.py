@@ -12,6 +12,7 @@ from moopt.aggregators.base import State
 from moopt.aggregators.tracking import TrackingAggregator
 from moopt.check_number import check_number
 from moopt.record import StepStatistics
+from moopt.weightings import Guarantee
 from moopt.weightings.db_mtl import db_mtl_weights
 from moopt.weightings.loss_sizes import loss_sizes
 from moopt.weightings.unit_rows import unit_rows
@@ -68,6 +69,10 @@ class DBMTLWithEMA(TrackingAggregator):
     def __post_init__(self) -> None:
         check_number(self.name, "beta", self.beta, "in [0, 1)", use="0.9")
         check_number(self.name, "beta_decay", self.beta_decay, "finite and >= 0", use="0")
+
+    @property
+    def guarantees(self) -> frozenset[Guarantee]:
+        return frozenset({Guarantee.SCALE_EQUIVARIANT, Guarantee.PERMUTATION_EQUIVARIANT})
 
     @property
     def needs(self) -> frozenset[str]:

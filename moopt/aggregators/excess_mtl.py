@@ -13,6 +13,7 @@ from moopt.aggregators.base import State
 from moopt.aggregators.tracking import TrackingAggregator
 from moopt.check_number import check_number
 from moopt.record import StepStatistics
+from moopt.weightings import Guarantee
 
 LOGITS = "logits"
 FIRST = "first"
@@ -66,6 +67,17 @@ class ExcessMTL(TrackingAggregator):
 
     def __post_init__(self) -> None:
         check_number(self.name, "step_size", self.step_size, "finite and > 0", use="0.01")
+
+    @property
+    def guarantees(self) -> frozenset[Guarantee]:
+        return frozenset(
+            {
+                Guarantee.SIMPLEX,
+                Guarantee.POSITIVELY_HOMOGENEOUS,
+                Guarantee.PERMUTATION_EQUIVARIANT,
+                Guarantee.IDEMPOTENT,
+            }
+        )
 
     @property
     def state_axes(self) -> Mapping[str, int]:

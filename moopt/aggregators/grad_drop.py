@@ -13,6 +13,7 @@ from moopt.aggregators.base import State
 from moopt.aggregators.entrywise import EntrywiseAggregator
 from moopt.check_number import check_number
 from moopt.scalarizations.preference import Vector, frozen_vector, vector_in_order
+from moopt.weightings import Guarantee
 from moopt.weightings.common_settings import check_seed
 from moopt.weightings.counter_random import counter_uniform, stream_seed
 
@@ -69,6 +70,13 @@ class GradDrop(EntrywiseAggregator):
         for key, value in leak.items() if isinstance(leak, Mapping) else enumerate(leak or ()):
             check_number(self.name, f"leak[{key!r}]", value, "in [0, 1]", use="0")
         check_seed(self.name, self.seed)
+
+    @property
+    def guarantees(self) -> frozenset[Guarantee]:
+        promises = {Guarantee.POSITIVELY_HOMOGENEOUS}
+        if self.leak is None:
+            promises.add(Guarantee.PERMUTATION_EQUIVARIANT)
+        return frozenset(promises)
 
     @property
     def needs(self) -> frozenset[str]:

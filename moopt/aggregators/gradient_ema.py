@@ -13,7 +13,7 @@ from moopt.aggregators.base import State
 from moopt.aggregators.tracking import TrackingAggregator
 from moopt.check_number import check_number
 from moopt.record import StepStatistics
-from moopt.weightings import Weighting
+from moopt.weightings import Guarantee, Weighting
 
 NUM_STEPS = "num_steps"
 NESTED = "weighting."
@@ -84,6 +84,17 @@ class GradientEMA(TrackingAggregator):
         for key, beta in betas:
             setting = "beta" if key is None else f"beta[{key!r}]"
             check_number(self.name, setting, beta, "in [0, 1)", use="0.9, or a mapping of names")
+
+    @property
+    def guarantees(self) -> frozenset[Guarantee]:
+        # Those that hold whatever the rows are, averages of earlier gradients here.
+        kept = {
+            Guarantee.SIMPLEX,
+            Guarantee.SCALE_EQUIVARIANT,
+            Guarantee.POSITIVELY_HOMOGENEOUS,
+            Guarantee.PERMUTATION_EQUIVARIANT,
+        }
+        return frozenset(self.weighting.guarantees & kept)
 
     @property
     def needs(self) -> frozenset[str]:

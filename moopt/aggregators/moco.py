@@ -14,6 +14,7 @@ from moopt.aggregators.tracking import TrackingAggregator
 from moopt.check_number import check_number
 from moopt.record import StepStatistics
 from moopt.solvers import simplex_projection
+from moopt.weightings import Guarantee
 
 WEIGHTS = "weights"
 
@@ -92,6 +93,10 @@ class MoCo(TrackingAggregator):
             raise ValueError(
                 f'`simplex` of `MoCo` must be "projection" or "softmax"; got {self.simplex!r}.'
             )
+
+    @property
+    def guarantees(self) -> frozenset[Guarantee]:
+        return frozenset({Guarantee.SIMPLEX})
 
     @property
     def needs(self) -> frozenset[str]:

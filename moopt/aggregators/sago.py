@@ -11,6 +11,7 @@ from torch import Tensor
 
 from moopt.aggregators.base import State
 from moopt.aggregators.entrywise import EntrywiseAggregator
+from moopt.weightings import Guarantee
 from moopt.weightings.roles import membership, refuse_overlap, role_names
 
 
@@ -64,6 +65,13 @@ class SAGO(EntrywiseAggregator):
             names = role_names(getattr(self, keyword), keyword, self.name)
             object.__setattr__(self, keyword, names)
         refuse_overlap(self._roles, self.name)
+
+    @property
+    def guarantees(self) -> frozenset[Guarantee]:
+        promises = {Guarantee.POSITIVELY_HOMOGENEOUS}
+        if len(self.forget) == len(self.retain) == 1:
+            promises.add(Guarantee.IDEMPOTENT)
+        return frozenset(promises)
 
     @property
     def needs(self) -> frozenset[str]:

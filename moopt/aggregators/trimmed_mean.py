@@ -11,6 +11,7 @@ from torch import Tensor
 
 from moopt.aggregators.base import State
 from moopt.aggregators.entrywise import EntrywiseAggregator
+from moopt.weightings import Guarantee
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,16 @@ class TrimmedMean(EntrywiseAggregator):
     def __post_init__(self) -> None:
         if not isinstance(self.trim, int) or self.trim < 0:
             raise ValueError(f"`trim` of `TrimmedMean` must be an int >= 0; got {self.trim!r}.")
+
+    @property
+    def guarantees(self) -> frozenset[Guarantee]:
+        return frozenset(
+            {
+                Guarantee.POSITIVELY_HOMOGENEOUS,
+                Guarantee.PERMUTATION_EQUIVARIANT,
+                Guarantee.IDEMPOTENT,
+            }
+        )
 
     def _aggregate(
         self, rows: Tensor, active: Tensor, names: Sequence[str] | None, state: State, position: int
