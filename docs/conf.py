@@ -21,6 +21,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "public_names",
+    "one_line_sections",
     "mathml",
 ]
 exclude_patterns = ["_build"]
@@ -40,8 +41,11 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_attr_annotations = False
+# Their text may start on the line of the name: docs/_extensions/one_line_sections.py.
 napoleon_custom_sections = [
     "Numerics",
+    "Shape",
+    "Signs",
     "Source",
     ("Class attributes", "Attributes"),
     ("Properties", "Attributes"),
