@@ -17,7 +17,8 @@ from moopt.solvers.result import SolverResult
 class Guarantee(enum.Enum):
     """What a weighting promises for every Gramian; the conformance suite tests each claim.
 
-    Rescaling an objective rescales its gradient and its loss alike.
+    Rescaling an objective rescales its gradient and its loss alike. The columns are those of the
+    tables in `docs/methods.md`.
 
     Example:
         >>> from moopt.weightings import MGDA, Guarantee
@@ -25,15 +26,23 @@ class Guarantee(enum.Enum):
         True
     """
 
-    NON_CONFLICTING = "non-conflicting"  # (G w)_i >= 0 for every active i, up to rounding
-    # The same for every Gramian of linearly independent rows; other rows may break it, visibly.
+    NON_CONFLICTING = "non-conflicting"
+    """(G w)_i >= 0 for every active i, up to rounding; column *descent*, ✓."""
     NON_CONFLICTING_IF_INDEPENDENT = "non-conflicting for linearly independent gradients"
-    SIMPLEX = "simplex"  # w >= 0, sum(w) = 1 over the active objectives
-    SCALE_EQUIVARIANT = "scale-equivariant"  # direction unchanged when one row is rescaled
-    POSITIVELY_HOMOGENEOUS = "positively homogeneous"  # d(c J) = c d(J) for c > 0
+    """The same for every Gramian of linearly independent rows; other rows may break it, visibly;
+    column *descent*, (✓)."""
+    SIMPLEX = "simplex"
+    """w >= 0 and sum(w) = 1 over the active objectives; column *simplex*."""
+    SCALE_EQUIVARIANT = "scale-equivariant"
+    """The direction does not turn when one objective is rescaled; column *any scale*."""
+    POSITIVELY_HOMOGENEOUS = "positively homogeneous"
+    """d(c J) = c d(J) for c > 0; column *homog.*"""
     PERMUTATION_EQUIVARIANT = "permutation-equivariant"
-    ZERO_AT_STATIONARITY = "zero at stationarity"  # d = 0 where zero is in the convex hull
-    IDEMPOTENT = "idempotent"  # d = g where every gradient is the same g; implied by SIMPLEX
+    """The order of the objectives does not change the direction; column *any order*."""
+    ZERO_AT_STATIONARITY = "zero at stationarity"
+    """d = 0 where zero is in the convex hull of the gradients; column *stops*."""
+    IDEMPOTENT = "idempotent"
+    """d = g where every gradient is the same g; implied by SIMPLEX; column *idemp.*"""
 
 
 class WeightingOutput(NamedTuple):
