@@ -30,7 +30,7 @@ html_theme = "furo"
 html_title = "moopt"
 html_math_renderer = "mathml"
 html_static_path = ["_static"]
-html_css_files = ["formula.css"]
+html_css_files = ["formula.css", "methods.css"]
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3

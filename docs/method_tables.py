@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import torch
+
+import moopt
 from moopt.aggregators import GradientAggregator, TrackingAggregator
-from moopt.weightings import Guarantee, RegisteredWeighting, Weighting
+from moopt.weightings import (
+    MGDA,
+    AlignedMTL,
+    DualSpaceMGDA,
+    Guarantee,
+    RegisteredWeighting,
+    Weighting,
+)
 
 PAGE = Path(__file__).with_name("methods.md")
 BLOCK = re.compile(r"(<!-- rows: (\S+) -->\n)(.*?)(<!-- end rows -->)", re.DOTALL)
@@ -16,17 +28,61 @@ BLOCK = re.compile(r"(<!-- rows: (\S+) -->\n)(.*?)(<!-- end rows -->)", re.DOTAL
 COLUMNS: Mapping[Guarantee, str] = {
     Guarantee.NON_CONFLICTING: "descent",
     Guarantee.SIMPLEX: "simplex",
-    Guarantee.SCALE_EQUIVARIANT: "any loss scale",
-    Guarantee.POSITIVELY_HOMOGENEOUS: "homogeneous",
+    Guarantee.SCALE_EQUIVARIANT: "any scale",
+    Guarantee.POSITIVELY_HOMOGENEOUS: "homog.",
     Guarantee.PERMUTATION_EQUIVARIANT: "any order",
     Guarantee.ZERO_AT_STATIONARITY: "stops",
-    Guarantee.IDEMPOTENT: "idempotent",
+    Guarantee.IDEMPOTENT: "idemp.",
+}
+
+PREFERENCE = {"preference": [1, 2, 3]}
+# Settings that change the marks, by method; tests/test_method_tables.py says if one is missing.
+SETTINGS: Mapping[str, tuple[Mapping[str, Any], ...]] = {
+    "MGDA": ({"normalize": "l2"}, {"normalize": "loss"}, {"normalize": "loss+"}),
+    "DualSpaceMGDA": (
+        {"length": "keep"},
+        {"variant": "projected"},
+        {"variant": "projected", "length": "keep"},
+    ),
+    "CRMOGM": ({"weighting": DualSpaceMGDA()}, {"momentum": 0.0}),
+    "HAMU": ({"relative": False},),
+    "AlignedMTL": (PREFERENCE,),
+    "DualProj": (PREFERENCE,),
+    "UPGrad": (PREFERENCE,),
+    "CAGrad": ({"c": 1.5, "rescale": "linear"}, {"c": 0.0}),
+    "FairGrad": ({"alpha": 1.0},),
+    "PMGDA": (PREFERENCE,),
+    "STCH": (PREFERENCE,),
+    "AugmentedTchebycheff": ({**PREFERENCE, "reference": [1, 1, 2]},),
+    "PBI": ({**PREFERENCE, "reference": [1, 1, 2]},),
+    "COSMOS": (PREFERENCE,),
+    "FAMO": ({"min_losses": [1, 1, 2]},),
+    "GradDrop": ({"leak": [0, 0.1, 0.2]},),
+    "SAGO": ({"forget": "forget", "retain": "retain"},),
+    "GradientEMA": ({"weighting": MGDA(normalize="l2")}, {"weighting": AlignedMTL()}),
 }
 
 
-def cells(row: RegisteredWeighting, module: str) -> list[str]:
+def default() -> Any:
+    """What `CommonDescent` uses without a weighting."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    return moopt.CommonDescent(torch.optim.SGD([parameter], lr=1.0)).weighting
+
+
+def methods(registry: str) -> Iterator[tuple[RegisteredWeighting, Mapping[str, Any], Any]]:
+    """Each row of a registry such as "moopt.weightings.WEIGHTINGS", the settings in which it
+    differs from the defaults, and the method with these.
+    """
+    module, _, name = registry.rpartition(".")
+    for row in getattr(importlib.import_module(module), name).values():
+        for settings in ({}, *SETTINGS.get(row.name, ())):
+            yield row, settings, row.build(**{**row.required, **settings})
+
+
+def cells(
+    row: RegisteredWeighting, settings: Mapping[str, Any], method: Any, module: str
+) -> list[str]:
     """One row of a table."""
-    method = row.example()
     marks = []
     for guarantee in COLUMNS:
         mark = "✓" if guarantee in method.guarantees else ""
@@ -35,8 +91,21 @@ def cells(row: RegisteredWeighting, module: str) -> list[str]:
             mark = "(✓)"
         marks.append(mark)
     needs = ", ".join([*sorted(method.needs), *_kept(method)])
-    page = f"api/{module.rpartition('.')[2]}.md"
-    return [f"[{row.name}]({page})", "" if row.year is None else str(row.year), needs, *marks]
+    label = f"[{row.name}](api/{module.rpartition('.')[2]}.md#{row.name.lower()})"
+    label += "".join(f", `{key}={_shown(value)}`" for key, value in settings.items())
+    if method == default():
+        label += ", **the default**"
+    return [label, "" if row.year is None else str(row.year), needs, *marks]
+
+
+def _shown(value: Any) -> str:
+    """The value of a setting; of a method, what is not its default."""
+    if not isinstance(value, Weighting):
+        return repr(value).replace("'", '"')
+    fields = [field for field in dataclasses.fields(value) if field.init]
+    given = [(field.name, getattr(value, field.name), field.default) for field in fields]
+    changed = [f"{key}={_shown(now)}" for key, now, before in given if now != before]
+    return f"{value.name}({', '.join(changed)})"
 
 
 def _kept(method: Weighting | GradientAggregator) -> list[str]:
@@ -46,11 +115,10 @@ def _kept(method: Weighting | GradientAggregator) -> list[str]:
 
 
 def table(registry: str) -> str:
-    """The lines of a Markdown table, of a registry such as "moopt.weightings.WEIGHTINGS"."""
-    module, _, name = registry.rpartition(".")
+    """The lines of a Markdown table."""
+    module = registry.rpartition(".")[0]
     header = ["method", "year", "needs", *COLUMNS.values()]
-    rows = getattr(importlib.import_module(module), name).values()
-    lines = [header, ["---"] * len(header), *(cells(row, module) for row in rows)]
+    lines = [header, ["---"] * len(header), *(cells(*each, module) for each in methods(registry))]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
