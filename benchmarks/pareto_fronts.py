@@ -5,7 +5,8 @@
 Every method at its defaults, with Adam and one learning rate, from the same random starts. A *gap*
 is the distance of the end point to the front, relative to the range of the front in each
 objective; *steps* is when the gap first fell below 5 %; *hypervolume* is that of the end points of
-all starts together, as a share of the whole front's (moocore). The picture shows the paths.
+all starts together, as a share of the whole front's (moocore). Gap and steps are medians. The
+tables are written as Markdown, too, and pictures show the paths: runs/benchmarks/.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import moopt
+from benchmarks.front_pictures import draw
 from benchmarks.report import Report, main
 from moopt.aggregators import AGGREGATORS
 from moopt.scalarizations import SCALARIZATIONS
@@ -31,10 +33,35 @@ STARTS = 5
 STEPS = 300
 LR = 0.03
 REACHED = 0.05
-PICTURE = Path("runs/benchmarks/pareto_fronts.png")
-# Losses that range over orders of magnitude.
-ROOTED = ("quadratics",)
-SHOWN = ("Sum", "MGDA", "MGDA l2", "UPGrad", "PCGrad", "CAGrad", "NashMTL", "AlignedMTL", "STCH")
+OUT = Path("runs/benchmarks")
+# Fonseca looks like VLMOP2, from starts near the front; DTLZ2 has three losses.
+DRAWN = ("VLMOP2", "ZDT1", "quadratics")
+# Whose losses range over orders of magnitude.
+ROOTED = ("ZDT1", "quadratics")
+# By whether they promise descent; rows of the tables and of the pictures come in this order.
+SHOWN = {
+    "descent": ("MGDA l2", "MGDA", "UPGrad", "NashMTL"),
+    "others": ("Sum", "CAGrad", "AlignedMTL", "PCGrad", "STCH"),
+}
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def whole_percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def number(steps: float) -> str:
+    return f"{steps:.0f}" if steps <= STEPS else "not reached"
+
+
+TABLES: dict[str, tuple[str, Callable[[float], str]]] = {
+    "Gap at the end": ("gap", percent),
+    f"Steps until the gap is {100 * REACHED:.0f} %": ("steps", number),
+    f"Hypervolume of the {STARTS} ends": ("hypervolume", whole_percent),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,37 +213,42 @@ def hypervolume(points: Tensor, reference: Tensor) -> float:
 
 def run(report: Report, quick: bool) -> None:
     chosen = problems()
-    names = list(methods())
-    if quick:
-        names = [name for name in names if name in SHOWN]
+    names = [name for group in SHOWN.values() for name in group]
+    if not quick:
+        names += [name for name in methods() if name not in names]
     paths: dict[str, dict[str, list[Tensor]]] = {}
-    rows = []
+    rows: dict[str, list[list[str]]] = {title: [] for title in TABLES}
     for name in names:
-        paths[name], cells = {}, []
+        paths[name], found = {}, report.results.setdefault(name, {})
         for label, problem in chosen.items():
             runs = [path(problem, methods()[name], start) for start in problem.starts]
             paths[name][label] = runs
-            gaps = [problem.gap(run[-1]) for run in runs]
-            steps = [first_below(problem, run) for run in runs]
-            ends = torch.stack([run[-1] for run in runs])
-            share = hypervolume(ends, problem.reference) / hypervolume(
-                problem.front, problem.reference
-            )
-            report.results.setdefault(name, {})[label] = {
-                "gap": statistics.median(gaps),
-                "steps": statistics.median(steps),
-                "hypervolume": share,
-            }
-            late = statistics.median(steps)
-            text = f"{late:.0f}" if late <= STEPS else "-"
-            cells.append(f"{100 * statistics.median(gaps):.0f} % {text:>3} {100 * share:3.0f} %")
-        rows.append([name, *cells])
+            found[label] = measured(problem, runs)
+        for cells, (key, shown) in zip(rows.values(), TABLES.values(), strict=True):
+            cells.append([name, *(shown(found[label][key]) for label in chosen)])
         print(f"   {name}", flush=True)
-    print(f"\nGap at the end, steps to a gap of 5 %, hypervolume of {STARTS} ends; medians\n")
-    report.table(["", *chosen], rows)
+    OUT.mkdir(parents=True, exist_ok=True)
+    with (OUT / "pareto_fronts.md").open("w", encoding="utf-8") as file:
+        for title, cells in rows.items():
+            print(f"\n{title}\n")
+            report.table(["", *chosen], cells)
+            lines = [["", *chosen], ["---"] * (len(chosen) + 1), *cells]
+            text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+            file.write(f"{title}:\n\n{text}\n")
     plain = report.results["Sum"]["Fonseca"]["gap"]
     report.gate("the sum reaches a convex part of the front", plain <= REACHED, f"gap {plain:.1e}")
-    picture(chosen, paths)
+    pictures(chosen, paths)
+
+
+def measured(problem: Problem, runs: list[Tensor]) -> dict[str, float]:
+    """Medians over the runs, and the hypervolume of their ends."""
+    ends = torch.stack([run[-1] for run in runs])
+    whole = hypervolume(problem.front, problem.reference)
+    return {
+        "gap": statistics.median(problem.gap(end) for end in ends),
+        "steps": statistics.median(first_below(problem, run) for run in runs),
+        "hypervolume": hypervolume(ends, problem.reference) / whole,
+    }
 
 
 def first_below(problem: Problem, losses: Tensor) -> int:
@@ -224,52 +256,13 @@ def first_below(problem: Problem, losses: Tensor) -> int:
     return next((i for i, row in enumerate(losses) if problem.gap(row) <= REACHED), len(losses))
 
 
-def picture(chosen: dict[str, Problem], paths: dict[str, dict[str, list[Tensor]]]) -> None:
-    """A row per problem with two objectives, a column per method; made for the width of a page."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    shown = [name for name in SHOWN if name in paths]
-    flat = {label: p for label, p in chosen.items() if p.front.shape[-1] == 2}
-    figure, axes = pyplot.subplots(
-        len(flat), len(shown), figsize=(0.85 * len(shown) + 0.5, 0.95 * len(flat) + 0.6),
-        sharex="row", sharey="row", layout="constrained", squeeze=False,
-    )  # fmt: skip
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.03)
-    for name, panel in zip(shown, axes[0], strict=True):
-        panel.set_title(name, fontsize=8, pad=4)
-    for row, (label, problem) in zip(axes, flat.items(), strict=True):
-        worst = problem.front.amax(0)
-        for panel, name in zip(row, shown, strict=True):
-            for points, style in (
-                (problem.front, {"color": "#BDBDBD", "linewidth": 3.5}),
-                *((run, {"color": "#0B3C78", "linewidth": 0.8}) for run in paths[name][label]),
-            ):
-                panel.plot(*(points / worst).T.numpy(), **style)
-            for run in paths[name][label]:
-                x, y = (run[-1] / worst).tolist()
-                panel.plot(x, y, "o", color="#E66100", markersize=4.5, mec="white", mew=0.6)
-            if label in ROOTED:
-                root = {"functions": (lambda v: v.clip(0) ** 0.5, lambda v: v**2)}
-                panel.set_xscale("function", **root)
-                panel.set_yscale("function", **root)
-            low = 0.0 if label in ROOTED else -0.1
-            panel.set(xlim=(low, 1.5), ylim=(low, 1.5), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
-            panel.set_xticklabels(("0", "", "1"))
-            panel.set_yticklabels(("0", "", "1"))
-            panel.tick_params(labelsize=7, length=2)
-        row[0].set_ylabel(f"{label}\n(root axes)" if label in ROOTED else label, fontsize=8)
-    figure.supxlabel(
-        "first loss (across), second loss (up), relative to the front's largest;"
-        f" grey: Pareto front; dots: ends of {STARTS} runs",
-        fontsize=8,
-    )
-    PICTURE.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(PICTURE, dpi=200)
-    pyplot.close(figure)
-    print(f"   picture: {PICTURE}")
+def pictures(chosen: dict[str, Problem], paths: dict[str, dict[str, list[Tensor]]]) -> None:
+    """One of the methods that promise descent, one of the others; see docs/choosing.md."""
+    fronts = {label: chosen[label].front for label in DRAWN}
+    for group, names in SHOWN.items():
+        target = OUT / f"fronts_{group}.png"
+        draw(target, fronts, {name: paths[name] for name in names}, ROOTED)
+        print(f"   picture: {target}")
 
 
 if __name__ == "__main__":
