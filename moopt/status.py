@@ -9,12 +9,13 @@ class SolverStatus(enum.IntEnum):
     """How a solver ended. Tensors hold the integer codes; reading one gives this enum.
 
     A solver never raises inside a training step: numerical trouble is a status whose
-    `explanation` says what happened, why, and what to do.
+    `explanation` says what happened, why, and what to do. Printed, it is its name; the code is
+    `int(status)`.
 
     Example:
         >>> from moopt import SolverStatus
-        >>> SolverStatus(0).name
-        'CONVERGED'
+        >>> print(SolverStatus(0), f"{SolverStatus(0):>10}", f"{SolverStatus(0):d}")
+        CONVERGED  CONVERGED 0
         >>> SolverStatus.DEGENERATE.explanation.split(":")[0]
         'the gradients cancel'
     """
@@ -26,6 +27,12 @@ class SolverStatus(enum.IntEnum):
     RANK_DEFICIENT = 4
     INFEASIBLE = 5
     OUT_OF_DOMAIN = 6
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __format__(self, spec: str) -> str:
+        return format(int(self) if spec.endswith("d") else self.name, spec)
 
     @property
     def explanation(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -391,6 +393,21 @@ def test_record_every_with_sum_needs_one_backward_in_the_other_steps():
         optimizer.zero_grad()
     assert len(calls) == 2 + 1 + 1
     assert optimizer.record.step == 0
+
+
+def test_a_status_prints_its_name():
+    for status in moopt.SolverStatus:
+        assert str(status) == f"{status}" == f"{status:s}" == status.name
+        assert f"{status:>16}" == f"{status.name:>16}"
+        assert f"{status:d}" == f"{int(status)}"
+        assert json.loads(json.dumps(status)) == status.value
+    model, optimizer = make()
+    assert "CONVERGED" not in str(optimizer.backward(model.losses(batch())))
+    optimizer.zero_grad()
+    losses = model.losses(batch())
+    record = optimizer.backward(losses | {"a": losses["a"] * float("nan")})
+    assert f"{record.status}" == "NON_FINITE"
+    assert str(record).endswith("; NON_FINITE")
 
 
 def test_record_reads_as_plain_data():
