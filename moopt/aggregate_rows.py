@@ -66,9 +66,11 @@ def aggregate_rows_(
 
     chosen = [t for t, on in enumerate(shared) if on]
     products = inner_products([[row[t] for t in chosen] for row in (*rows, direction)])
-    slopes, length = products[:-1, -1], products[-1, -1].clamp_min(0.0).sqrt()
+    # Subtracted from zero, since `-falls` would turn 0 into -0.
+    falls, length = products[:-1, -1], products[-1, -1].clamp_min(0.0).sqrt()
+    slopes = 0.0 - falls
     slack = (DESCENT_TOL + ROUNDING) * products.diagonal()[:-1].clamp_min(0.0).sqrt() * length
-    lowers = (slopes >= -slack) | ~active
+    lowers = (falls >= -slack) | ~active
     distance, unit = stationarity(gramian, active=active)
     for row in rows:
         for t in chosen:

@@ -123,7 +123,7 @@ def combine_rows_(
             scatter(bank, weighting, names, certified.state)
 
     weights = certified.weights
-    slopes = (gramian @ weights)[:m] if combines_auxiliary else None
+    slopes = 0.0 - (gramian @ weights)[:m] if combines_auxiliary else None
     used = weights if combines_auxiliary else weights[:m]
     write_direction_(store, used, [everywhere or on for on in flags])
     return StepRecord(

@@ -112,9 +112,10 @@ class StepRecord:
         measured: whether the objectives' gradients were seen one by one. False for the single
             backward pass of a scalarization: Gramian, norms, cosines and stationarity are then
             NaN, `descent` is False (nothing certifies it), `conflicts` and `raised` raise.
-        slopes: float64 `[m]`, `g_i . d` over the shared parameters, where the direction is more
-            than `sum_i w_i g_i`: a gradient aggregator, or auxiliary rows with weights of their
-            own. None where it is `gramian @ weights`.
+        slopes: float64 `[m]`, `-g_i . d` over the shared parameters: how each loss changes along
+            the step `-d`, per unit of learning rate and to first order; negative where it falls.
+            Kept where the direction is more than `sum_i w_i g_i`: a gradient aggregator, or
+            auxiliary rows with weights of their own. None where it is `-gramian @ weights`.
         weighted: whether there are weights. False for an aggregator that works entry by entry:
             its `weights` are NaN.
 
@@ -201,9 +202,9 @@ class StepRecord:
         self._refuse_unmeasured("raised")
         if bool(self.descent) or not self.names:
             return ()
-        slopes = (self.gramian @ self.weights if self.slopes is None else self.slopes).tolist()
-        active = self.active.tolist()
-        return tuple(n for n, on, s in zip(self.names, active, slopes, strict=True) if on and s < 0)
+        slopes = -self.gramian @ self.weights if self.slopes is None else self.slopes
+        found = zip(self.names, self.active.tolist(), slopes.tolist(), strict=True)
+        return tuple(name for name, on, slope in found if on and slope > 0)
 
     @property
     def stationarity(self) -> float:
@@ -223,10 +224,10 @@ class StepRecord:
         """Plain floats for any logger, with keys such as `weight/forget` and `cosine/a,b`.
 
         `gap` is left out where the weighting has no solver, `weight` where an aggregator has none,
-        `slope` where the weights tell it, and what needs the gradients of single
-        objectives where the step did not see them (`measured`). Values that overflowed stay
-        infinite or NaN, so that a logger sees them. Before the first step: `bypassed` and `step`
-        only.
+        `slope` (positive where the step raises the loss) where the weights tell it, and what needs
+        the gradients of single objectives where the step did not see them (`measured`). `status`
+        is the code of a `SolverStatus`. Values that overflowed stay infinite or NaN, so that a
+        logger sees them. Before the first step: `bypassed` and `step` only.
 
         Example:
             >>> import moopt
@@ -278,18 +279,18 @@ class StepRecord:
     def __str__(self) -> str:
         if not self.names:
             return "no step recorded yet"
-        what, values = "weight", self.weights
+        what, sign, values = "weight", "", self.weights
         if not self.weighted and self.slopes is not None:
-            what, values = "slope", self.slopes
+            what, sign, values = "slope", "+", self.slopes
         parts = [
-            f"{n} loss {loss:.4g} {what} {value:.3g}"
+            f"{n} loss {loss:.4g} {what} {value:{sign}.3g}"
             for n, loss, value in zip(
                 self.names, self.losses.tolist(), values.tolist(), strict=True
             )
         ]
         tail = self._findings() if self.measured else ["one backward pass: conflicts not measured"]
         if self.status is not SolverStatus.CONVERGED:
-            tail.append(self.status.name)
+            tail.append(str(self.status))
         return f"step {self.step}: " + "; ".join(parts) + " | " + "; ".join(tail)
 
     def _findings(self) -> list[str]:

@@ -54,10 +54,10 @@ def test_the_direction_is_the_rule_of_every_parameter(name):
         torch.testing.assert_close(p.grad, direction)
     flat = torch.cat([p.grad.flatten() for p in parameters]).double()
     torch.testing.assert_close(record.gramian, rows @ rows.T, rtol=1e-6, atol=1e-9)
-    torch.testing.assert_close(record.slopes, rows @ flat, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(record.slopes, -rows @ flat, rtol=1e-5, atol=1e-7)
     assert torch.isnan(record.weights).all()
     assert set(record.raised) == {
-        n for n, slope in zip("abc", record.slopes.tolist(), strict=True) if slope < 0
+        n for n, slope in zip("abc", record.slopes.tolist(), strict=True) if slope > 0
     }
     assert bool(record.descent) == (not record.raised)
     assert record.measured
@@ -94,6 +94,34 @@ def test_a_history_of_steps_without_weights_still_knows_the_objectives():
     assert conflict_matrix(history).steps[0, 1] == 3
 
 
+def test_a_slope_is_the_change_of_the_loss_along_the_step():
+    """Positive beside "raises": the sign is that of the loss after the step less before."""
+    lr, generator = 1e-6, torch.Generator().manual_seed(0)
+    targets = torch.randn(3, 6, generator=generator, dtype=torch.float64)
+    w = torch.nn.Parameter(targets.mean(0))  # the losses' gradients cancel: some loss is raised
+
+    def losses():
+        return {n: (w - t).square().mean() for n, t in zip("abc", targets, strict=True)}
+
+    signs = set()
+    for _ in range(5):
+        before = torch.stack(list(losses().values()))
+        optimizer = moopt.CommonDescent(torch.optim.SGD([w], lr=lr), GradDrop())
+        optimizer.zero_grad()
+        record = optimizer.backward(losses())
+        optimizer.step()
+        change = (torch.stack(list(losses().values())) - before) / lr
+        torch.testing.assert_close(record.slopes, change, rtol=1e-3, atol=1e-5)
+        logged = [record.as_dict()[f"slope/{n}"] for n in "abc"]
+        assert logged == record.slopes.tolist()
+        assert set(record.raised) == {n for n, s in zip("abc", logged, strict=True) if s > 0}
+        assert all(f"slope {s:+.3g}" in str(record) for s in logged)
+        signs |= {s > 0 for s in logged}
+        with torch.no_grad():
+            w.copy_(targets.mean(0) + 0.3 * torch.randn(6, generator=generator))
+    assert signs == {True, False}
+
+
 def test_a_raised_objective_is_named():
     class Ascent(EntrywiseAggregator):
         """A violator of any descent: minus the first gradient."""
@@ -115,7 +143,7 @@ def test_retention_never_suffers_to_first_order():
     for step in range(5):
         optimizer.zero_grad()
         record = optimizer.backward(model.losses(batch(step)))
-        assert float(record.slopes[1]) >= 0
+        assert float(record.slopes[1]) <= 0
         optimizer.step()
 
 

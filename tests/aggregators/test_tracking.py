@@ -117,7 +117,7 @@ def test_three_steps_follow_the_rule(name):
         record = optimizer.backward(values)
         expected = RULES[name](history, losses)
         torch.testing.assert_close(flat_gradient(model), expected, rtol=RTOL, atol=1e-12)
-        torch.testing.assert_close(record.slopes, history[-1] @ expected, rtol=RTOL, atol=1e-12)
+        torch.testing.assert_close(record.slopes, -history[-1] @ expected, rtol=RTOL, atol=1e-12)
         optimizer.step()
     rules = [RULES[other](history, losses) for other in METHODS if other != name]
     assert all(float((expected - other).norm()) > 1e-3 * float(other.norm()) for other in rules)

@@ -154,7 +154,7 @@ def test_the_steepest_descent_is_orthogonal_to_the_drift_and_to_what_is_retained
     assert cosine(direction, rows["a"]) > 0.01
     torch.testing.assert_close(direction.norm(), rows["a"].norm(), rtol=1e-5, atol=0)
     # The weights alone do not tell the slopes: the drift has one of its own.
-    slopes = torch.stack([rows[name] @ direction for name in "abc"])
+    slopes = -torch.stack([rows[name] @ direction for name in "abc"])
     torch.testing.assert_close(record.slopes, slopes, rtol=1e-4, atol=1e-6)
     assert bool(record.descent)
     assert {"slope/a", "weight/a"} <= set(record.as_dict())
