@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from moopt.diagnostics.step_numbers import StepNumbers
 from moopt.record import StepRecord, cosine_key
 
 
@@ -16,14 +17,19 @@ class History:
 
     Objectives may come and go: where one was absent the tables hold NaN. Reading a record waits
     for the device, so `every=k` keeps every k-th record only. In steps that build no record
-    (`record_every` of CommonDescent) the last one comes again, and is not counted again.
+    (`record_every` of CommonDescent) the last one comes again, and is not counted again. A history
+    is of one run: a record whose step is smaller than the last one's is refused.
 
     Args:
         rows: flat rows to begin with, as `StepRecord.as_dict()` gives them.
         every: keep the first of every k calls; default 1.
+        first_step: the step of the first record that comes, for a run that continues `rows` after a
+            checkpoint of so many steps: rows from that step on give way to the steps that are
+            done again. None, the default, keeps every row and takes `record.step` as it is.
 
     Raises:
-        ValueError: `every` is not a positive integer.
+        ValueError: `every` is not a positive integer, `first_step` none >= 0, or `rows` are not of
+            one run.
 
     Example:
         >>> import torch, moopt
@@ -35,21 +41,34 @@ class History:
         (('a', 'b'), torch.Size([3, 2]))
     """
 
-    def __init__(self, rows: Iterable[Mapping[str, float]] = (), *, every: int = 1) -> None:
+    def __init__(
+        self,
+        rows: Iterable[Mapping[str, float]] = (),
+        *,
+        every: int = 1,
+        first_step: int | None = None,
+    ) -> None:
         if not isinstance(every, int) or every < 1:
             raise ValueError(f"`every` of `History` must be an int >= 1; got {every!r}. Use 1.")
         self.rows: list[dict[str, float]] = [dict(row) for row in rows]
+        self._step_of = StepNumbers("History", first_step)
+        del self.rows[self._step_of.keep([row.get("step", math.nan) for row in self.rows]) :]
         self.every = every
         self._calls = 0
         self._last: StepRecord | None = None
 
     def __call__(self, record: StepRecord) -> None:
-        """Keep a record (its numbers; the tensors are read now); the same one again is no news."""
+        """Keep a record (its numbers; the tensors are read now); the same one again is no news.
+
+        Raises:
+            ValueError: its step is smaller than that of the last one.
+        """
         if record is self._last:
             return
+        step = self._step_of(record)
         self._last = record
         if self._calls % self.every == 0:
-            self.rows.append(record.as_dict())
+            self.rows.append(record.as_dict() | {"step": float(step)})
         self._calls += 1
 
     def __len__(self) -> int:

@@ -5,25 +5,38 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from moopt.diagnostics.history import History
+from moopt.diagnostics.step_numbers import StepNumbers
 from moopt.record import StepRecord
 
 
 class JsonLinesWriter:
-    """Append every record to a file, one JSON object a line; call it with each record.
+    """Write every record to a file, one JSON object a line; call it with each record.
 
-    Each line is written and flushed at once, so that a run that is killed loses nothing, and an
-    existing file is continued, on a new line where its last one was cut. Values that are not
-    finite become null, which JSON has.
+    Each line is written and flushed at once, so that a run that is killed loses nothing. Values
+    that are not finite become null, which JSON has.
+
+    A file is of one run. One that holds records already is refused, unless `first_step` says where
+    this run comes in: its records from that step on are removed, and what this run writes is
+    counted from there. So `first_step=0` writes the file anew, and a run that resumes from a
+    checkpoint passes the number of steps that the checkpoint had done: the steps that are done
+    again, and a last line that was cut, are replaced.
 
     Args:
         path: the file; its folder must exist.
+        first_step: the step of the first record that comes; None, the default, takes `record.step`
+            as it is and needs a file that does not exist or is empty.
 
     Raises:
         OSError: the file cannot be opened for writing.
+        FileExistsError: the file holds records, and `first_step` was not given.
+        ValueError: `first_step` is no integer >= 0, or the file holds something else than the
+            records of one run.
 
     Example:
         >>> import pathlib, tempfile, torch, moopt
@@ -31,14 +44,28 @@ class JsonLinesWriter:
         >>> w, path = torch.nn.Parameter(torch.ones(1)), pathlib.Path(tempfile.mkdtemp(), "a.jsonl")
         >>> with JsonLinesWriter(path) as write:
         ...     write(moopt.backward({"a": w.sum()}, [w]))
-        >>> read_json_lines(path).objectives
-        ('a',)
+        >>> with JsonLinesWriter(path, first_step=1) as write:
+        ...     write(moopt.backward({"a": w.sum()}, [w]))
+        >>> read_json_lines(path).series("step").tolist()
+        [0.0, 1.0]
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, first_step: int | None = None) -> None:
+        path = Path(path)
+        self._step_of = StepNumbers("JsonLinesWriter", first_step)
+        size = path.stat().st_size if path.exists() else 0
+        if size and first_step is None:
+            raise FileExistsError(
+                f"the file of `JsonLinesWriter` must not hold records yet; got {str(path)!r} with"
+                f" {size} bytes. Pass first_step=0 to write it anew, or first_step=k to continue a"
+                " run from a checkpoint after k steps."
+            )
+        end = _end_of_kept(path, self._step_of) if size and first_step else 0
         # Open from call to call; `close` or the context manager ends it.
-        self._file = Path(path).open("a", encoding="utf-8")  # noqa: SIM115
-        if _is_cut(Path(path)):
+        self._file = path.open("a", encoding="utf-8")
+        if end < size:
+            self._file.truncate(end)
+        if _is_cut(path):
             self._file.write("\n")
         self._last: StepRecord | None = None
 
@@ -46,14 +73,17 @@ class JsonLinesWriter:
         """Write one line; none where the record is the last one again.
 
         Raises:
-            ValueError: the writer is closed.
+            ValueError: the writer is closed, or the record's step is smaller than the last one's.
         """
         if self._file.closed:
-            raise ValueError("this JsonLinesWriter is closed. Make a new one: it appends.")
+            raise ValueError(
+                "this JsonLinesWriter is closed. Make a new one; first_step says where it goes on."
+            )
         if record is self._last:
             return
+        numbers = record.as_dict() | {"step": float(self._step_of(record))}
         self._last = record
-        row = {k: v if math.isfinite(v) else None for k, v in record.as_dict().items()}
+        row = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
         self._file.write(json.dumps(row, allow_nan=False) + "\n")
         self._file.flush()
 
@@ -81,6 +111,52 @@ def _is_cut(path: Path) -> bool:
         return file.read() not in (b"", b"\n")
 
 
+def _end_of_kept(path: Path, step_of: StepNumbers) -> int:
+    """Where the lines that stay end, in bytes."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    if not lines[-1].endswith(b"\n") and not _is_json(lines[-1]):
+        lines.pop()
+    found = list(_rows(lines, path.name))
+    count = step_of.keep([row.get("step", math.nan) for _, row in found])
+    return sum(map(len, lines[: found[count - 1][0]])) if count else 0
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def _rows(lines: list[bytes], name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The number of each line that is not blank, and its row."""
+    last, unit = -math.inf, f"of {name} must be a JSON object"
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(
+                f"line {number} {unit}; it is not JSON ({error}). A run that was killed may have"
+                " cut it: remove that line."
+            ) from error
+        if not isinstance(row, dict):
+            raise ValueError(
+                f"line {number} {unit}; got {type(row).__name__}. Pass a file that JsonLinesWriter"
+                " wrote."
+            )
+        row = {key: math.nan if value is None else value for key, value in row.items()}
+        if row.get("step", last) < last:
+            raise ValueError(
+                f"line {number} of {name} must not go back; got step {row['step']:.0f} after"
+                f" {last:.0f}. The file holds several runs: split it before that line."
+            )
+        last = row.get("step", last)
+        yield number, row
+
+
 def read_json_lines(path: str | os.PathLike[str]) -> History:
     """The history that a `JsonLinesWriter` wrote; null reads as NaN.
 
@@ -89,7 +165,8 @@ def read_json_lines(path: str | os.PathLike[str]) -> History:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: a line is not a JSON object; the message names its number.
+        ValueError: a line is not a JSON object, or its step is smaller than that of the line
+            before: the file holds several runs. The message names the line's number.
 
     Example: see `JsonLinesWriter`.
         >>> import pathlib, tempfile
@@ -99,21 +176,5 @@ def read_json_lines(path: str | os.PathLike[str]) -> History:
         >>> read_json_lines(path).table("loss")
         tensor([[nan]], dtype=torch.float64)
     """
-    rows = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"line {number} of {Path(path).name} must be a JSON object; it is not JSON"
-                f" ({error.msg}). A run that was killed may have cut it: remove that line."
-            ) from error
-        if not isinstance(row, dict):
-            raise ValueError(
-                f"line {number} of {Path(path).name} must be a JSON object; got"
-                f" {type(row).__name__}. Pass a file that JsonLinesWriter wrote."
-            )
-        rows.append({key: math.nan if value is None else value for key, value in row.items()})
-    return History(rows)
+    lines = Path(path).read_bytes().splitlines(keepends=True)
+    return History(row for _, row in _rows(lines, Path(path).name))

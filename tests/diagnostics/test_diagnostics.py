@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import pytest
@@ -19,24 +18,7 @@ from moopt.diagnostics import (
     plot_weights,
     read_json_lines,
 )
-from tests.optimizer.problems import OneOutput, batch, seeded
-
-
-def train(*callbacks, steps=6) -> moopt.CommonDescent:
-    """Objective "c" leaves after half of the steps; "noise" is inactive throughout."""
-    model = seeded(OneOutput)
-    optimizer = moopt.CommonDescent(torch.optim.SGD(model.parameters(), lr=0.1), moopt.MGDA())
-    for step in range(steps):
-        losses = model.losses(batch())
-        losses["noise"] = 1e-9 * losses["a"]
-        if step >= steps // 2:
-            del losses["c"]
-        optimizer.zero_grad()
-        record = optimizer.backward(losses)
-        optimizer.step()
-        for callback in callbacks:
-            callback(record)
-    return optimizer
+from tests.diagnostics.runs import train
 
 
 @pytest.fixture(scope="module")
@@ -126,18 +108,6 @@ def test_a_record_that_comes_again_is_kept_once(tmp_path):
     assert read_json_lines(tmp_path / "a.jsonl").rows == history.rows
 
 
-def test_a_line_that_was_cut_spoils_no_other(tmp_path):
-    path, w = tmp_path / "a.jsonl", torch.nn.Parameter(torch.ones(1))
-    path.write_text('{"weight/a": 1.0}\n{"weigh')
-    with JsonLinesWriter(path) as write:
-        write(moopt.backward({"a": w.sum()}, [w]))
-    lines = path.read_text().splitlines()
-    assert lines[1] == '{"weigh'
-    assert json.loads(lines[2])["weight/a"] == 1.0
-    with pytest.raises(ValueError, match=r"line 2 of a.jsonl .*remove that line"):
-        read_json_lines(path)
-
-
 def test_progress_averages_the_ends(history):
     progress = objective_progress(history, window=2)
     losses = history.table("loss")[:, 0]
@@ -150,37 +120,6 @@ def test_progress_averages_the_ends(history):
     assert objective_progress(History([{"weight/a": 1.0, "loss/a": math.nan}] * 3)) == {}
     with pytest.raises(ValueError, match="`window`"):
         objective_progress(history, window=0)
-
-
-def test_json_lines_round_trip_append_and_survive_a_killed_run(tmp_path, history):
-    path = tmp_path / "records.jsonl"
-    with JsonLinesWriter(path) as write:
-        train(write, steps=4)
-        assert len(path.read_text().splitlines()) == 4  # flushed while the file is open
-    with JsonLinesWriter(path) as write:
-        train(write, steps=2)
-    with pytest.raises(ValueError, match="closed"):
-        write(moopt.StepRecord())
-    back = read_json_lines(path)
-    assert back.series("step").tolist() == [0, 1, 2, 3, 0, 1]
-    fresh = History()
-    train(fresh, steps=4)
-    assert back.rows[:4] == fresh.rows
-    path.write_text(path.read_text()[:-20])
-    with pytest.raises(ValueError, match=r"line 6 of records.jsonl .*killed"):
-        read_json_lines(path)
-    path.write_text("[1]\n")
-    with pytest.raises(ValueError, match="must be a JSON object; got list"):
-        read_json_lines(path)
-
-
-def test_what_is_not_finite_is_null_and_reads_as_nan(tmp_path):
-    path = tmp_path / "records.jsonl"
-    w = torch.nn.Parameter(torch.ones(1))
-    with JsonLinesWriter(path) as write:
-        write(moopt.backward({"a": w.sum() * math.inf}, [w]))
-    assert json.loads(path.read_text())["loss/a"] is None
-    assert math.isnan(read_json_lines(path).rows[0]["loss/a"])
 
 
 def test_tensorboard_files_hold_every_number(tmp_path):
