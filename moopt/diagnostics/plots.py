@@ -36,7 +36,7 @@ def plot_weights(history: History, axes: Axes | None = None) -> Axes:
         The axes; `axes.figure.savefig(...)` writes the picture.
 
     Raises:
-        ImportError: matplotlib is not installed.
+        ImportError: matplotlib is not installed (the extra `plot`).
         ValueError: the history is empty.
 
     Example:
@@ -85,7 +85,7 @@ def plot_cosines(history: History, axes: Axes | None = None) -> Axes:
         The axes.
 
     Raises:
-        ImportError: matplotlib is not installed.
+        ImportError: matplotlib is not installed (the extra `plot`).
         ValueError: the history holds no pair of objectives, or no cosine.
 
     Example:

@@ -20,7 +20,7 @@ class TensorBoardWriter:
         every: write the first of every k calls; reading a record waits for the device. Default 1.
 
     Raises:
-        ImportError: a folder was given and the tensorboard package is missing.
+        ImportError: a folder was given and tensorboard is not installed (the extra `log`).
         ValueError: `every` is not a positive integer.
 
     Example:
