@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -35,12 +36,13 @@ class ConflictMatrix(NamedTuple):
 
     def __str__(self) -> str:
         width = max(map(len, self.names), default=0)
-        lines = [" " * width + "".join(f" {name:>{max(WIDTH, len(name))}}" for name in self.names)]
+        lines = ["share of common steps in conflict (negative cosine), mean cosine"]
+        lines += [" " * width + "".join(f" {name:>{max(WIDTH, len(name))}}" for name in self.names)]
         for name, row, cosines in zip(
             self.names, self.share.tolist(), self.mean_cosine.tolist(), strict=True
         ):
             cells = [
-                f"{100 * s:.0f} % {c:+.2f}" if other != name else "-"
+                "-" if other == name else "no step" if s != s else f"{100 * s:.0f} % {c:+.2f}"
                 for other, s, c in zip(self.names, row, cosines, strict=True)
             ]
             padded = (f" {c:>{max(WIDTH, len(n))}}" for n, c in zip(self.names, cells, strict=True))
@@ -52,13 +54,13 @@ def conflict_matrix(history: History) -> ConflictMatrix:
     """The share of steps in which each pair of gradients had a negative cosine.
 
     Steps in which an objective was absent, inactive (its gradient was rounding), or not finite
-    do not count. Printed: the share, then the mean cosine.
+    do not count. Printed: the share, then the mean cosine, or "no step" in which both were active.
 
     Args:
-        history: of records with Gramians (a weighting, not a scalarization).
+        history: of records with Gramians (not of a scalarization).
 
     Raises:
-        ValueError: the history holds no cosine.
+        ValueError: the history holds no cosine of two active objectives.
 
     Example:
         >>> import torch, moopt
@@ -66,20 +68,51 @@ def conflict_matrix(history: History) -> ConflictMatrix:
         >>> w, history = torch.nn.Parameter(torch.ones(2)), History()
         >>> history(moopt.backward({"a": w[0] + w[1], "b": w[0] - 2 * w[1]}, [w]))
         >>> print(conflict_matrix(history))
+        share of common steps in conflict (negative cosine), mean cosine
                     a           b
         a           - 100 % -0.32
         b 100 % -0.32           -
     """
+    cosines = active_cosines(history, "conflict_matrix")
+    steps = (~cosines.isnan()).sum(0).double()
+    share = (cosines < -CONFLICT_TOL).sum(0) / steps
+    return ConflictMatrix(history.objectives, cosines.nanmean(0), share, steps)
+
+
+def active_cosines(history: History, caller: str) -> Tensor:
+    """float64 `[T, m, m]`: the finite cosines between active objectives; NaN elsewhere.
+
+    Args:
+        history: of a run.
+        caller: whose argument it is, for the message.
+
+    Raises:
+        ValueError: there is none between two objectives, which would read as "no conflict".
+    """
     cosines = history.cosines()
     inactive = history.table("inactive") == 1
-    on = ~(inactive[:, :, None] | inactive[:, None, :]) & torch.isfinite(cosines)
-    off_diagonal = ~torch.eye(cosines.shape[-1], dtype=torch.bool)
-    if not (on & off_diagonal).any():
+    off = inactive[:, :, None] | inactive[:, None, :]
+    cosines = cosines.masked_fill(off | ~cosines.isfinite(), math.nan)
+    if cosines.masked_select(~torch.eye(cosines.shape[-1], dtype=torch.bool)).isnan().all():
         raise ValueError(
-            "`history` of `conflict_matrix` must hold cosines of at least two active objectives;"
-            " got none. Record steps of a weighting, such as Sum() for plain training."
+            f"`history` of `{caller}` must hold cosines of at least two active objectives; got"
+            f" {_what_there_is(history)}"
         )
-    steps = on.sum(0).double()
-    mean = torch.where(on, cosines, 0.0).sum(0) / steps
-    share = ((cosines < -CONFLICT_TOL) & on).sum(0) / steps
-    return ConflictMatrix(history.objectives, mean, share, steps)
+    return cosines
+
+
+def _what_there_is(history: History) -> str:
+    """Why a history holds no cosine, and what to do."""
+    if not len(history):
+        return "no record. Call history(record) after each step."
+    if len(history.objectives) < 2:
+        return f"{len(history.objectives)} objective. Record steps with several losses."
+    if not history.names_after("cosine/"):
+        return (
+            "none: a scalarization's single backward pass measures no gradients. Record steps of a"
+            " weighting, such as Sum() for plain training."
+        )
+    return (
+        f"none in {len(history)} records: one of each pair was absent, inactive (its gradient was"
+        " rounding) or not finite. See history.table('inactive') and history.series('status')."
+    )

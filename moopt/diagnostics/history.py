@@ -85,7 +85,21 @@ class History:
         return tuple(key.removeprefix(prefix) for key in seen)
 
     def series(self, key: str) -> Tensor:
-        """float64 `[T]`: one number per row, such as "stationarity"; NaN where a row lacks it."""
+        """float64 `[T]`: one number per row, such as "stationarity"; NaN where a row lacks it.
+
+        Raises:
+            ValueError: there are rows, and every one lacks it.
+        """
+        if self.rows and not any(key in row for row in self.rows):
+            keys = dict.fromkeys(key.partition("/") for row in self.rows for key in row)
+            there = dict.fromkeys(name + (slash and "/...") for name, slash, _ in keys)
+            raise ValueError(
+                f"`key` of `History.series` must be in a row; got {key!r}. There are"
+                f" {', '.join(there)}. A scalarization's single pass measures no gradients."
+            )
+        return self._column(key)
+
+    def _column(self, key: str) -> Tensor:
         return torch.tensor([row.get(key, math.nan) for row in self.rows], dtype=torch.float64)
 
     def table(self, quantity: str) -> Tensor:
@@ -99,7 +113,7 @@ class History:
                 "`quantity` of `History.table` must be 'loss', 'weight', 'norm' or 'inactive'; got"
                 f" {quantity!r}. Other numbers: `history.series(key)`."
             )
-        columns = [self.series(f"{quantity}/{name}") for name in self.objectives]
+        columns = [self._column(f"{quantity}/{name}") for name in self.objectives]
         return torch.stack(columns, -1) if columns else torch.zeros(len(self), 0).double()
 
     def cosines(self) -> Tensor:
@@ -107,9 +121,9 @@ class History:
         names = self.objectives
         out = torch.full((len(self), len(names), len(names)), math.nan, dtype=torch.float64)
         for i, first in enumerate(names):
-            out[:, i, i] = torch.where(self.series(f"norm/{first}").isnan(), math.nan, 1.0)
+            out[:, i, i] = torch.where(self._column(f"norm/{first}").isnan(), math.nan, 1.0)
             for j, second in enumerate(names):
-                values = self.series(cosine_key(first, second))
+                values = self._column(cosine_key(first, second))
                 known = ~values.isnan()
                 out[known, i, j] = out[known, j, i] = values[known]
         return out

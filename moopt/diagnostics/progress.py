@@ -47,7 +47,7 @@ def objective_progress(history: History, *, window: int = 10) -> dict[str, Objec
         Name -> `ObjectiveProgress`, for objectives with at least two finite losses.
 
     Raises:
-        ValueError: `window` is not a positive integer.
+        ValueError: `window` is not a positive integer, or no objective has two finite losses.
 
     Example:
         >>> from moopt.diagnostics import History, objective_progress
@@ -61,9 +61,8 @@ def objective_progress(history: History, *, window: int = 10) -> dict[str, Objec
             f"`window` of `objective_progress` must be an int >= 1; got {window!r}. Use 10."
         )
     out = {}
-    for name in history.objectives:
-        losses = history.series(f"loss/{name}")
-        losses = losses[losses.isfinite()]
+    for name, values in zip(history.objectives, history.table("loss").unbind(-1), strict=True):
+        losses = values[values.isfinite()]
         count = len(losses)
         if count < 2:
             continue
@@ -74,5 +73,11 @@ def objective_progress(history: History, *, window: int = 10) -> dict[str, Objec
             best=float(losses.min()),
             fell=float((losses.diff() < 0).double().mean()),
             steps=count,
+        )
+    if not out:
+        raise ValueError(
+            "`history` of `objective_progress` must hold at least two finite losses of an"
+            f" objective; got none in {len(history)} records. Record more steps, and hand the"
+            " losses over: optimizer.objective(name, loss)."
         )
     return out

@@ -15,7 +15,6 @@ from moopt.diagnostics import (
     conflict_matrix,
     objective_progress,
     plot_cosines,
-    plot_weights,
     read_json_lines,
 )
 from tests.diagnostics.runs import train
@@ -66,13 +65,47 @@ def test_conflicts_are_counted_over_steps_in_which_both_were_active():
     assert matrix.steps[0, 1] == 4
     assert matrix.share[0, 1] == matrix.share[1, 0] == 0.5
     assert matrix.mean_cosine[0, 1] == pytest.approx(-0.0625)
-    assert str(matrix).splitlines()[1].split() == ["a", "-", "50", "%", "-0.06"]
+    lines = str(matrix).splitlines()
+    assert "share" in lines[0]
+    assert "mean cosine" in lines[0]
+    assert lines[2].split() == ["a", "-", "50", "%", "-0.06"]
 
 
-def test_no_cosine_is_an_error_and_not_the_absence_of_conflict():
-    for rows in ([], [{"weight/a": 1.0, "norm/a": 1.0}]):
-        with pytest.raises(ValueError, match="at least two active objectives"):
-            conflict_matrix(History(rows))
+def test_a_pair_that_never_met_prints_no_number():
+    row = {f"{key}/{name}": 1.0 for key in ("weight", "norm") for name in "abc"}
+    matrix = conflict_matrix(History([row | {"cosine/a,b": 0.5, "cosine/a,c": 0.25}]))
+    assert matrix.share[1, 2].isnan()
+    assert "nan" not in str(matrix)
+    assert str(matrix).splitlines()[3].split() == ["b", "0", "%", "+0.50", "-", "no", "step"]
+
+
+ONE = {"step": 0.0, "weight/a": 1.0, "norm/a": 1.0, "loss/a": 1.0}
+TWO = ONE | {"weight/b": 1.0, "norm/b": 1.0, "loss/b": 1.0}
+NO_COSINES = {
+    "no record": ([], "got no record"),
+    "no step": ([{"step": 0.0, "bypassed": 1.0}], "got 0 objective"),
+    "one objective": ([ONE], "got 1 objective"),
+    "a scalarization": ([TWO], "measures no gradients"),
+    "inactive": ([TWO | {"cosine/a,b": -0.5, "inactive/b": 1.0}], "none in 1 records"),
+    "not finite": ([TWO | {"cosine/a,b": math.nan}], "none in 1 records"),
+}
+
+
+@pytest.mark.parametrize("caller", [conflict_matrix, plot_cosines])
+@pytest.mark.parametrize("case", NO_COSINES)
+def test_no_cosine_is_an_error_and_not_the_absence_of_conflict(caller, case):
+    rows, what = NO_COSINES[case]
+    with pytest.raises(ValueError, match=f"`{caller.__name__}` .*two active objectives.*{what}"):
+        caller(History(rows))
+
+
+def test_a_number_that_no_row_holds_is_an_error_and_not_a_row_of_nan():
+    history = History([ONE | {"stationarity": 0.5}, TWO])
+    assert history.series("loss/b").tolist()[1] == 1.0
+    assert history.series("stationarity").isnan().tolist() == [False, True]
+    with pytest.raises(ValueError, match=r"got 'stationarty'. There are step, weight/..., norm/"):
+        history.series("stationarty")
+    assert History().series("step").tolist() == []
 
 
 def test_a_name_with_a_comma_is_no_other_pair():
@@ -117,7 +150,9 @@ def test_progress_averages_the_ends(history):
     assert a.change < 0
     assert a.fell == pytest.approx(float((losses.diff() < 0).double().mean()))
     assert progress["c"].steps == 3
-    assert objective_progress(History([{"weight/a": 1.0, "loss/a": math.nan}] * 3)) == {}
+    for rows in ([], [ONE], [{"weight/a": 1.0, "loss/a": math.nan}] * 3):
+        with pytest.raises(ValueError, match=rf"two finite losses .*none in {len(rows)} records"):
+            objective_progress(History(rows))
     with pytest.raises(ValueError, match="`window`"):
         objective_progress(history, window=0)
 
@@ -138,41 +173,3 @@ def test_tensorboard_files_hold_every_number(tmp_path):
     assert [value for _, value in seen] == pytest.approx(weights[::2].tolist(), rel=1e-6)
     with pytest.raises(ValueError, match="`every` of `TensorBoardWriter`"):
         TensorBoardWriter(tmp_path, every=0)
-
-
-def test_pictures(history, tmp_path):
-    matplotlib = pytest.importorskip("matplotlib")
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    axes = plot_weights(history)
-    lines = {line.get_label(): line for line in axes.get_lines()}
-    assert {"a", "b", "c", "noise", "inactive"} <= set(lines)
-    torch.testing.assert_close(
-        torch.as_tensor(lines["a"].get_ydata()), history.table("weight")[:, 0], equal_nan=True
-    )
-    axes.figure.savefig(tmp_path / "weights.png")
-    _, given = pyplot.subplots(layout="constrained")
-    assert plot_cosines(history, given) is given
-    assert given.get_yticklabels()[0].get_text() == "a – b"
-    hatched = [c for c in given.collections if c.get_hatch()]
-    conflicts = (history.cosines()[:, 0, 1] < -0.1).sum()
-    assert len(hatched[0].get_paths()) == conflicts > 0
-    given.figure.savefig(tmp_path / "cosines.png")
-    long = History([row | {"step": float(s)} for s, row in enumerate(history.rows[:1] * 1000)])
-    mesh = plot_cosines(long).collections[0]
-    assert mesh.get_array().shape[-1] <= 200
-    pyplot.close("all")
-    many = History([{f"weight/{i}": 1.0 for i in range(12)} | {"step": 0.0}])
-    styles = [
-        (line.get_color(), line.get_linestyle(), str(line._dash_pattern))
-        for line in plot_weights(many).get_lines()
-        if line.get_label().isdigit()
-    ]
-    assert len(set(styles)) == 12
-    pyplot.close("all")
-    with pytest.raises(ValueError, match="must hold cosines"):
-        plot_cosines(many)
-    for plot in (plot_weights, plot_cosines):
-        with pytest.raises(ValueError, match="must hold at least"):
-            plot(History())
