@@ -45,8 +45,9 @@ def linear_program(
         of the budget: of `(b_j - A_j x) / (1 + |A_j| x + |b_j|)`, of
         `z_i / (1 + y . |A^i| + |v| s_i)` with `z = c + A'y - v s`, and of
         `(v - b . y - c . x) / (1 + |c| x + y . (1 + |A| x + |b|))`, each where positive. First
-        each is lowered by what roundings of A, 2^-50 of the longest entry of a row, make of it:
-        by 2^-50 times the sums of x, of y, and their product.
+        each is lowered by what roundings of A, 2^-50 of the longest entry of a row, make of it,
+        but by at most 1e-6: a row by 2^-50 times the sum of the x_i where A_ji is not 0, a column
+        by that of such y_j, and the last by what the rows get, times y.
         status is INFEASIBLE where no point meets the rows, or no variable is active: x is then
         the point that violates them least, in units of the longest entry of each, and gap tells
         by how much; NON_FINITE, with equal weights and gap NaN, where an active entry is NaN or
@@ -56,6 +57,8 @@ def linear_program(
         ValueError: if a shape or a setting is wrong.
 
     Numerics: float64 whatever the input; independent of the scales of c, of s and of each row.
+        Entries of s below 1e-10 of the longest are too small to pivot on: MAX_ITER, or a point
+        without that variable.
         The simplex method: the steepest column for three quarters of the pivots, then Bland's
         rule, which ends after finitely many; point and prices are refined once from the given
         numbers. Where several points are optimal, one of them. CPU tensors are solved on the

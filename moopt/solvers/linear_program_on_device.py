@@ -9,7 +9,13 @@ from torch import Tensor
 
 from moopt.solvers.result import SolverResult
 from moopt.solvers.simplex_on_device import simplex_on_device
-from moopt.solvers.simplex_tableau import ROUNDING, equations, first_vertex, point_and_prices
+from moopt.solvers.simplex_tableau import (
+    LARGEST,
+    ROUNDING,
+    equations,
+    first_vertex,
+    point_and_prices,
+)
 from moopt.status import SolverStatus
 
 
@@ -40,7 +46,7 @@ def linear_program_on_device(
     a, b = a / length[..., None], b / length * unit
 
     table = equations(c, a, b, s, rows)
-    end = simplex_on_device(first_vertex(table, on), s, on, tol, trips)
+    end = simplex_on_device(first_vertex(table, on), s, on, trips)
     x, y, v = point_and_prices(table, end)
     x = torch.where(on, x.clamp_min(0.0), 0.0)
     x = x / _positive((s * x).sum(-1, keepdim=True))
@@ -60,11 +66,13 @@ def linear_program_on_device(
 def _gap(c: Tensor, a: Tensor, b: Tensor, s: Tensor, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
     """The largest relative residual, less what rounding may do, `[...]`."""
     sizes = 1.0 + (a.abs() @ x[..., None])[..., 0] + b.abs()
-    of_rows, of_columns = (ROUNDING * value.sum(-1, keepdim=True) for value in (x, y))
+    known = ROUNDING * (a != 0.0).to(a.dtype)
+    of_rows = (known @ x[..., None])[..., 0].clamp_max(LARGEST)
+    of_columns = (known.mT @ y[..., None])[..., 0].clamp_max(LARGEST)
     missing = (b - (a @ x[..., None])[..., 0] - of_rows) / sizes
     slope = c + (a.mT @ y[..., None])[..., 0] - v[..., None] * s - of_columns
     better = slope / (1.0 + (a.abs().mT @ y[..., None])[..., 0] + v.abs()[..., None] * s)
-    value = v - (b * y).sum(-1) - (c * x).sum(-1) - of_rows[..., 0] * y.sum(-1)
+    value = v - (b * y).sum(-1) - (c * x).sum(-1) - (of_rows * y).sum(-1)
     loss = value / (1.0 + (c.abs() * x).sum(-1) + (y * sizes).sum(-1))
     return torch.maximum(torch.maximum(missing.amax(-1), better.amax(-1)), loss).clamp_min(0.0)
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from moopt.solvers.simplex_tableau import PIVOT, REDUCED, ROUNDING, TIE
+from moopt.solvers.simplex_tableau import LARGEST, PIVOT, REDUCED, ROUNDING, TIE
 from moopt.status import SolverStatus
 
 Array = NDArray[np.float64]
@@ -38,7 +38,7 @@ def linear_program_host(
     a, b = a / length[:, None], b / length * unit
 
     start = _equations(c, a, b, s)
-    table, basis, feasible, pivots = _solved(start.copy(), s, tol, max_iter)
+    table, basis, feasible, pivots = _solved(start.copy(), s, max_iter)
     point, y, v = _point_and_prices(start, table, basis, len(c))
     point /= s @ point
     gap = _gap(c, a, b, s, point, y, v)
@@ -65,9 +65,7 @@ def _equations(c: Array, a: Array, b: Array, s: Array) -> Array:
     return table
 
 
-def _solved(
-    table: Array, s: Array, tol: float, max_iter: int
-) -> tuple[Array, NDArray[np.int64], bool, int]:
+def _solved(table: Array, s: Array, max_iter: int) -> tuple[Array, NDArray[np.int64], bool, int]:
     """Pivot in place; return the table, its basis, whether the rows can be met, and pivots."""
     n, lines = len(s), len(table) - 2
     violation = n + lines - 1
@@ -87,7 +85,7 @@ def _solved(
         if not feasible and not gain.any():
             size = float(level[basis < n].sum())
             # The violation is minus the first phase's objective.
-            if not -float(table[lines, -1]) <= tol * max(size, 1.0):
+            if not -float(table[lines, -1]) <= REDUCED * max(size, 1.0):
                 return table, basis, False, count
             feasible = True
             gain = _gain(table[lines + 1], scale)
@@ -152,10 +150,11 @@ def _gap(c: Array, a: Array, b: Array, s: Array, x: Array, y: Array, v: float) -
     """The largest relative residual of the conditions of optimality, less what rounding may do."""
     size = np.abs(a)
     sizes = 1.0 + size @ x + np.abs(b)
-    of_rows, of_columns = ROUNDING * float(x.sum()), ROUNDING * float(y.sum())
+    known = np.where(size > 0.0, ROUNDING, 0.0)
+    of_rows, of_columns = np.minimum(known @ x, LARGEST), np.minimum(y @ known, LARGEST)
     missing = (b - a @ x - of_rows) / sizes
     better = (c + y @ a - v * s - of_columns) / (1.0 + y @ size + abs(v) * s)
-    loss = v - float(b @ y) - float(c @ x) - of_rows * float(y.sum())
+    loss = v - float(b @ y) - float(c @ x) - float(of_rows @ y)
     loss /= 1.0 + float(np.abs(c) @ x) + float(y @ sizes)
     # numpy's maximum keeps a NaN, which is not within any tolerance.
     return float(np.maximum(np.append(missing, better).max(), max(loss, 0.0)).clip(0.0))

@@ -10,14 +10,13 @@ from torch import Tensor
 from moopt.solvers.simplex_tableau import PIVOT, REDUCED, TIE, Tableau
 
 
-def simplex_on_device(start: Tableau, s: Tensor, on: Tensor, tol: float, trips: int) -> Tableau:
+def simplex_on_device(start: Tableau, s: Tensor, on: Tensor, trips: int) -> Tableau:
     """Pivot a fixed number of times; a finished problem stays as it is.
 
     Args:
         start: of `first_vertex`.
         s: float64 `[..., n]`, the budget, at most 1.
         on: bool `[..., n]`, the variables that count.
-        tol: a violation at or below this, in units of the terms of a row, is none.
         trips: three quarters of them enter the steepest column, the rest follow Bland's rule.
     """
     # Every index and flag keeps a last axis of one, which saves a trace hundreds of operations.
@@ -39,7 +38,7 @@ def simplex_on_device(start: Tableau, s: Tensor, on: Tensor, tol: float, trips: 
         # The first phase ends where nothing lowers the violation, which is minus its objective.
         settled = gains[..., 0, :].amin(-1, keepdim=True) == 0.0
         size = torch.where(basis < n, level, 0.0).sum(-1, keepdim=True).clamp_min(1.0)
-        feasible = feasible | (settled & (-table[..., lines, -1:] <= tol * size))
+        feasible = feasible | (settled & (-table[..., lines, -1:] <= REDUCED * size))
         gain = torch.where(feasible, gains[..., 1, :], gains[..., 0, :])
         best, enter = gain.min(-1, keepdim=True)
         if not dantzig:

@@ -12,13 +12,16 @@ PIVOT = 1e-10
 """An entry this small is no pivot."""
 
 REDUCED = 1e-12
-"""A gain this small, relative to its terms, is rounding."""
+"""A gain this small, relative to its terms, is rounding; so is a violation of the rows."""
 
 TIE = 1e-12
 """Rows whose variables vanish within this of each other tie; the largest pivot of them is taken."""
 
 ROUNDING = 2.0**-50
 """How well an entry of A is known, in units of the longest of its row: a few roundings."""
+
+LARGEST = 1e-6
+"""What roundings of A are taken to make of a residual, at most: beyond it nothing is certified."""
 
 
 class Tableau(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -193,6 +193,37 @@ def test_the_certificate_sees_what_is_more_than_rounding(entry: float, gap: floa
     there = float(device._gap(c, a, b, s, x, y, v))
     assert here == pytest.approx(expected, rel=1e-6, abs=1e-15)
     assert there == pytest.approx(expected, rel=1e-6, abs=1e-15)
+
+
+# Points that are not optimal, where the roundings of A that the variables allow are large: of a
+# column that A does not touch, and of variables without a budget, 1e16 beside 1.
+UNFINISHED = {
+    "a column of zeros": (
+        ([0.0, 1.0, 1.0], [[1.0, 0.0, 0.0]], [0.5], [1.0, 1e-8, 1e-8 * (1 - 5e-8)]),
+        1,
+    ),
+    "huge variables": (
+        (
+            [-0.0355, 1.97e-8, 1.41e-8, 2.7e-9],
+            [[1, -4.39e-9, 0, 0], [5.93e-6, 1, -1.056e-8, 0], [0, 0, 1, -3.545e-9], [0, 0, 0, 0]],
+            [0.0, 0.0, 0.0, 0.0],
+            [1.0, 0.0, 0.0, 0.0],
+        ),
+        2,
+    ),
+}
+
+
+@pytest.mark.parametrize(("numbers", "pivots"), UNFINISHED.values(), ids=UNFINISHED)
+def test_roundings_of_the_matrix_excuse_only_what_they_reach(numbers: Any, pivots: int) -> None:
+    c, a, b, s = (torch.tensor(v, dtype=torch.float64) for v in numbers)
+    on = torch.ones_like(c, dtype=torch.bool)
+    for result in (
+        linear_program(c, a, b, budget=s, max_iter=pivots),
+        linear_program_on_device(c, a, b, s, on, 1e-9, pivots),
+    ):
+        assert int(result.status) == SolverStatus.MAX_ITER
+        assert float(result.gap) > 2e-8
 
 
 def test_where_nothing_is_feasible_the_violation_is_least() -> None:

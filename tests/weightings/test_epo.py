@@ -148,6 +148,18 @@ def test_orthogonal_gradients_of_any_length_are_certified(
     assert int(result.status) == SolverStatus.CONVERGED
 
 
+@pytest.mark.parametrize(("family", "seed"), [("near_opposite", 8), ("duplicate", 9)])
+def test_a_step_that_cannot_keep_the_balance_descends(family: str, seed: int) -> None:
+    """Where no point of the simplex meets the rows by 1e-9 of the longest weight."""
+    one = case(family, 5, seed, norm_ratio=1e8)
+    noise = torch.rand(5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    result = epo_weights(one.gramian, 1.0 + 1e-3 * noise, torch.ones(5))
+    assert int(result.status) == SolverStatus.INFEASIBLE
+    direction = one.jacobian.T @ result.weights
+    along = one.jacobian @ direction / one.norms
+    assert float(along.min()) >= -DESCENT_TOL * float(direction.norm())
+
+
 def test_the_worst_loss_does_not_rise_while_balancing() -> None:
     raised = 0
     for seed in range(50):
