@@ -72,7 +72,7 @@ def draw(
         for panel, runs in zip(column, paths.values(), strict=True):
             scale_axes(panel, largest.tolist(), problem in rooted)
             draw_runs(panel, front / worst, [run / worst for run in runs[problem]])
-        column[0].set_title(problem + (", root axes" if problem in rooted else ""), fontsize=10)
+        column[0].set_title(problem + ("\n(root axes)" if problem in rooted else ""), fontsize=10)
     for row, name in zip(axes, paths, strict=True):
         row[0].set_ylabel(name, fontsize=10, fontweight="bold")
     figure.supxlabel("first loss", fontsize=9)
