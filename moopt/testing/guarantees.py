@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from moopt.solvers import min_norm_point
 from moopt.status import SolverStatus
 from moopt.testing.directions import (
     DESCENT_TOL,
@@ -28,6 +29,12 @@ from moopt.weightings import Guarantee, WeightingOutput
 
 INDEPENDENT = 1e-8
 """Smallest eigenvalue of the cosines above which gradients are independent beyond any doubt."""
+
+CLEAR = 1e-4
+"""Cosine with every unit gradient, times its length, of a direction that surely lowers them all."""
+
+CERTIFIED = 1e-10
+"""The gap that a certificate promises at most; a smaller one is no excuse for missing it."""
 
 IDEMPOTENT_TOL = 1e-12
 """Rounding of a sum of weights, and of the cosine of two equal gradients, which divides it."""
@@ -71,15 +78,22 @@ def check_non_conflicting(build: Build, case: Case) -> None:
     """Componentwise, with a certificate; at a stationary point the direction must vanish instead.
 
     The certificate may be missing only where the terms of the direction cancel so far that the
-    rounding of the Gramian alone exceeds the tolerance of the gap.
+    rounding of the Gramian alone exceeds the tolerance of the gap. And where the gradients clearly
+    have a common descent direction, standing still does not count as one.
     """
+    clear = _have_clear_descent(case)
     for output in outputs(build, case):
         status = _status(output)
+        standing = not (case.jacobian.T @ output.weights).any()
+        assert not (clear and (standing or status == SolverStatus.DEGENERATE)), (
+            f"the direction is{' not' * (not standing)} zero and the status {status.name}, though"
+            " the gradients have a common descent direction"
+        )
         if status == SolverStatus.DEGENERATE:
             _check_vanishes(case.jacobian, output.weights)
             continue
         if output.result is not None and status != SolverStatus.CONVERGED:
-            gap = float(output.result.gap)
+            gap = max(float(output.result.gap), CERTIFIED)
             length = float((case.jacobian.T @ output.weights).norm())
             hidden = gap * length <= ROUNDING * size(case.jacobian, output.weights)
             excused = hidden and status == SolverStatus.MAX_ITER
@@ -87,6 +101,15 @@ def check_non_conflicting(build: Build, case: Case) -> None:
                 f"the solver ends with {status.name} and gap {gap:.3g} on a well-posed problem"
             )
         _check_descent(case.jacobian, output.weights)
+
+
+def _have_clear_descent(case: Case) -> bool:
+    """Whether -x lowers every objective, x the shortest vector in the hull of unit gradients."""
+    if not (case.norms > 0).all():
+        return False
+    unit = case.jacobian / case.norms[:, None]
+    shortest = unit.T @ min_norm_point(unit @ unit.T).weights
+    return float((unit @ shortest).min()) > CLEAR
 
 
 def check_non_conflicting_if_independent(build: Build, case: Case) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from moopt.record import StepStatistics
 from moopt.solvers import SolverResult
 from moopt.status import SolverStatus
-from moopt.weightings import Guarantee, Mean, Sum, Weighting, WeightingOutput
+from moopt.weightings import MGDA, Guarantee, Mean, Sum, Weighting, WeightingOutput
 from tests.weightings.settings import Build, fixed
 
 CALLS = [0]
@@ -235,6 +235,27 @@ def gives_up(statistics: StepStatistics) -> WeightingOutput:
     status = torch.tensor(int(SolverStatus.MAX_ITER))
     gap = torch.tensor(1e-3, dtype=torch.float64)
     return WeightingOutput(weights, {}, SolverResult(weights, status, gap, status))
+
+
+def never_certifies(statistics: StepStatistics) -> WeightingOutput:
+    """MGDA, which says every time that it did not end, with a gap of nothing."""
+    output = MGDA()(statistics)
+    assert output.result is not None
+    late = torch.full_like(output.result.status, int(SolverStatus.MAX_ITER))
+    gap = torch.zeros_like(output.result.gap)
+    return output._replace(result=output.result._replace(status=late, gap=gap))
+
+
+def stands_still(statistics: StepStatistics) -> WeightingOutput:
+    """Zero weights, as if every point were stationary."""
+    weights = torch.zeros_like(_mean(statistics))
+    status = torch.full(weights.shape[:-1], int(SolverStatus.DEGENERATE))
+    gap = torch.zeros_like(weights[..., 0])
+    return WeightingOutput(weights, {}, SolverResult(weights, status, gap, status))
+
+
+def stands_still_without_a_word(statistics: StepStatistics) -> Tensor:
+    return torch.zeros_like(_mean(statistics))
 
 
 def reads_undeclared_losses(statistics: StepStatistics) -> Tensor:

@@ -19,8 +19,11 @@ from tests.weightings.planted import (
     WarmUp,
     chaotic_in_order,
     gives_up,
+    never_certifies,
     planted,
     ring,
+    stands_still,
+    stands_still_without_a_word,
 )
 from tests.weightings.properties import CONTRACT, GUARANTEES, ONCE
 from tests.weightings.settings import SETTINGS, Build, fixed
@@ -110,8 +113,17 @@ def test_a_certificate_may_be_missing_only_where_rounding_hides_it() -> None:
     # What is left of the terms is 2e-7 of their size.
     check(SETTINGS["DualProj"], case("weakly_stationary", 5, seed=248, norm_ratio=1e8))
     # Nothing conflicts in it, and nothing is certified.
-    with pytest.raises(AssertionError):
-        check(planted(gives_up), case("aligned", 3))
+    for violator in (gives_up, never_certifies):
+        with pytest.raises(AssertionError, match="MAX_ITER"):
+            check(planted(violator), case("aligned", 3))
+
+
+@pytest.mark.parametrize("violator", [stands_still, stands_still_without_a_word])
+def test_standing_still_is_no_common_descent(violator) -> None:
+    check = GUARANTEES[Guarantee.NON_CONFLICTING]
+    check(planted(violator), case("opposite", 3))  # as it should at a stationary point
+    with pytest.raises(AssertionError, match="the direction is zero"):
+        check(planted(violator), case("aligned", 3))
 
 
 @pytest.mark.parametrize("build", [planted(ring), fixed(Late())], ids=["ring", "late"])
