@@ -36,6 +36,7 @@ COLUMNS: Mapping[Guarantee, str] = {
 }
 
 PREFERENCE = {"preference": [1, 2, 3]}
+PAIR = {"forget": "forget", "retain": "retain"}
 # Settings that change the marks, by method; tests/test_method_tables.py says if one is missing.
 SETTINGS: Mapping[str, tuple[Mapping[str, Any], ...]] = {
     "MGDA": ({"normalize": "l2"}, {"normalize": "loss"}, {"normalize": "loss+"}),
@@ -45,7 +46,15 @@ SETTINGS: Mapping[str, tuple[Mapping[str, Any], ...]] = {
         {"variant": "projected", "length": "keep"},
     ),
     "CRMOGM": ({"weighting": DualSpaceMGDA()}, {"momentum": 0.0}),
-    "HAMU": ({"relative": False},),
+    "NGDiff": (PAIR,),
+    "GRU": (PAIR, {**PAIR, "cosine_clip": -0.5}),
+    "BLUR": (PAIR,),
+    "OrthogonalSteepestDescent": (PAIR,),
+    "HAMU": (PAIR, {"relative": False}, {**PAIR, "relative": False}),
+    "PCD": (
+        {"primary": "forget", "secondary": "retain"},
+        {"primary": "forget", "secondary": "retain", "tau": 0.0, "beta": 0.0},
+    ),
     "AlignedMTL": (PREFERENCE,),
     "DualProj": (PREFERENCE,),
     "UPGrad": (PREFERENCE,),
@@ -58,7 +67,7 @@ SETTINGS: Mapping[str, tuple[Mapping[str, Any], ...]] = {
     "COSMOS": (PREFERENCE,),
     "FAMO": ({"min_losses": [1, 1, 2]},),
     "GradDrop": ({"leak": [0, 0.1, 0.2]},),
-    "SAGO": ({"forget": "forget", "retain": "retain"},),
+    "SAGO": (PAIR,),
     "GradientEMA": ({"weighting": MGDA(normalize="l2")}, {"weighting": AlignedMTL()}),
 }
 
@@ -92,7 +101,8 @@ def cells(
         marks.append(mark)
     needs = ", ".join([*sorted(method.needs), *_kept(method)])
     label = f"[{row.name}](api/{module.rpartition('.')[2]}.md#{row.name.lower()})"
-    label += "".join(f", `{key}={_shown(value)}`" for key, value in settings.items())
+    told = [(key, value) for key, value in settings.items() if value != row.required.get(key)]
+    label += "".join(f", `{key}={_shown(value)}`" for key, value in told)
     if method == default():
         label += ", **the default**"
     return [label, "" if row.year is None else str(row.year), needs, *marks]

@@ -15,6 +15,7 @@ from tests.aggregators.test_conformance import SETTINGS as AGGREGATOR_SETTINGS
 from tests.aggregators.test_conformance import sizes
 from tests.scalarizations.settings import FURTHER as FURTHER_SCALARIZATIONS
 from tests.weightings.settings import FURTHER as FURTHER_WEIGHTINGS
+from tests.weightings.settings import PAIRS
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 LINK = re.compile(r"\]\((api/\w+\.md)#(\w+)\)")
@@ -89,6 +90,7 @@ def claims_tested() -> dict[str, list[frozenset[Guarantee]]]:
         build(range(3)) for build in (FURTHER_WEIGHTINGS | FURTHER_SCALARIZATIONS).values()
     ]
     methods += [build(range(sizes(name)[0])) for name, build in AGGREGATOR_SETTINGS.items()]
+    methods += [build(range(2)) for build in PAIRS.values()]
     for method in methods:
         out.setdefault(method.name, []).append(method.guarantees)
     return out

@@ -76,11 +76,13 @@ class RegisteredWeighting:
     @property
     def settings(self) -> dict[str, Any]:
         """The default hyper-parameters, without the required ones."""
-        if self.required:
-            return {}
-        default = self.weighting_class()
+        default = self.example()
         # Not `dataclasses.asdict`, which would take a nested weighting apart.
-        return {field.name: getattr(default, field.name) for field in dataclasses.fields(default)}
+        return {
+            field.name: getattr(default, field.name)
+            for field in dataclasses.fields(default)
+            if field.name not in self.required
+        }
 
     def example(self) -> Any:
         """An instance for three objectives named "forget", "retain" and "third"."""
@@ -99,16 +101,19 @@ class RegisteredWeighting:
         return self.weighting_class(**settings)
 
     def guarantees(self, **settings: Any) -> frozenset[Guarantee]:
-        """The promises under the given settings."""
-        return frozenset(self.build(**settings).guarantees)
+        """The promises under the given settings, and the example's where one is required."""
+        return frozenset(self._with(settings).guarantees)
 
     def needs(self, **settings: Any) -> frozenset[str]:
-        """The optional fields of `StepStatistics` that the given settings need."""
-        return frozenset(self.build(**settings).needs)
+        """The optional fields of `StepStatistics` that it needs, settings likewise."""
+        return frozenset(self._with(settings).needs)
 
     def stateful(self, **settings: Any) -> bool:
-        """Whether it carries a state from step to step."""
-        return bool(self.build(**settings).state_axes)
+        """Whether it carries a state from step to step, settings likewise."""
+        return bool(self._with(settings).state_axes)
+
+    def _with(self, settings: Mapping[str, Any]) -> Any:
+        return self.build(**{**self.required, **settings})
 
 
 ROLES: Mapping[str, Any] = MappingProxyType({"forget": "forget", "retain": ("retain", "third")})

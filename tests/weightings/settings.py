@@ -126,3 +126,17 @@ FURTHER: dict[str, Build] = {
 }
 
 SETTINGS = DEFAULTS | FURTHER
+
+# One objective in each role, as in most papers: they promise more, and fit steps of two only.
+PAIRS: dict[str, Build] = {
+    "GRU": forget_retain(GRU),
+    "GRU clip": forget_retain(GRU, cosine_clip=-0.5),
+    "BLUR": forget_retain(BLUR),
+    "BLUR at least": forget_retain(BLUR, gamma=0.5, at_least=True),
+    "HAMU": forget_retain(HAMU),
+    "HAMU absolute": forget_retain(HAMU, relative=False, stop=False),
+    "NGDiff": forget_retain(NGDiff),
+    "OrthogonalSteepestDescent": forget_retain(OrthogonalSteepestDescent),
+    "PCD": prioritised(),
+    "PCD tau 0": prioritised(tau=0.0, beta=0.0),
+}

@@ -26,7 +26,7 @@ from tests.weightings.planted import (
     stands_still_without_a_word,
 )
 from tests.weightings.properties import CONTRACT, GUARANTEES, ONCE
-from tests.weightings.settings import SETTINGS, Build, fixed
+from tests.weightings.settings import PAIRS, SETTINGS, Build, fixed
 
 CASES = list(all_cases(ms=(1, 2, 3, 5, 10), norm_ratios=(1.0, 1e2)))
 
@@ -34,6 +34,13 @@ CLAIMS = [
     (name, guarantee)
     for name in SETTINGS
     for guarantee in sorted(SETTINGS[name](range(3)).guarantees, key=lambda g: g.name)
+]
+
+PAIR_CLAIMS = [
+    (name, guarantee)
+    for name in PAIRS
+    for guarantee in Guarantee
+    if guarantee in PAIRS[name](range(2)).guarantees
 ]
 
 UNCLAIMED = [
@@ -59,6 +66,8 @@ RARE_CASES = [
     case("orthogonal", 5, seed=1, scale=1e30),
 ]
 
+PAIR_CASES = list(all_cases(ms=(2,), seeds=(0, 1, 2), norm_ratios=(1.0, 1e2, 1e8)))
+
 # The suite shows MoDo's further batches in units of the longest gradient; as they come, its step
 # of a squared length ends in a vertex, and rounding chooses among equals.
 AS_THEY_COME = {
@@ -79,6 +88,13 @@ def on_every_case(
 @given(case=cases())
 def test_every_claimed_guarantee_holds(name: str, guarantee: Guarantee, case: Case) -> None:
     GUARANTEES[guarantee](SETTINGS[name], case)
+
+
+@pytest.mark.parametrize(("name", "guarantee"), PAIR_CLAIMS, ids=lambda x: getattr(x, "value", x))
+@settings(deadline=None, max_examples=30)
+@given(case=cases(ms=(2,)))
+def test_every_claim_of_a_pair_holds(name: str, guarantee: Guarantee, case: Case) -> None:
+    GUARANTEES[guarantee](PAIRS[name], case)
 
 
 @pytest.mark.parametrize("rule", sorted(CONTRACT.keys() - ONCE))
@@ -158,6 +174,17 @@ def test_the_violator_of_axes_breaks_nothing_else() -> None:
 def test_a_state_that_moves_on_what_cannot_be_used_fails_the_rule(counting: Counting) -> None:
     with pytest.raises(AssertionError):
         on_every_case(CONTRACT["non-finite"], fixed(counting))
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_guarantee_that_a_pair_does_not_claim_has_a_counterexample(name: str) -> None:
+    claims = PAIRS[name](range(2)).guarantees
+    weaker = (
+        {Guarantee.NON_CONFLICTING_IF_INDEPENDENT} if Guarantee.NON_CONFLICTING in claims else set()
+    )
+    for guarantee in set(Guarantee) - claims - weaker:
+        with pytest.raises(AssertionError):
+            on_every_case(GUARANTEES[guarantee], PAIRS[name], PAIR_CASES)
 
 
 @pytest.mark.parametrize(("name", "guarantee"), UNCLAIMED, ids=lambda x: getattr(x, "value", x))

@@ -14,6 +14,7 @@ from moopt.record import StepStatistics
 from moopt.testing import OneBatch
 from moopt.weightings import (
     CRMOGM,
+    GRU,
     MGDA,
     WEIGHTINGS,
     Constant,
@@ -70,6 +71,23 @@ def test_rows_tell_what_instances_tell() -> None:
     assert WEIGHTINGS["CRMOGM"].stateful()
     assert WEIGHTINGS["CRMOGM"].settings == {"weighting": MGDA(), "momentum": CRMOGM().momentum}
     assert WEIGHTINGS["Constant"].settings == {}
+
+
+def test_rows_of_methods_with_roles_tell_too() -> None:
+    assert WEIGHTINGS["BLUR"].settings == {"gamma": 1.0, "at_least": False}
+    assert WEIGHTINGS["GRU"].needs() == {"names"}
+    assert WEIGHTINGS["PCD"].stateful()
+    row, pair = WEIGHTINGS["GRU"], GRU(forget="a", retain="b")
+    assert row.guarantees() == row.example().guarantees
+    assert row.guarantees(forget="a", retain="b") == pair.guarantees > row.guarantees()
+
+
+@pytest.mark.parametrize("name", WEIGHTINGS)
+def test_a_row_has_every_setting_once(name: str) -> None:
+    row = WEIGHTINGS[name]
+    fields = {field.name for field in dataclasses.fields(row.weighting_class)}
+    assert row.settings.keys() | row.required.keys() == fields
+    assert not row.settings.keys() & row.required.keys()
 
 
 def test_rows_cannot_be_changed() -> None:
