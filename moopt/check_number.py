@@ -1,9 +1,9 @@
-"""check_number: a setting that is a number in a range."""
+"""check_number and frozen_numbers: settings that are a number in a range, or one per objective."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, SupportsFloat
 
 Range = Literal[
@@ -50,3 +50,42 @@ def check_number(owner: str, name: str, value: object, allowed: Range, *, use: s
         )
     if not _HOLDS[allowed](value):
         raise ValueError(f"`{name}` of `{owner}` must be {allowed}; got {value}. Use {use}.")
+
+
+def frozen_numbers(
+    given: Iterable[object] | Mapping[str, object], what: str
+) -> tuple[float, ...] | dict[str, float]:
+    """A copy, in floats, of one number per objective, in order or by name.
+
+    Args:
+        given: what the user gave.
+        what: the setting and its owner, for the message.
+
+    Raises:
+        TypeError: it is not a sequence of real numbers, nor a mapping from name to number.
+
+    Example:
+        >>> from moopt.check_number import frozen_numbers
+        >>> frozen_numbers([1, 2], "`preference` of `Mine`")
+        (1.0, 2.0)
+        >>> frozen_numbers(5, "`preference` of `Mine`")
+        Traceback (most recent call last):
+        ...
+        TypeError: `preference` of `Mine` must be a sequence of numbers, or a mapping from name to \
+number; got 5. Pass one number per objective, such as [1.0, 2.0] or {'forget': 1.0, 'retain': 2.0}.
+    """
+    numbers = given.values() if isinstance(given, Mapping) else given
+    try:
+        if isinstance(given, str | bytes):
+            raise TypeError("text")
+        entries = list(numbers)
+        if not all(isinstance(entry, SupportsFloat) for entry in entries):
+            raise TypeError("an entry is no real number")
+        values = tuple(float(entry) for entry in entries)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{what} must be a sequence of numbers, or a mapping from name to number; got"
+            f" {given!r}. Pass one number per objective, such as [1.0, 2.0] or"
+            " {'forget': 1.0, 'retain': 2.0}."
+        ) from error
+    return dict(zip(given, values, strict=True)) if isinstance(given, Mapping) else values

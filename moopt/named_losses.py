@@ -85,7 +85,8 @@ def _check_scalar(name: str, value: object, graph: bool) -> None:
             " instance with .mean()."
         )
     if not value.is_floating_point():
-        raise ValueError(f"loss {name!r} must be floating point; got {value.dtype}. Use .float().")
+        remedy = ".real or .abs()" if value.is_complex() else ".float()"
+        raise ValueError(f"loss {name!r} must be floating point; got {value.dtype}. Use {remedy}.")
     if graph and not value.requires_grad:
         raise ValueError(
             f"loss {name!r} must have a graph; got a tensor that does not require grad. Compute it"

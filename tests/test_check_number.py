@@ -14,10 +14,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moopt.aggregators import AGGREGATORS
-from moopt.check_number import Range, check_number
-from moopt.scalarizations import SCALARIZATIONS
-from moopt.weightings import WEIGHTINGS
+from moopt.aggregators import AGGREGATORS, GradDrop
+from moopt.check_number import Range, check_number, frozen_numbers
+from moopt.scalarizations import SCALARIZATIONS, STCH
+from moopt.weightings import EPO, WEIGHTINGS, Constant
 
 ROWS = {**WEIGHTINGS, **SCALARIZATIONS, **AGGREGATORS}
 
@@ -67,6 +67,29 @@ def test_what_is_no_number_is_named(value: object) -> None:
         TypeError, match=r"`size` of `Mine` must be a number, in \[0, 1\]; got .* Use 0\.5\."
     ):
         check_number("Mine", "size", value, "in [0, 1]", use="0.5")
+
+
+NO_NUMBERS = ["ab", 5, [1j, 2.0], ["a", "b"], [None], [[1.0]], {"forget": "x"}]
+
+
+@pytest.mark.parametrize("given", NO_NUMBERS, ids=repr)
+def test_what_is_not_one_number_per_objective_is_named(given: object) -> None:
+    for make, what in (
+        (lambda: EPO(preference=given), "`preference` of `EPO`"),
+        (lambda: STCH(preference=given), "`preference` of `STCH`"),
+        (lambda: Constant(given), "`weights` of `Constant`"),
+        (lambda: GradDrop(leak=given), "`leak` of `GradDrop`"),
+    ):
+        with pytest.raises(TypeError, match=f"{what} must be a sequence of numbers, or a mapping"):
+            make()
+
+
+def test_numbers_are_copied() -> None:
+    given = {"a": 1, "b": torch.tensor(2.0)}
+    frozen = frozen_numbers(given, "it")
+    given["a"] = 3
+    assert frozen == {"a": 1.0, "b": 2.0}
+    assert frozen_numbers(np.array([1, 2]), "it") == (1.0, 2.0)
 
 
 def test_an_integer_beyond_every_float_is_compared_as_it_is() -> None:

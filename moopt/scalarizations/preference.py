@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from moopt.check_number import frozen_numbers
+
 Vector = Sequence[float] | Mapping[str, float]
 """One number per objective: in the order of the objectives, or by name."""
 
@@ -26,13 +28,8 @@ def frozen_vector(given: Vector | None, field: str, *, preference: bool) -> Vect
     """
     if given is None:
         return None
-    if isinstance(given, str | bytes):
-        raise TypeError(
-            f"{field} must be a sequence of numbers or a mapping from name to number; got"
-            f" {given!r}. Pass e.g. {{'forget': 1.0, 'retain': 2.0}}."
-        )
-    entries = given.values() if isinstance(given, Mapping) else given
-    values = tuple(float(value) for value in entries)
+    frozen = frozen_numbers(given, field)
+    values = tuple(frozen.values()) if isinstance(frozen, dict) else frozen
     if not values or not all(math.isfinite(value) for value in values):
         raise ValueError(
             f"{field} must be finite and not empty; got {given!r}. Pass one finite number per"
@@ -43,7 +40,7 @@ def frozen_vector(given: Vector | None, field: str, *, preference: bool) -> Vect
             f"{field} must be >= 0 with a positive entry; got {given!r}. A larger number asks for"
             " more of that objective; leave out objectives that do not count."
         )
-    return dict(zip(given, values, strict=True)) if isinstance(given, Mapping) else values
+    return frozen
 
 
 def vector_in_order(

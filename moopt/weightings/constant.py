@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from moopt.check_number import frozen_numbers
 from moopt.record import StepStatistics
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
@@ -89,21 +90,13 @@ class Constant(Weighting):
 
     def __post_init__(self) -> None:
         given = self.weights
-        if isinstance(given, str | bytes):
-            raise TypeError(
-                f"`weights` of `Constant` must be a sequence of numbers or a mapping from name to"
-                f" number; got {given!r}. Pass e.g. Constant([1.0, 0.5])."
-            )
-        named = isinstance(given, Mapping)
-        entries = given.values() if isinstance(given, Mapping) else given
-        values = tuple(float(value) for value in entries)
+        frozen = frozen_numbers(given, "`weights` of `Constant`")
+        values = tuple(frozen.values()) if isinstance(frozen, dict) else frozen
         if not values or not all(math.isfinite(value) for value in values):
             raise ValueError(
                 f"`weights` of `Constant` must be finite and not empty; got {given!r}. Pass one"
                 " finite number per objective."
             )
-        # A copy, so that the caller's later changes cannot reach a frozen instance.
-        frozen = dict(zip(given, values, strict=True)) if named else values
         object.__setattr__(self, "weights", frozen)
 
     @property

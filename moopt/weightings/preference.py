@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from moopt.check_number import frozen_numbers
 from moopt.record import StepStatistics
 from moopt.weightings.mean import mean_weights
 
@@ -23,20 +24,19 @@ def checked_preference(preference: Preference | None, owner: str) -> Preference 
         owner: the class whose argument it is, for messages.
 
     Raises:
-        ValueError: if it breaks the rule.
+        TypeError: if it is not made of numbers.
+        ValueError: if they break the rule.
     """
     if preference is None:
         return None
-    entries = preference.values() if isinstance(preference, Mapping) else preference
-    values = () if isinstance(preference, str) else tuple(float(value) for value in entries)
+    frozen = frozen_numbers(preference, f"`preference` of `{owner}`")
+    values = tuple(frozen.values()) if isinstance(frozen, dict) else frozen
     if not any(values) or not all(math.isfinite(value) and value >= 0.0 for value in values):
         raise ValueError(
             f"`preference` of `{owner}` must hold finite numbers >= 0, not all zero; got"
             f" {preference!r}. Pass one number per objective, by position or by name."
         )
-    if isinstance(preference, Mapping):
-        return dict(zip(preference, values, strict=True))
-    return values
+    return frozen
 
 
 def preference_needs(preference: Preference | None) -> frozenset[str]:

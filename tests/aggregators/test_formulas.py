@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from moopt.aggregators import AGGREGATORS, SAGO, GradDrop, GradientAggregator, TrimmedMean
+from moopt.weightings import Guarantee
 from tests.weightings.properties import dataclass_is_frozen
 
 NAMES = ("f", "r", "x", "y", "z")
@@ -190,7 +191,7 @@ def test_rows_follow_the_rules_of_the_library(name):
     assert row.weighting_class.__name__ == row.name == name
     assert str(row.year) in row.source
     assert isinstance(row.example(), GradientAggregator)
-    assert row.example().guarantees == frozenset()
+    assert Guarantee.NON_CONFLICTING not in row.guarantees()
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def test_opposite_gradients_are_degenerate() -> None:
 @pytest.mark.parametrize("weighting", [UPGrad, DualProj])
 def test_wrong_settings_name_the_remedy(weighting: type) -> None:
     name = weighting.name
-    for wrong in ([], [0.0, 0.0], [1.0, -1.0], [float("nan")], "forget", {}):
+    for wrong in ([], [0.0, 0.0], [1.0, -1.0], [float("nan")], {}):
         with pytest.raises(ValueError, match=f"`preference` of `{name}` must hold finite numbers"):
             weighting(preference=wrong)
     with pytest.raises(ValueError, match=f"`tol` of `{name}`"):
