@@ -22,74 +22,24 @@ from torch.utils.checkpoint import checkpoint
 
 import moopt
 from benchmarks import peer
+from benchmarks.fault_conflicts import (
+    DESCENT_TOL,
+    Direction,
+    non_conflict,
+    ours,
+    radius,
+    tests_of_conflict,
+)
 from benchmarks.report import Report, main
 from moopt.aggregators import AGGREGATORS
 from moopt.scalarizations import SCALARIZATIONS
 from moopt.solvers import min_norm_point
+from moopt.state_by_name import is_stateful
 from moopt.testing import OneBatch
-from moopt.weightings import WEIGHTINGS, UPGrad, Weighting
+from moopt.weightings import WEIGHTINGS
 
-DRAWS = 20
-NORM_RATIOS = (1.0, 1e-2, 1e-4, 1e-8)
-SCALES = (1e-12, 1e-4, 1.0, 1e4, 1e12)
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-# g_i . d >= -1e-9 ||g_i|| ||d||: the promise of the documentation.
-DESCENT_TOL = 1e-9
 ACCUMULATION_TOL = 1e-6
-
-Direction = Callable[[Tensor], Tensor]
-
-
-def ours(weighting: Weighting) -> Direction:
-    """The direction that `moopt.backward` leaves in `.grad` for losses with the rows of J."""
-
-    def direction(jacobian: Tensor) -> Tensor:
-        parameter = nn.Parameter(torch.zeros_like(jacobian[0]))
-        losses = {str(i): 1 + (row * parameter).sum() for i, row in enumerate(jacobian)}
-        # The noise-floor rule would set the shorter gradient aside; the method is on trial here.
-        optimizer = torch.optim.SGD([parameter], lr=0.1)
-        moopt.CommonDescent(optimizer, weighting, inactive_tol=0.0).backward(losses)
-        assert parameter.grad is not None
-        return parameter.grad
-
-    return direction
-
-
-def worst_cosine(direction: Direction, jacobians: list[Tensor]) -> float:
-    """The smallest g_i . d / (||g_i|| ||d||) over problems and objectives."""
-    worst = 1.0
-    for jacobian in jacobians:
-        d = direction(jacobian)
-        norms = jacobian.norm(dim=1) * d.norm()
-        worst = min(worst, float((jacobian @ d / norms).min()))
-    return worst
-
-
-def conflicting(scale: float = 1.0, ratio: float = 1.0) -> list[Tensor]:
-    """Two conflicting normal rows, the second `ratio` times as long."""
-    generator = torch.Generator().manual_seed(0)
-    out = []
-    for _ in range(DRAWS):
-        rows = torch.randn(2, 6, generator=generator, dtype=torch.float64)
-        rows[1] -= rows[0]
-        out.append(scale * rows * torch.tensor([[1.0], [ratio]], dtype=torch.float64))
-    return out
-
-
-def non_conflict(report: Report) -> None:
-    print("\nUPGrad's worst cosine with a gradient, where at least 0 is promised\n")
-    settings = [("norm ratio", r, conflicting(ratio=r)) for r in NORM_RATIOS]
-    settings += [("scale of all gradients", s, conflicting(scale=s)) for s in SCALES]
-    mine = [worst_cosine(ours(UPGrad()), problems) for _, _, problems in settings]
-    upgrad = peer.aggregator("UPGrad")
-    theirs = [worst_cosine(upgrad, p) if upgrad else None for _, _, p in settings]
-    rows = [
-        [f"{what} {value:g}", f"{a:+.3f}", "-" if b is None else f"{b:+.3f}"]
-        for (what, value, _), a, b in zip(settings, mine, theirs, strict=True)
-    ]
-    report.table(["", "moopt", "TorchJD"], rows)
-    report.results["worst_cosine"] = {row[0]: row[1:] for row in rows}
-    report.gate("UPGrad never conflicts", min(mine) >= -DESCENT_TOL, f"worst {min(mine):+.1e}")
 
 
 def instances() -> dict[str, Any]:
@@ -109,25 +59,45 @@ def error_of(call: Callable[[], object]) -> str | None:
     return None
 
 
-def step_of(weighting: Any, jacobian: Tensor) -> Callable[[], None]:
-    """One step with the objectives' names that the roles of `example()` use."""
+def trained(weighting: Any, steps: list[Tensor], checkpoint: Any = None) -> tuple[Tensor, Any]:
+    """The parameter after a step for each Jacobian, and the checkpoint, which may be gone on from.
 
-    def step() -> None:
-        parameter = nn.Parameter(torch.zeros_like(jacobian[0]))
-        optimizer = moopt.CommonDescent(torch.optim.SGD([parameter], lr=0.1), weighting)
+    The objectives have the names that the roles of `example()` use.
+    """
+    parameter = nn.Parameter(torch.zeros_like(steps[0][0]))
+    optimizer = moopt.CommonDescent(torch.optim.SGD([parameter], lr=0.1), weighting)
+    if checkpoint is not None:
+        file = io.BytesIO()
+        torch.save(checkpoint, file)
+        file.seek(0)
+        loaded = torch.load(file, weights_only=True)
+        optimizer.load_state_dict(loaded["optimizer"])
+        parameter.data.copy_(loaded["parameter"])
+
+    def losses(jacobian: Tensor) -> dict[str, Tensor]:
         names = ("forget", "retain", "third")
-        optimizer.backward(
-            {n: 1 + (g * parameter).sum() for n, g in zip(names, jacobian, strict=True)}
-        )
-        optimizer.step()
-        if weighting.state_axes:
-            file = io.BytesIO()
-            torch.save(optimizer.state_dict(), file)
-            file.seek(0)
-            resumed = moopt.CommonDescent(torch.optim.SGD([parameter], lr=0.1), weighting)
-            resumed.load_state_dict(torch.load(file, weights_only=True))
+        return {n: 1 + (g * parameter).sum() for n, g in zip(names, jacobian, strict=True)}
 
-    return step
+    for jacobian in steps:
+        optimizer.zero_grad()
+        optimizer.backward(losses(jacobian))
+        optimizer.step()
+        if weighting.observes:
+            optimizer.observe(losses(jacobian))
+    after = parameter.detach().clone()
+    return after, {"optimizer": optimizer.state_dict(), "parameter": after}
+
+
+def resume_error(weighting: Any, jacobian: Tensor) -> str | None:
+    """What goes wrong when a run of four steps is saved after two and resumed, if anything."""
+    steps = [jacobian, jacobian.flip(0), jacobian.roll(1, 0), jacobian]
+    resumed: list[Tensor] = []
+    whole, _ = trained(weighting, steps)
+    _, checkpoint = trained(weighting, steps[:2])
+    error = error_of(lambda: resumed.append(trained(weighting, steps[2:], checkpoint)[0]))
+    if error is None and not torch.equal(resumed[0], whole):
+        return "takes another path"
+    return error
 
 
 def crashes(report: Report) -> None:
@@ -140,16 +110,24 @@ def crashes(report: Report) -> None:
     checks.append(("an infinite gradient", overflow))
     rows, failed = [], {}
     for what, given in checks:
-        mine = {n: e for n, w in methods.items() if (e := error_of(step_of(w, given)))}
+        mine = {
+            n: e
+            for n, w in methods.items()
+            if (e := error_of(lambda w=w, g=given: trained(w, [g])))
+        }
         theirs = {n: e for n, a in rivals.items() if (e := error_of(lambda a=a, g=given: a(g)))}
         failed |= {f"{name}, {what}": error for name, error in mine.items()}
         rows.append([what, f"{len(mine)} of {len(methods)}", f"{len(theirs)} of {len(rivals)}"])
         report.results[f"raises: {what}"] = {"moopt": mine, "TorchJD": theirs}
-    states = {n: e for n, a in peer.aggregators(3).items() if (e := peer.reload_error(a, jacobian))}
-    stateful = [n for n, w in methods.items() if w.state_axes]
-    rows.append(["its own saved state", f"0 of {len(stateful)} stateful", f"{len(states)}"])
-    report.results["raises: saved state"] = {"TorchJD": states}
-    print("\nMethods that raise from inside a step\n")
+    theirs = {n: e for n, a in peer.aggregators(3).items() if (e := peer.reload_error(a, jacobian))}
+    stateful = {name: method for name, method in methods.items() if is_stateful(method)}
+    mine = {n: e for n, w in stateful.items() if (e := resume_error(w, jacobian))}
+    failed |= {f"{name}, its own saved state": error for name, error in mine.items()}
+    rows.append(
+        ["its own saved state", f"{len(mine)} of {len(stateful)} stateful", f"{len(theirs)}"]
+    )
+    report.results["raises: saved state"] = {"moopt": mine, "TorchJD": theirs}
+    print("\nMethods that raise from inside a step, or do not resume where they stopped\n")
     report.table(["", "moopt", "TorchJD"], rows)
     report.gate("no method of ours raises", not failed, "; ".join(failed) or "none does")
 
@@ -249,6 +227,8 @@ def extra_memory(report: Report) -> None:
 
 def run(report: Report, quick: bool) -> None:
     non_conflict(report)
+    radius(report)
+    tests_of_conflict(report)
     crashes(report)
     capture(report)
     minimum_norm(report, 20 if quick else 100)

@@ -56,6 +56,21 @@ def test_fault_2_a_gramian_of_every_dtype_is_taken_as_float64(
     assert bool(torch.isfinite(weights).all())
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_fault_2_the_gramian_is_as_exact_as_the_gradients(dtype: torch.dtype) -> None:
+    """TorchJD rounds the products to the gradients' dtype, in bf16 to three digits."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(3, 40, generator=generator).to(dtype)
+    parameter = torch.nn.Parameter(torch.zeros(40, dtype=dtype))
+    optimizer = CommonDescent(torch.optim.SGD([parameter], lr=0.1))
+    record = optimizer.backward({str(i): (row * parameter).sum() for i, row in enumerate(rows)})
+    exact = rows.double() @ rows.double().T
+    assert float((record.gramian - exact).norm() / exact.norm()) <= 1e-6
+    coarse = exact.to(dtype).double()
+    if dtype in (torch.bfloat16, torch.float16):  # the check can fail
+        assert float((coarse - exact).norm() / exact.norm()) > 1e-4
+
+
 @pytest.mark.parametrize("name", ["IMTLG", "AlignedMTL", "ConFIG"])
 def test_fault_2_the_peer_crashes_there(name: str) -> None:
     """Beside ours: what the tests above would be about."""
