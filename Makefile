@@ -29,6 +29,10 @@ SETUP := $(INSTALLED)
 BENCH_SETUP := $(BENCH_INSTALLED)
 endif
 
+# What SYSTEM=1 must find: for the tests, which skip what else is missing, and for the example.
+NEEDED := torch numpy pytest
+EXAMPLE := torch numpy transformers tokenizers tyro rich matplotlib rouge_score scipy
+
 PYTEST = $(PY) -m pytest
 # xdist is optional, so that SYSTEM=1 needs nothing but torch and pytest.
 WORKERS = $(shell $(PY) -c "import xdist" 2>/dev/null && echo "-n 2")
@@ -46,6 +50,7 @@ help:
 	@echo "make clean     remove .venv, caches and built documentation (runs/ stays)"
 	@echo "Add SYSTEM=1 to use python3 as it is and install nothing."
 
+demo full: NEEDED := $(EXAMPLE)
 demo: $(SETUP)
 	@$(PY) -m examples.llm_unlearning.run --preset demo $(ARGS)
 
@@ -83,9 +88,11 @@ python-version:
 	    "Name another one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 
 system-packages: python-version
-	@$(PYTHON) -c "import importlib.util as u, sys; sys.exit(not u.find_spec('torch'))" || { \
-	  echo "SYSTEM=1 installs nothing, and \`$(PYTHON)\` has no torch. Leave SYSTEM=1 out, or name an" \
-	    "interpreter that has it: make $(MAKECMDGOALS) SYSTEM=1 PYTHON=/path/to/python" >&2; exit 1; }
+	@missing=$$($(PYTHON) -c "import importlib.util as u, sys; \
+	  print(*(name for name in sys.argv[1:] if not u.find_spec(name)))" $(NEEDED)); \
+	[ -z "$$missing" ] || { \
+	  echo "SYSTEM=1 installs nothing, and \`$(PYTHON)\` lacks: $$missing. Leave SYSTEM=1 out, or name" \
+	    "an interpreter that has them: make $(MAKECMDGOALS) SYSTEM=1 PYTHON=/path/to/python" >&2; exit 1; }
 
 # $(VENV)/.installing marks an unfinished environment: an interrupted one is made anew, because
 # half-installed packages can look complete to pip. The stamp appears only after a success.

@@ -117,15 +117,15 @@ def crashes(report: Report) -> None:
         }
         theirs = {n: e for n, a in rivals.items() if (e := error_of(lambda a=a, g=given: a(g)))}
         failed |= {f"{name}, {what}": error for name, error in mine.items()}
-        rows.append([what, f"{len(mine)} of {len(methods)}", f"{len(theirs)} of {len(rivals)}"])
+        told = f"{len(theirs)} of {len(rivals)}" if rivals else "-"
+        rows.append([what, f"{len(mine)} of {len(methods)}", told])
         report.results[f"raises: {what}"] = {"moopt": mine, "TorchJD": theirs}
     theirs = {n: e for n, a in peer.aggregators(3).items() if (e := peer.reload_error(a, jacobian))}
     stateful = {name: method for name, method in methods.items() if is_stateful(method)}
     mine = {n: e for n, w in stateful.items() if (e := resume_error(w, jacobian))}
     failed |= {f"{name}, its own saved state": error for name, error in mine.items()}
-    rows.append(
-        ["its own saved state", f"{len(mine)} of {len(stateful)} stateful", f"{len(theirs)}"]
-    )
+    told = f"{len(theirs)}" if rivals else "-"
+    rows.append(["its own saved state", f"{len(mine)} of {len(stateful)} stateful", told])
     report.results["raises: saved state"] = {"moopt": mine, "TorchJD": theirs}
     print("\nMethods that raise from inside a step, or do not resume where they stopped\n")
     report.table(["", "moopt", "TorchJD"], rows)
