@@ -31,10 +31,9 @@ from benchmarks.fault_conflicts import (
     tests_of_conflict,
 )
 from benchmarks.report import Report, main
-from moopt.aggregators import AGGREGATORS
+from moopt.aggregators import AGGREGATORS, TrackingAggregator
 from moopt.scalarizations import SCALARIZATIONS
 from moopt.solvers import min_norm_point
-from moopt.state_by_name import is_stateful
 from moopt.testing import OneBatch
 from moopt.weightings import WEIGHTINGS
 
@@ -121,7 +120,11 @@ def crashes(report: Report) -> None:
         rows.append([what, f"{len(mine)} of {len(methods)}", told])
         report.results[f"raises: {what}"] = {"moopt": mine, "TorchJD": theirs}
     theirs = {n: e for n, a in peer.aggregators(3).items() if (e := peer.reload_error(a, jacobian))}
-    stateful = {name: method for name, method in methods.items() if is_stateful(method)}
+    stateful = {
+        name: method
+        for name, method in methods.items()
+        if method.state_axes or isinstance(method, TrackingAggregator)
+    }
     mine = {n: e for n, w in stateful.items() if (e := resume_error(w, jacobian))}
     failed |= {f"{name}, its own saved state": error for name, error in mine.items()}
     told = f"{len(theirs)}" if rivals else "-"

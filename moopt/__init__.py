@@ -1,5 +1,8 @@
 """moopt: several losses, one PyTorch model, one step that serves them all."""
 
+import importlib
+from types import ModuleType
+
 from moopt.__version__ import __version__
 from moopt.common_descent import CommonDescent
 from moopt.functional import backward
@@ -47,3 +50,25 @@ __all__ = [
     "backward",
     "sample_name",
 ]
+
+_PACKAGES = (
+    "aggregators",
+    "diagnostics",
+    "losses",
+    "projection",
+    "scalarizations",
+    "solvers",
+    "testing",
+    "weightings",
+)
+
+
+def __getattr__(name: str) -> ModuleType:
+    """`moopt.diagnostics` and the others, imported where they are first used."""
+    if name in _PACKAGES:
+        return importlib.import_module(f"moopt.{name}")
+    raise AttributeError(f"module 'moopt' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *_PACKAGES})

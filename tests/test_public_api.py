@@ -7,6 +7,8 @@ import importlib
 import importlib.util
 import inspect
 import re
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -101,6 +103,15 @@ def test_the_documentation_build_warns_about_an_undocumented_name() -> None:
     assert extension.undocumented(["moopt"], NAMES) == []
     present = [name for name in NAMES if not name.endswith(".StepRecord")]
     assert extension.undocumented(["moopt"], present) == ["moopt.StepRecord"]
+
+
+def test_packages_are_there_after_import_moopt_alone() -> None:
+    program = "import moopt; print(*(getattr(moopt, name).__name__ for name in moopt._PACKAGES))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.split() == sorted(set(MODULES) - {"moopt"}), done.stderr
+    assert set(dir(moopt)) == {*moopt.__all__, *moopt._PACKAGES}
+    with pytest.raises(AttributeError, match="module 'moopt' has no attribute 'GRU'"):
+        _ = moopt.GRU
 
 
 def test_all_lists_are_sorted_and_without_repetition() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -189,14 +190,16 @@ def weighting_from_name(
         >>> weighting_from_name("dual_space_mgda").name
         'DualSpaceMGDA'
     """
+    names = {_plain(row_name): row_name for row_name in rows}
     wanted = _plain(name)
-    for row in rows.values():
-        if _plain(row.name) == wanted:
-            method: Weighting = row.build()
-            return method
+    if wanted in names:
+        method: Weighting = rows[names[wanted]].build()
+        return method
+    close = difflib.get_close_matches(wanted, names, n=1)
+    meant = f" Did you mean {names[close[0]]!r}?" if close else ""
     raise ValueError(
-        f"`weighting` must be the name of a registered weighting; got {name!r}. Choose one of"
-        f" {', '.join(rows)}."
+        f"`weighting` must be the name of a registered weighting; got {name!r}.{meant} Choose one"
+        f" of {', '.join(rows)}."
     )
 
 

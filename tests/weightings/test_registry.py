@@ -40,6 +40,14 @@ def test_an_unknown_name_lists_the_names() -> None:
         weighting_from_name("adam")
 
 
+@pytest.mark.parametrize(("typed", "meant"), [("upgard", "UPGrad"), ("nash_mlt", "NashMTL")])
+def test_a_name_that_is_nearly_one_is_suggested(typed: str, meant: str) -> None:
+    with pytest.raises(
+        ValueError, match=rf"got '{typed}'\. Did you mean '{meant}'\? Choose one of"
+    ):
+        weighting_from_name(typed)
+
+
 @pytest.mark.parametrize("name", WEIGHTINGS)
 def test_every_row_has_an_example_for_the_same_three_objectives(name: str) -> None:
     statistics = StepStatistics(
