@@ -4,10 +4,12 @@ from moopt.scalarizations.augmented_tchebycheff import AugmentedTchebycheff, aug
 from moopt.scalarizations.base import Scalarization
 from moopt.scalarizations.cosmos import COSMOS, cosmos
 from moopt.scalarizations.dwa import DWA, dwa
+from moopt.scalarizations.eupmu import EUPMU
 from moopt.scalarizations.famo import FAMO, famo
 from moopt.scalarizations.gls import GLS, gls
 from moopt.scalarizations.imtl_l import IMTLL, imtl_l
 from moopt.scalarizations.pbi import PBI, pbi
+from moopt.scalarizations.pdu import PDU
 from moopt.scalarizations.registry import SCALARIZATIONS
 from moopt.scalarizations.rlw import RLW, rlw
 from moopt.scalarizations.stch import STCH, stch
@@ -16,10 +18,12 @@ from moopt.scalarizations.uw import UW, uw
 __all__ = [
     "COSMOS",
     "DWA",
+    "EUPMU",
     "FAMO",
     "GLS",
     "IMTLL",
     "PBI",
+    "PDU",
     "RLW",
     "SCALARIZATIONS",
     "STCH",

@@ -34,23 +34,31 @@ def role_names(value: str | Sequence[str], keyword: str, method: str) -> tuple[s
 def role_positions(
     statistics: StepStatistics, roles: Mapping[str, tuple[str, ...]], method: str
 ) -> tuple[list[int], ...]:
+    """`positions_of` the objectives of a step."""
+    names = statistics.names
+    return positions_of(names and names[: statistics.num_objectives], roles, method)
+
+
+def positions_of(
+    names: tuple[str, ...] | None, roles: Mapping[str, tuple[str, ...]], method: str
+) -> tuple[list[int], ...]:
     """Return, for each role, the positions of its objectives; absent ones are left out.
 
     Raises:
         ValueError: if the step has no names, or an objective without a role.
     """
-    if statistics.names is None:
+    if names is None:
         raise ValueError(
             f"`{method}` needs the objectives' names; got none. Pass the losses as a mapping."
         )
-    places = {name: i for i, name in enumerate(statistics.names[: statistics.num_objectives])}
-    without = [name for name in places if not any(name in names for names in roles.values())]
+    places = {name: i for i, name in enumerate(names)}
+    without = [name for name in places if not any(name in role for role in roles.values())]
     if without:
         raise ValueError(
             f"`{method}` must know the role of every objective; {without} have none in"
             f" {dict(roles)}. Name each in one of {', '.join(f'`{key}`' for key in roles)}."
         )
-    return tuple([places[n] for n in names if n in places] for names in roles.values())
+    return tuple([places[n] for n in role if n in places] for role in roles.values())
 
 
 def refuse_overlap(roles: Mapping[str, tuple[str, ...]], method: str) -> None:

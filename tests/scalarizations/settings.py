@@ -5,9 +5,11 @@ from __future__ import annotations
 from moopt.scalarizations import (
     COSMOS,
     DWA,
+    EUPMU,
     FAMO,
     IMTLL,
     PBI,
+    PDU,
     RLW,
     SCALARIZATIONS,
     STCH,
@@ -29,7 +31,29 @@ def by_position(make, **settings) -> Build:
     return build
 
 
-DEFAULTS: dict[str, Build] = {name: fixed(row.build()) for name, row in SCALARIZATIONS.items()}
+def forget_retain(make, **settings) -> Build:
+    """The first objective is to be forgotten, the others retained; in the small models too."""
+
+    def build(positions):
+        retain = [f"objective {i}" for i in range(1, len(positions))]
+        # Those of `OneOutput` and `TwoHeads`; an absent name is no harm.
+        return make(
+            forget=("objective 0", "a", "first"), retain=(*retain, "b", "c", "second"), **settings
+        )
+
+    return build
+
+
+# Methods that have settings without a default.
+REQUIRED: dict[str, Build] = {
+    "PDU": forget_retain(PDU, eps=0.5),
+    "EUPMU": forget_retain(EUPMU, lr=0.05, initial=5.0),
+}
+
+DEFAULTS: dict[str, Build] = {
+    name: REQUIRED[name] if name in REQUIRED else fixed(row.build())
+    for name, row in SCALARIZATIONS.items()
+}
 
 FURTHER: dict[str, Build] = {
     "STCH preferred": by_position(STCH, mu=1.0),
@@ -43,6 +67,8 @@ FURTHER: dict[str, Build] = {
     "RLW another seed": fixed(RLW(seed=-5)),
     "UW fast": fixed(UW(lr=0.5)),
     "IMTLL fast": fixed(IMTLL(lr=0.1)),
+    "PDU slow": forget_retain(PDU, eps=2.0, step_size=0.1, initial=0.5),
+    "EUPMU tolerant": forget_retain(EUPMU, lr=0.5, eps=0.2, step_size=2.0, initial=0.7),
 }
 
 SETTINGS = DEFAULTS | FURTHER

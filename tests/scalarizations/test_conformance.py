@@ -18,6 +18,8 @@ from tests.weightings.settings import fixed
 # The gradients do not matter, only how many there are.
 CASES = list(all_cases(ms=(1, 2, 3)))
 
+NAMES = tuple(f"objective {i}" for i in range(3))
+
 UNCLAIMED = [
     (name, guarantee)
     for name in SETTINGS
@@ -89,7 +91,7 @@ def test_rows_and_classes(name: str) -> None:
     assert dataclass_is_frozen(row.weighting_class)
     assert row.weighting_class.__name__ == name
     assert issubclass(row.weighting_class, Scalarization)
-    assert "losses" in row.needs()
+    assert "losses" in row.example().needs
     assert str(row.year) in row.source
 
 
@@ -159,7 +161,7 @@ def test_traces_in_one_graph_and_agrees_with_eager(name: str) -> None:
 
     def weights(losses: torch.Tensor, active: torch.Tensor) -> torch.Tensor:
         gramian = torch.eye(3, dtype=torch.float64)
-        given = StepStatistics(gramian=gramian, losses=losses, active=active)
+        given = StepStatistics(gramian=gramian, losses=losses, names=NAMES, active=active)
         return weighting(given).weights
 
     traced = torch.compile(weights, fullgraph=True, backend="aot_eager")

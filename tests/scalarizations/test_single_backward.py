@@ -12,13 +12,12 @@ from moopt.scalarizations import (
     IMTLL,
     PBI,
     RLW,
-    SCALARIZATIONS,
     STCH,
     UW,
     AugmentedTchebycheff,
 )
 from tests.optimizer.problems import OneOutput, TwoHeads, batch, parameters_of, seeded
-from tests.scalarizations.settings import SETTINGS
+from tests.scalarizations.settings import DEFAULTS, SETTINGS
 from tests.scalarizations.training import STEPS, make, train
 
 TRAJECTORY_RTOL = 1e-10
@@ -194,11 +193,11 @@ def test_an_objective_at_its_noise_floor_keeps_its_weight():
     assert record.weights.tolist() == [0.5] * 3
 
 
-@pytest.mark.parametrize("name", SCALARIZATIONS)
+@pytest.mark.parametrize("name", DEFAULTS)
 def test_one_objective_is_bit_for_bit_the_base_optimizer(name):
     plain = seeded(OneOutput)
     reference = torch.optim.AdamW(plain.parameters(), lr=0.05)
-    model, optimizer = make(OneOutput, SCALARIZATIONS[name].build(), torch.optim.AdamW)
+    model, optimizer = make(OneOutput, DEFAULTS[name](range(3)), torch.optim.AdamW)
     model.losses = lambda x: {"a": OneOutput.losses(model, x)["a"]}
     for step in range(STEPS):
         reference.zero_grad()
@@ -436,9 +435,9 @@ def test_a_step_reads_no_value_of_any_tensor(name, cls):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("name", SCALARIZATIONS)
+@pytest.mark.parametrize("name", DEFAULTS)
 def test_every_dtype(name, dtype):
-    model, optimizer = make(weighting=SCALARIZATIONS[name].build(), dtype=dtype)
+    model, optimizer = make(weighting=DEFAULTS[name](range(3)), dtype=dtype)
     train(model, optimizer, 3, dtype=dtype)
     assert optimizer.record.weights.dtype == torch.float64
     assert all(p.grad.dtype == dtype and torch.isfinite(p).all() for p in model.parameters())

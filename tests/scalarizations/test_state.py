@@ -19,7 +19,9 @@ from tests.scalarizations.training import STEPS, make, train
 
 
 @pytest.mark.parametrize("objectives", [None, ("a", "b", "c")])
-@pytest.mark.parametrize("name", ["UW", "DWA every step", "FAMO", "IMTLL fast", "RLW"])
+@pytest.mark.parametrize(
+    "name", ["UW", "DWA every step", "FAMO", "IMTLL fast", "RLW", "PDU", "EUPMU"]
+)
 def test_save_load_resume_is_bit_equal(tmp_path, name, objectives):
     weighting = SETTINGS[name](range(3))
     model, optimizer = make(weighting=weighting, objectives=objectives)
