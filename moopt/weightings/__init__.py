@@ -32,6 +32,7 @@ from moopt.weightings.pmtl import PMTL
 from moopt.weightings.random import Random
 from moopt.weightings.registry import WEIGHTINGS, RegisteredWeighting, weighting_from_name
 from moopt.weightings.sdmgrad import SDMGrad
+from moopt.weightings.sdmgrad_stochastic import SDMGradStochastic
 from moopt.weightings.sum import Sum
 from moopt.weightings.upgrad import UPGrad
 
@@ -69,6 +70,7 @@ __all__ = [
     "Random",
     "RegisteredWeighting",
     "SDMGrad",
+    "SDMGradStochastic",
     "Sum",
     "UPGrad",
     "Weighting",

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from moopt.check_number import check_number
-from moopt.record import StepStatistics, sample_name
-from moopt.solvers.simplex import simplex_projection
-from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
-from moopt.weightings.mean import mean_weights
-from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
-
-WEIGHTS = "weights"
+from moopt.record import StepStatistics
+from moopt.weightings.double_sampling import DoubleSampling, projected_step
 
 
 def modo_weights(
@@ -52,19 +45,17 @@ def modo_weights(
         >>> modo_weights(K, torch.tensor([0.5, 0.5]), step_size=0.1, regularization=0.0).tolist()
         [0.45, 0.55]
     """
-    products, former = products.detach().double(), former.double()
-    on = torch.ones(products.shape[:-1], dtype=torch.bool, device=products.device)
-    if active is not None:
-        on = on & active
-    clean = torch.where(on[..., :, None] & on[..., None, :], products, 0.0)
-    # The former weights of this step's objectives, should others have taken part before.
-    w = simplex_projection(former.expand(on.shape), active=on)
-    slope = (clean @ w[..., None])[..., 0] + regularization * w
-    return simplex_projection(w - step_size * slope, active=on)
+    return projected_step(
+        products,
+        former,
+        lambda clean, w: (clean @ w[..., None])[..., 0] + regularization * w,
+        active=active,
+        step_size=step_size,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MoDo(Weighting):
+class MoDo(DoubleSampling):
     """Multi-objective descent with double sampling: a running estimate of the min-norm weights.
 
     `w <- P(w - gamma (J1 J2' w + rho w))`, P the projection onto the simplex, then `d = J'w`: one
@@ -104,7 +95,6 @@ class MoDo(Weighting):
     or inactive joins with its last weight, and the weights of the step are projected again: ours.
     """
 
-    step_size: float = 1e-3
     regularization: float = 0.1
 
     name: ClassVar[str] = "MoDo"
@@ -114,69 +104,17 @@ class MoDo(Weighting):
     )
 
     def __post_init__(self) -> None:
-        check_number(self.name, "step_size", self.step_size, "finite and > 0", use="1e-3")
+        super().__post_init__()
         check_number(self.name, "regularization", self.regularization, "finite and >= 0", use="0.1")
 
-    @property
-    def guarantees(self) -> frozenset[Guarantee]:
-        # Not permutation-equivariant: a step of 1e30 ends in a vertex, and rounding chooses among
-        # equals.
-        return frozenset({Guarantee.SIMPLEX, Guarantee.IDEMPOTENT})
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"names", "auxiliary"})
-
-    @property
-    def state_axes(self) -> Mapping[str, int]:
-        return {WEIGHTS: 1}
-
-    def initial_state(
-        self, num_objectives: int, device: torch.device | None = None
-    ) -> dict[str, Tensor]:
-        """Uniform weights."""
-        shape = (num_objectives,)
-        return {WEIGHTS: torch.full(shape, 1 / num_objectives, dtype=torch.float64, device=device)}
-
-    def __call__(
-        self, statistics: StepStatistics, state: dict[str, Tensor] | None = None
-    ) -> WeightingOutput:
-        gramian, active = objective_rows(statistics)
-        if state is None:
-            state = self.initial_state(statistics.num_objectives, gramian.device)
-        products = self._between_samples(statistics)
-        on = torch.ones(gramian.shape[:-1], dtype=torch.bool, device=gramian.device)
-        if active is not None:
-            on = on & active
-        pairs = on[..., :, None] & on[..., None, :]
-        finite = (torch.isfinite(products) & torch.isfinite(gramian) | ~pairs).all(-1).all(-1)
+    def _step(
+        self, products: Tensor, former: Tensor, active: Tensor, statistics: StepStatistics
+    ) -> tuple[Tensor, Tensor]:
         weights = modo_weights(
             products,
-            state[WEIGHTS],
-            active=on,
+            former,
+            active=active,
             step_size=self.step_size,
             regularization=self.regularization,
         )
-        weights = torch.where(finite[..., None], weights, mean_weights(gramian, active=on))
-        kept = state[WEIGHTS].expand(on.shape)
-        following = torch.where(on & finite[..., None], weights, kept)
-        return WeightingOutput(with_auxiliary_rows(weights, statistics), {WEIGHTS: following}, None)
-
-    def _between_samples(self, statistics: StepStatistics) -> Tensor:
-        """`J1 J2'`, float64 `[..., m, m]`."""
-        if statistics.names is None:
-            raise ValueError("`MoDo` needs the objectives' names. Pass the losses as a mapping.")
-        sides = []
-        for sample in (1, 2):
-            wanted = [sample_name(name, sample) for name in statistics.names]
-            missing = [name for name in wanted if name not in statistics.auxiliary]
-            if missing:
-                raise ValueError(
-                    f"`MoDo` needs each loss on two further batches; the rows {missing} are"
-                    " missing. Pass optimizer.backward(losses, samples=(losses_1, losses_2))."
-                )
-            first = statistics.num_objectives
-            sides.append([first + statistics.auxiliary.index(name) for name in wanted])
-        # One row at a time: a list of positions would be copied from the host.
-        rows = torch.stack([statistics.gramian.select(-2, i) for i in sides[0]], -2)
-        return torch.stack([rows.select(-1, i) for i in sides[1]], -1).double()
+        return weights, weights

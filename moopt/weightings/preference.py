@@ -39,6 +39,19 @@ def checked_preference(preference: Preference | None, owner: str) -> Preference 
     return frozen
 
 
+def preference_shares(preference: Tensor | None, gramian: Tensor, active: Tensor | None) -> Tensor:
+    """Return the preference divided by its sum over the active objectives, float64 `[..., m]`.
+
+    Equal shares where there is none, or where every preferred objective is absent.
+    """
+    uniform = mean_weights(gramian, active=active)
+    if preference is None:
+        return uniform
+    u = torch.where(uniform > 0.0, preference, 0.0)
+    total = u.sum(-1, keepdim=True)
+    return torch.where(total > 0.0, u / torch.where(total > 0.0, total, 1.0), uniform)
+
+
 def preference_needs(preference: Preference | None) -> frozenset[str]:
     """What a weighting with this preference needs: the names, if it is by name."""
     return frozenset({"names"}) if isinstance(preference, Mapping) else frozenset()

@@ -39,6 +39,7 @@ from moopt.weightings.pmgda import PMGDA
 from moopt.weightings.pmtl import PMTL
 from moopt.weightings.random import Random
 from moopt.weightings.sdmgrad import SDMGrad
+from moopt.weightings.sdmgrad_stochastic import SDMGradStochastic
 from moopt.weightings.sum import Sum
 from moopt.weightings.upgrad import UPGrad
 
@@ -157,6 +158,7 @@ WEIGHTINGS: Mapping[str, RegisteredWeighting] = MappingProxyType(
             RegisteredWeighting(weighting_class=FairGrad, year=2024),
             RegisteredWeighting(weighting_class=SDMGrad, year=2023),
             RegisteredWeighting(weighting_class=MoDo, year=2023),
+            RegisteredWeighting(weighting_class=SDMGradStochastic, year=2023),
             RegisteredWeighting(weighting_class=EPO, year=2020),
             RegisteredWeighting(weighting_class=PMGDA, year=2024),
             RegisteredWeighting(

@@ -19,6 +19,7 @@ from moopt.weightings.preference import (
     Preference,
     checked_preference,
     preference_needs,
+    preference_shares,
     preference_vector,
 )
 
@@ -63,12 +64,7 @@ def sdmgrad_weights(
     if active is not None:
         on = on & active.to(gramian.device)
     uniform = mean_weights(gramian, active=on)
-    u = uniform
-    if preference is not None:
-        # Where every preferred objective is absent there is no preference left.
-        u = torch.where(on, preference, 0.0)
-        total = u.sum(-1, keepdim=True)
-        u = torch.where(total > 0.0, u / torch.where(total > 0.0, total, 1.0), uniform)
+    u = preference_shares(preference, gramian, on)
     pairs = on[..., :, None] & on[..., None, :]
     clean = torch.where(pairs, gramian.detach(), 0.0)
     products = (clean @ u[..., None])[..., 0]
@@ -114,8 +110,8 @@ class SDMGrad(Weighting):
 
     Source: P. Xiao, H. Ban and K. Ji, "Direction-oriented Multi-objective Learning: Simple and
     Provable Stochastic Algorithms", NeurIPS 2023. The paper takes a few projected gradient steps
-    for w, with three independent batches for an unbiased estimate; this is its deterministic
-    problem on one batch, solved exactly.
+    for w, with three independent batches for an unbiased estimate, as `SDMGradStochastic` does;
+    this is its deterministic problem on one batch, solved exactly.
     """
 
     regularization: float = 0.3

@@ -29,6 +29,7 @@ from moopt.weightings import (
     NGDiff,
     OrthogonalSteepestDescent,
     PCGrad,
+    SDMGradStochastic,
     UPGrad,
     Weighting,
 )
@@ -77,6 +78,7 @@ def three_sectors(positions: Sequence[int]) -> Weighting:
 REQUIRED: dict[str, Build] = {
     "Constant": constant,
     "MoDo": fixed(OneBatch(MoDo(), normalize=True)),
+    "SDMGradStochastic": fixed(OneBatch(SDMGradStochastic(), normalize=True)),
     "PMTL": three_sectors,
     "NGDiff": forget_retain(NGDiff),
     "GRU": forget_retain(GRU),
@@ -102,6 +104,9 @@ FURTHER: dict[str, Build] = {
     "EPO descent": fixed(EPO(eps=10.0)),
     "PMGDA with a preference": lambda at: PMGDA(preference=[1.0 + 0.5 * i for i in at]),
     "MoDo in large steps": fixed(OneBatch(MoDo(step_size=3.0), normalize=True)),
+    "SDMGradStochastic preferred": lambda at: OneBatch(
+        SDMGradStochastic(step_size=0.3, preference=[1.0 + 0.5 * i for i in at]), normalize=True
+    ),
     "PCD tau 0": prioritised(tau=0.0, beta=0.0),
     "GRU clip": forget_retain(GRU, cosine_clip=-0.5),
     "HAMU absolute": forget_retain(HAMU, relative=False, stop=False),

@@ -56,6 +56,7 @@ TRACED = [
     ("Mean", 3),
     ("Sum", 3),
     ("MoDo", 3),
+    ("SDMGradStochastic preferred", 3),
     ("NGDiff", 3),
     ("GRU clip", 3),
     ("BLUR at least", 3),

@@ -35,6 +35,7 @@ from moopt.weightings import (
     OrthogonalSteepestDescent,
     PCGrad,
     SDMGrad,
+    SDMGradStochastic,
     UPGrad,
     Weighting,
 )
@@ -71,6 +72,9 @@ BOUNDS: list[tuple[type[Weighting], dict[str, Any], str, tuple[list[Any], list[A
     (SDMGrad, {}, "regularization", LENGTH),
     (MoDo, {}, "regularization", LENGTH),
     (MoDo, {}, "step_size", POSITIVE),
+    (SDMGradStochastic, {}, "regularization", LENGTH),
+    (SDMGradStochastic, {}, "step_size", POSITIVE),
+    (SDMGradStochastic, {}, "preference", PREFERENCE),
     (FairGrad, {}, "alpha", POSITIVE),
     (HAMU, ROLES, "radius", POSITIVE),
     (HAMU, ROLES, "quota", ([0.0, 1.0], [1.0 + 1e-15, -1e-300, NAN])),
@@ -176,6 +180,7 @@ PROMISES: list[tuple[Weighting, set[Guarantee]]] = [
     (PCGrad(), {H}),
     (Constant([1.0]), {H}),
     (MoDo(), {S, D}),
+    (SDMGradStochastic(), {S, D}),
     (Mean(), {S, H, P, D}),
 ]
 

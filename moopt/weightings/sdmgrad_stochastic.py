@@ -1,0 +1,140 @@
+"""SDMGradStochastic: SDMGrad's weights by gradient steps, unbiased by independent batches."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+from torch import Tensor
+
+from moopt.check_number import check_number
+from moopt.record import StepStatistics
+from moopt.weightings.double_sampling import DoubleSampling, projected_step
+from moopt.weightings.preference import (
+    Preference,
+    checked_preference,
+    preference_shares,
+    preference_vector,
+)
+
+
+def sdmgrad_stochastic_weights(
+    products: Tensor,
+    former: Tensor,
+    preference: Tensor | None = None,
+    *,
+    active: Tensor | None = None,
+    step_size: float = 1e-3,
+    regularization: float = 0.3,
+) -> Tensor:
+    """Return `P(w - gamma K (w + lambda u))`, P the projection onto the simplex.
+
+    With independent batches behind its two sides, `K = J1 J2'` makes `K (w + lambda u)` an
+    unbiased estimate of the gradient of `||J'(w + lambda u)||^2 / 2` for the expected gradients.
+
+    Args:
+        products: `[..., m, m]`, entry (i, j) is the inner product of the gradient of objective i
+            on the first batch with that of objective j on the second.
+        former: `[..., m]`, the weights w of the last step.
+        preference: float64 `[m]` or `[..., m]`, u >= 0, divided by its sum over the active
+            objectives; None means equal.
+        active: bool `[..., m]`; the others get weight exactly 0 and have no influence. None means
+            all active.
+        step_size: gamma > 0.
+        regularization: lambda >= 0.
+
+    Returns:
+        float64 `[..., m]` on the simplex; uniform where an active entry is not finite.
+
+    Example:
+        >>> import torch
+        >>> from moopt.weightings.sdmgrad_stochastic import sdmgrad_stochastic_weights
+        >>> K, w = torch.tensor([[4.0, 0.0], [0.0, 2.0]]), torch.tensor([0.5, 0.5])
+        >>> weights = sdmgrad_stochastic_weights(K, w, step_size=0.1, regularization=1.0)
+        >>> [round(weight, 12) for weight in weights.tolist()]
+        [0.4, 0.6]
+    """
+    u = preference_shares(preference, products, active)
+    return projected_step(
+        products,
+        former,
+        lambda clean, w: (clean @ (w + regularization * u)[..., None])[..., 0],
+        active=active,
+        step_size=step_size,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SDMGradStochastic(DoubleSampling):
+    """SDMGrad with double sampling: its weights by one projected step per training step.
+
+    `w <- P(w - gamma J1 J2' (w + lambda u))`, P the projection onto the simplex, then
+    `d = J'(w + lambda u) / (1 + lambda)`. J1, J2 and J belong to three independent batches, so
+    that w follows the problem of `SDMGrad` for the *expected* gradients, where an exact solution
+    on one batch depends on its noise. lambda = 0 is `MoDo` without its regularisation.
+
+    Give the two further batches as `optimizer.backward(losses, samples=(losses_1, losses_2))`.
+
+    Args:
+        step_size: gamma > 0, of the weights, per squared unit of the gradients; default 1e-3, as
+            in `MoDo`.
+        regularization: lambda, finite, >= 0; default 0.3, as in `SDMGrad`.
+        preference: u, finite numbers >= 0, not all zero, divided by their sum: a sequence in the
+            order of the objectives, or a mapping from name to number. None (default) means the
+            mean gradient.
+
+    Raises:
+        ValueError: a setting is out of range; at the call, if names or samples are missing, or the
+            preference does not fit the objectives.
+
+    Numerics: three backward passes per objective. An objective that is inactive or absent in a
+        step keeps its entry of the state. NaN or infinity among the active rows of any batch gives
+        uniform weights and leaves the state. Common descent is not promised: the weights lag. The
+        step has a unit: for gradients of norm s, a `step_size` of about `1e-3 / s^2`.
+
+    Example:
+        >>> import torch, moopt
+        >>> from moopt.weightings import SDMGradStochastic
+        >>> w = torch.nn.Parameter(torch.tensor([1.0, 3.0]))
+        >>> losses_on = lambda batch: {"a": batch * w[0] ** 2, "b": batch * w[1] ** 2}
+        >>> method = SDMGradStochastic(step_size=0.01, regularization=1.0)
+        >>> optimizer = moopt.CommonDescent(torch.optim.SGD([w], lr=0.1), method)
+        >>> record = optimizer.backward(losses_on(1.0), samples=(losses_on(0.5), losses_on(2.0)))
+        >>> [round(weight, 3) for weight in record.weights.tolist()]
+        [0.58, 0.42]
+
+    Source: P. Xiao, H. Ban and K. Ji, "Direction-oriented Multi-objective Learning: Simple and
+    Provable Stochastic Algorithms", NeurIPS 2023, Algorithm 1 with one step of w per step of the
+    model (from memory). The authors' code takes 20 steps of SGD with momentum on one batch's
+    Gramian, in units of its mean gradient norm, which is not this algorithm. An objective that was
+    absent or inactive joins with its last weight, and the weights are projected again: ours.
+    """
+
+    regularization: float = 0.3
+    preference: Preference | None = None
+
+    name: ClassVar[str] = "SDMGradStochastic"
+    source: ClassVar[str] = (
+        "P. Xiao, H. Ban and K. Ji, Direction-oriented Multi-objective Learning: Simple and"
+        " Provable Stochastic Algorithms, NeurIPS 2023"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number(self.name, "regularization", self.regularization, "finite and >= 0", use="0.3")
+        object.__setattr__(self, "preference", checked_preference(self.preference, self.name))
+
+    def _step(
+        self, products: Tensor, former: Tensor, active: Tensor, statistics: StepStatistics
+    ) -> tuple[Tensor, Tensor]:
+        u = preference_vector(self.preference, statistics, self.name)
+        moved = sdmgrad_stochastic_weights(
+            products,
+            former,
+            u,
+            active=active,
+            step_size=self.step_size,
+            regularization=self.regularization,
+        )
+        shares = preference_shares(u, products, active)
+        return moved, (moved + self.regularization * shares) / (1.0 + self.regularization)
