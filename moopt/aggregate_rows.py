@@ -16,7 +16,7 @@ from moopt.gradients.store import Row
 from moopt.kernels.gramian import gramian as inner_products
 from moopt.record import StepRecord, StepStatistics
 from moopt.solvers import stationarity
-from moopt.state_by_name import gather, is_stateful, scatter
+from moopt.state_by_name import gather, is_stateful, rows_key, scatter
 from moopt.tracked_rows import tracked_direction
 
 
@@ -37,7 +37,7 @@ def aggregate_rows_(
     `g_i . d` is measured against the whole rows afterwards.
 
     Args:
-        store: at least two rows that share a parameter.
+        store: at least two rows that share a parameter; one, if absent objectives count.
         aggregator: the method.
         statistics: of the step, its Gramian over the shared parameters.
         bank: where the aggregator's state lives, by objective name.
@@ -55,9 +55,19 @@ def aggregate_rows_(
     statistics = dataclasses.replace(statistics, active=active)
     rows = list(store.rows.values())
     reached = [t for t, on in enumerate(shared) if on and any(row[t] is not None for row in rows)]
+    if isinstance(aggregator, TrackingAggregator) and aggregator.combines_absent:
+        known = [rows_key(aggregator, position) in bank for position in positions]
+        reached = [t for t, on in enumerate(shared) if on and (t in reached or known[t])]
     if isinstance(aggregator, TrackingAggregator):
-        direction, weights = tracked_direction(
-            store, aggregator, statistics, bank, reached, positions=positions, scale=scale
+        direction, weights, active = tracked_direction(
+            store,
+            aggregator,
+            statistics,
+            bank,
+            reached,
+            positions=positions,
+            inactive_tol=inactive_tol,
+            scale=scale,
         )
     else:
         assert isinstance(aggregator, EntrywiseAggregator)

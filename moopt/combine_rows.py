@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from moopt.aggregate_rows import aggregate_rows_
-from moopt.aggregators import GradientAggregator
+from moopt.aggregators import GradientAggregator, TrackingAggregator
 from moopt.aggregators.base import Method
 from moopt.certified_weights import CertifiedWeights, certified_weights
 from moopt.gradients import GradientStore
@@ -70,6 +70,9 @@ def combine_rows_(
             f"{type(weighting).__name__} needs the value of every loss; none was given for"
             f" {', '.join(map(repr, missing))}. Pass it: optimizer.objective(name, loss)."
         )
+    remembers = isinstance(weighting, TrackingAggregator) and weighting.combines_absent
+    if remembers and shared is None:  # which ones the absent objectives reach is not known here
+        shared = {id(parameter) for parameter in store.parameters}
     flags = store.shared(shared)
     gramian = store.gramian(flags)
     if scale is not None:
@@ -93,7 +96,8 @@ def combine_rows_(
     _refuse_ascent(weighting, names, store.unweighted(flags))
     everywhere = isinstance(weighting, Scalarization)
     combines_auxiliary = bool(auxiliary) and weighting.combines_auxiliary
-    if (m == 1 and not combines_auxiliary) or not (everywhere or any(flags)):
+    alone = m == 1 and not combines_auxiliary and not remembers
+    if alone or not (everywhere or any(flags)):
         certified = _unweighted(gramian[:m, :m])
     elif isinstance(weighting, GradientAggregator):
         direction, record = aggregate_rows_(

@@ -70,7 +70,8 @@ class CommonDescent(CombiningOptimizer):
         The Gramian accumulates in float64 whatever the gradients' dtype. A step reads each
         gradient twice and writes the direction into the memory of the first: peak extra memory is
         the m gradients. Nothing reads a value back from the device inside a step. With a single
-        objective the step is bit for bit the wrapped optimizer's, whatever the weighting.
+        objective the step is bit for bit the wrapped optimizer's, whatever the weighting (but for
+        `MConFIG`, which remembers the others).
 
     Example:
         >>> import torch, moopt

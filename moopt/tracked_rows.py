@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import MutableMapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from moopt.aggregators import TrackingAggregator
+from moopt.certified_weights import above_noise_floor
 from moopt.gradients import GradientStore
 from moopt.gradients.store import Row
 from moopt.kernels.gramian import gramian
@@ -74,8 +76,9 @@ def tracked_direction(
     chosen: Sequence[int],
     *,
     positions: Sequence[int],
+    inactive_tol: float,
     scale: Tensor | None = None,
-) -> tuple[Row, Tensor]:
+) -> tuple[Row, Tensor, Tensor]:
     """Let the rows follow this step's gradients, and combine.
 
     Args:
@@ -85,18 +88,20 @@ def tracked_direction(
         bank: where the method's state lives; its rows are written in place.
         chosen: the positions in `store.parameters` that take part.
         positions: the number of each of `store.parameters` among all of the optimizer's.
+        inactive_tol: relative noise floor of the rows, where those of absent objectives count.
         scale: the factor of a GradScaler that the gradients carry, and the direction shall.
 
     Returns:
-        The direction at `chosen` (None elsewhere) and the weights; NaN where the gradients are
-        not finite.
+        The direction at `chosen` (None elsewhere) and the weights of the step's objectives, NaN
+        where the gradients are not finite; and which of the objectives are active.
     """
     names, products = tuple(store.rows), statistics.gramian
     state = gather(bank, aggregator, names, products.device)
     finite = torch.isfinite(products).all()
     assert statistics.active is not None
+    active, absent = statistics.active, aggregator.combines_absent
     if "losses" in aggregator.needs and statistics.losses is not None:
-        finite = finite & (torch.isfinite(statistics.losses) | ~statistics.active).all()
+        finite = finite & (torch.isfinite(statistics.losses) | ~active).all()
     factors = aggregator.factors(statistics)
     factors = factors if scale is None else factors / scale.to(factors)
     # Rows that are combined are kept until then anyway: a weighting that raises changes nothing.
@@ -113,32 +118,67 @@ def tracked_direction(
         new, share = aggregator.follow(
             rows, gradients * factors.to(whole).reshape(column), statistics, state
         )
-        kept = (statistics.active & finite).to(whole.device).reshape(column)
+        # A row that counts while its objective is absent must not stay while it goes to zero.
+        kept = ((active | absent) & finite).to(whole.device).reshape(column)
         new = torch.where(kept, new, rows)
         if aggregator.combines_tracked:
             written.append((whole, index, new))
         else:
             whole.index_copy_(0, index, new)
         combined = new if aggregator.combines_tracked else gradients
+        combined = whole.index_copy(0, index, new) if absent else combined
         followed.append(_Followed(combined, None if share is None else share.to(products)))
 
     if aggregator.combines_tracked:
-        summary = gramian([[f.combined[i] for f in followed] for i in range(len(names))])
+        count = len(bank[NAMES_KEY]) if absent else len(names)
+        summary = gramian([[f.combined[i] for f in followed] for i in range(count)])
     else:
         summary = torch.stack([f.share for f in followed if f.share is not None]).sum(0)
-    weights, following = aggregator.weigh(summary.to(products), statistics, state)
+    summary = summary.to(products)
+    if absent:
+        present = position_tensor(roster, products.device)
+        weighed, following, active = _weigh_everyone(
+            aggregator, summary, statistics, bank, present, inactive_tol
+        )
+        weights = weighed.index_select(0, present)
+    else:
+        weighed, following = aggregator.weigh(summary, statistics, state)
+        weights = weighed
     for whole, index, new in written:
         whole.index_copy_(0, index, new)
-    weights = torch.where(finite, weights, float("nan"))
     kept_state = {key: torch.where(finite, following[key], state[key]) for key in state}
     scatter(bank, aggregator, names, kept_state)
 
     direction: Row = [None] * len(store.parameters)
-    outer = weights if scale is None or not aggregator.combines_tracked else weights * scale
+    outer = torch.where(finite, weighed, float("nan"))
+    outer = outer if scale is None or not aggregator.combines_tracked else outer * scale
     for t, (combined, _) in zip(chosen, followed, strict=True):
-        dtype = next(row[t].dtype for row in store.rows.values() if row[t] is not None)  # type: ignore[union-attr]
-        direction[t] = torch.tensordot(outer.to(combined), combined, 1).to(dtype)
-    return direction, weights
+        entries = (row[t] for row in store.rows.values())
+        like = next((g for g in entries if g is not None), store.parameters[t])
+        direction[t] = torch.tensordot(outer.to(combined), combined, 1).to(like.dtype)
+    return direction, torch.where(finite, weights, float("nan")), active
+
+
+def _weigh_everyone(
+    aggregator: TrackingAggregator,
+    summary: Tensor,
+    statistics: StepStatistics,
+    bank: MutableMapping[str, Any],
+    present: Tensor,
+    inactive_tol: float,
+) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    """Weights of every objective that was ever given; next state and activity of the present."""
+    everyone = tuple(bank[NAMES_KEY])
+    active = above_noise_floor(summary.diagonal().clamp_min(0.0).sqrt(), inactive_tol)
+    statistics = dataclasses.replace(
+        statistics, gramian=summary, losses=None, names=everyone, active=active
+    )
+    state = gather(bank, aggregator, everyone, summary.device)
+    weights, following = aggregator.weigh(summary, statistics, state)
+    for key, axes in aggregator.state_axes.items():
+        for axis in range(axes):
+            following[key] = following[key].index_select(axis, present)
+    return weights, following, active.index_select(0, present)
 
 
 def _stacked(store: GradientStore, t: int, like: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from moopt.aggregators.entrywise import EntrywiseAggregator
 from moopt.aggregators.excess_mtl import ExcessMTL
 from moopt.aggregators.grad_drop import GradDrop
 from moopt.aggregators.gradient_ema import GradientEMA
+from moopt.aggregators.m_config import MConFIG
 from moopt.aggregators.moco import MoCo
 from moopt.aggregators.registry import AGGREGATORS
 from moopt.aggregators.sago import SAGO
@@ -21,6 +22,7 @@ __all__ = [
     "GradDrop",
     "GradientAggregator",
     "GradientEMA",
+    "MConFIG",
     "MoCo",
     "TrackingAggregator",
     "TrimmedMean",

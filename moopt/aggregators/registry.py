@@ -9,6 +9,7 @@ from moopt.aggregators.db_mtl_with_ema import DBMTLWithEMA
 from moopt.aggregators.excess_mtl import ExcessMTL
 from moopt.aggregators.grad_drop import GradDrop
 from moopt.aggregators.gradient_ema import GradientEMA
+from moopt.aggregators.m_config import MConFIG
 from moopt.aggregators.moco import MoCo
 from moopt.aggregators.sago import SAGO
 from moopt.aggregators.trimmed_mean import TrimmedMean
@@ -28,6 +29,7 @@ AGGREGATORS: Mapping[str, RegisteredWeighting] = MappingProxyType(
             ),
             RegisteredWeighting(weighting_class=DBMTLWithEMA, year=2023),
             RegisteredWeighting(weighting_class=ExcessMTL, year=2024),
+            RegisteredWeighting(weighting_class=MConFIG, year=2025),
         )
     }
 )

@@ -31,6 +31,10 @@ class TrackingAggregator(GradientAggregator):
         tracked: what a row is, in the keys of the state dict.
         combines_tracked: whether the direction combines the tracked rows, and the summary is their
             Gramian `[m, m]`; else it combines the gradients, and the summary is `[m]`.
+        combines_absent: whether the tracked rows of objectives that are absent from a step take
+            part in its direction. Then `weigh` sees every objective that was ever given, in
+            `statistics.names`, and `active` marks rows above the noise floor; every parameter
+            counts as shared; and a step with a single objective is one like any other.
 
     Example:
         >>> from moopt.aggregators import MoCo
@@ -40,6 +44,7 @@ class TrackingAggregator(GradientAggregator):
 
     tracked: ClassVar[str]
     combines_tracked: ClassVar[bool]
+    combines_absent: ClassVar[bool] = False
 
     def factors(self, statistics: StepStatistics) -> Tensor:
         """c, float64 `[m]`: what each gradient is multiplied by before it is tracked."""
@@ -67,6 +72,8 @@ class TrackingAggregator(GradientAggregator):
         self, summary: Tensor, statistics: StepStatistics, state: State
     ) -> tuple[Tensor, State]:
         """(the weights, float64 `[m]`, 0 where inactive; the next state).
+
+        What it returns for an objective that is absent from the step is not kept.
 
         Args:
             summary: float64, see `combines_tracked`.

@@ -20,6 +20,7 @@ from moopt.aggregators import (
     GradDrop,
     GradientAggregator,
     GradientEMA,
+    MConFIG,
     MoCo,
     TrimmedMean,
 )
@@ -50,6 +51,7 @@ SETTINGS: dict[str, Build] = {
     "GradientEMA of unit rows": lambda at: GradientEMA(moopt.MGDA(normalize="l2")),
     "DBMTLWithEMA": lambda at: DBMTLWithEMA(),
     "ExcessMTL": lambda at: ExcessMTL(),
+    "MConFIG": lambda at: MConFIG(),
 }
 
 

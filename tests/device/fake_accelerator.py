@@ -64,7 +64,7 @@ class Violator(Mean):
         return output
 
 
-COME_AND_GO = ("GradNorm", "GradVac", "MoCo")
+COME_AND_GO = ("GradNorm", "GradVac", "MoCo", "MConFIG")
 """State per objective, per pair of them, and rows: gathered and scattered as objectives go."""
 
 VIOLATORS: dict[str, Callable[[Tensor], object]] = {

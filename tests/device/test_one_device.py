@@ -55,7 +55,7 @@ def test_a_training_step_stays_on_the_device(name: str, problems) -> None:
     assert problems[f"train {name}"] is None
 
 
-@pytest.mark.parametrize("name", ["GradNorm", "GradVac", "MoCo"])
+@pytest.mark.parametrize("name", ["GradNorm", "GradVac", "MoCo", "MConFIG"])
 def test_state_of_objectives_that_come_and_go_stays_on_the_device(name: str, problems) -> None:
     assert problems[f"gap {name}"] is None
 
