@@ -89,8 +89,8 @@ class MConFIG(TrackingAggregator):
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:
-        # Descent is that of the momenta. Where they cancel, d is rounding, which sees the order.
-        return frozenset({Guarantee.POSITIVELY_HOMOGENEOUS})
+        # Descent is that of the momenta.
+        return frozenset({Guarantee.POSITIVELY_HOMOGENEOUS, Guarantee.PERMUTATION_EQUIVARIANT})
 
     @property
     def state_axes(self) -> Mapping[str, int]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 
 from moopt.testing import OneBatch
-from moopt.weightings import AlignedMTL, Guarantee, MoDo
+from moopt.weightings import AlignedMTL, Guarantee, MoDo, SDMGradStochastic
 from tests.cases import Case, all_cases, case, cases
 from tests.weightings.planted import (
     BY_GUARANTEE,
@@ -63,7 +63,7 @@ RARE_CASES = [
     *CASES,
     *all_cases(ms=(3, 5), seeds=(1, 2)),
     *all_cases(ms=(2, 3), seeds=(0, 1), norm_ratios=(1e8,), families=("aligned", "conflicting")),
-    case("orthogonal", 5, seed=1, scale=1e30),
+    case("orthogonal", 5, seed=5, scale=1e30),
 ]
 
 PAIR_CASES = list(all_cases(ms=(2,), seeds=(0, 1, 2), norm_ratios=(1.0, 1e2, 1e8)))
@@ -73,6 +73,10 @@ PAIR_CASES = list(all_cases(ms=(2,), seeds=(0, 1, 2), norm_ratios=(1.0, 1e2, 1e8
 AS_THEY_COME = {
     "MoDo": fixed(OneBatch(MoDo())),
     "MoDo in large steps": fixed(OneBatch(MoDo(step_size=3.0))),
+    "SDMGradStochastic": fixed(OneBatch(SDMGradStochastic())),
+    "SDMGradStochastic preferred": lambda at: OneBatch(
+        SDMGradStochastic(step_size=0.3, preference=[1.0 + 0.5 * i for i in at])
+    ),
 }
 
 
