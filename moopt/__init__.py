@@ -2,6 +2,7 @@
 
 import importlib
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from moopt.__version__ import __version__
 from moopt.common_descent import CommonDescent
@@ -63,11 +64,38 @@ _PACKAGES = (
 )
 
 
-def __getattr__(name: str) -> ModuleType:
-    """`moopt.diagnostics` and the others, imported where they are first used."""
-    if name in _PACKAGES:
-        return importlib.import_module(f"moopt.{name}")
-    raise AttributeError(f"module 'moopt' has no attribute {name!r}")
+if TYPE_CHECKING:
+    from moopt import (
+        aggregators as aggregators,
+    )
+    from moopt import (
+        diagnostics as diagnostics,
+    )
+    from moopt import (
+        losses as losses,
+    )
+    from moopt import (
+        projection as projection,
+    )
+    from moopt import (
+        scalarizations as scalarizations,
+    )
+    from moopt import (
+        solvers as solvers,
+    )
+    from moopt import (
+        testing as testing,
+    )
+    from moopt import (
+        weightings as weightings,
+    )
+else:
+
+    def __getattr__(name: str) -> ModuleType:
+        """`moopt.diagnostics` and the others, imported where they are first used."""
+        if name in _PACKAGES:
+            return importlib.import_module(f"moopt.{name}")
+        raise AttributeError(f"module 'moopt' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

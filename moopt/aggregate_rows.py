@@ -16,7 +16,7 @@ from moopt.gradients.store import Row
 from moopt.kernels.gramian import gramian as inner_products
 from moopt.record import StepRecord, StepStatistics
 from moopt.solvers import stationarity
-from moopt.state_by_name import gather, is_stateful, rows_key, scatter
+from moopt.state_by_name import REACHED_KEY, gather, is_stateful, scatter
 from moopt.tracked_rows import tracked_direction
 
 
@@ -56,8 +56,10 @@ def aggregate_rows_(
     rows = list(store.rows.values())
     reached = [t for t, on in enumerate(shared) if on and any(row[t] is not None for row in rows)]
     if isinstance(aggregator, TrackingAggregator) and aggregator.combines_absent:
-        known = [rows_key(aggregator, position) in bank for position in positions]
-        reached = [t for t, on in enumerate(shared) if on and (t in reached or known[t])]
+        # Not those with a row: `objectives=` allocates it for parameters that no loss reaches.
+        known = {*bank.get(REACHED_KEY, ()), *(positions[t] for t in reached)}
+        reached = [t for t, on in enumerate(shared) if on and positions[t] in known]
+        bank[REACHED_KEY] = tuple(sorted(known))
     if isinstance(aggregator, TrackingAggregator):
         direction, weights, active = tracked_direction(
             store,

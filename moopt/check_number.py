@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any, Literal, SupportsFloat
 
 Range = Literal[
@@ -74,18 +74,30 @@ def frozen_numbers(
         TypeError: `preference` of `Mine` must be a sequence of numbers, or a mapping from name to \
 number; got 5. Pass one number per objective, such as [1.0, 2.0] or {'forget': 1.0, 'retain': 2.0}.
     """
-    numbers = given.values() if isinstance(given, Mapping) else given
+    named = isinstance(given, Mapping)
     try:
-        if isinstance(given, str | bytes):
-            raise TypeError("text")
-        entries = list(numbers)
-        if not all(isinstance(entry, SupportsFloat) for entry in entries):
+        if isinstance(given, str | bytes | Set) or (
+            named and not all(isinstance(key, str) for key in given)
+        ):
+            raise TypeError("neither in order nor by name")
+        entries = list(given.values() if isinstance(given, Mapping) else given)
+        if not all(map(_is_real, entries)):
             raise TypeError("an entry is no real number")
         values = tuple(float(entry) for entry in entries)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise TypeError(
             f"{what} must be a sequence of numbers, or a mapping from name to number; got"
             f" {given!r}. Pass one number per objective, such as [1.0, 2.0] or"
             " {'forget': 1.0, 'retain': 2.0}."
         ) from error
     return dict(zip(given, values, strict=True)) if isinstance(given, Mapping) else values
+
+
+def _is_real(entry: Any) -> bool:
+    """A number of Python, numpy or torch, of no dimension and no imaginary part."""
+    return (
+        isinstance(entry, SupportsFloat)
+        and not isinstance(entry, str | complex)
+        and getattr(entry, "ndim", 0) == 0
+        and not getattr(getattr(entry, "dtype", None), "is_complex", False)
+    )

@@ -48,6 +48,8 @@ def observe_(
             f"observe() takes losses of the last step, which combined"
             f" {', '.join(stepped) or 'nothing'}; got {', '.join(unknown)}. Use the same names."
         )
+    if len(stepped) < 2:
+        return  # nothing was weighed, so there is nothing to learn from
     device = values[0].device
     after = torch.stack([value.detach().to(device, torch.float64) for value in values])
     if replicas:

@@ -12,6 +12,7 @@ from moopt.aggregators import TrackingAggregator
 from moopt.aggregators.base import Method
 
 NAMES_KEY = "moopt_names"
+REACHED_KEY = "moopt_reached"  # positions of parameters that an objective ever reached
 STEP_KEY = "moopt_step"
 METHOD_KEY = "moopt_method"
 _PREFIX = "moopt_state_"

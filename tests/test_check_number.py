@@ -69,7 +69,11 @@ def test_what_is_no_number_is_named(value: object) -> None:
         check_number("Mine", "size", value, "in [0, 1]", use="0.5")
 
 
-NO_NUMBERS = ["ab", 5, [1j, 2.0], ["a", "b"], [None], [[1.0]], {"forget": "x"}]
+NO_NUMBERS = [
+    "ab", 5, [1j, 2.0], ["a", "b"], [None], [[1.0]], {"forget": "x"}, {1.0, 2.0}, {0: 1.0},
+    [10**400], torch.tensor([1 + 2j]), np.array([1 + 2j]), np.array(["1", "2"]), torch.ones(2, 1),
+    torch.ones(2, device="meta"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("given", NO_NUMBERS, ids=repr)

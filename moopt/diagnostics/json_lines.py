@@ -114,7 +114,8 @@ def _is_cut(path: Path) -> bool:
 def _end_of_kept(path: Path, step_of: StepNumbers) -> int:
     """Where the lines that stay end, in bytes."""
     lines = path.read_bytes().splitlines(keepends=True)
-    if not lines[-1].endswith(b"\n") and not _is_json(lines[-1]):
+    cut = lines[-1].startswith(b"{") and not lines[-1].endswith(b"\n")
+    if cut and not _is_json(lines[-1]):  # a record, and not somebody's notes
         lines.pop()
     found = list(_rows(lines, path.name))
     count = step_of.keep([row.get("step", math.nan) for _, row in found])
@@ -148,6 +149,11 @@ def _rows(lines: list[bytes], name: str) -> Iterator[tuple[int, dict[str, Any]]]
                 " wrote."
             )
         row = {key: math.nan if value is None else value for key, value in row.items()}
+        if not isinstance(row.get("step", 0), int | float):
+            raise ValueError(
+                f"line {number} {unit} whose step is a number; got {row['step']!r}. Pass a file"
+                " that JsonLinesWriter wrote."
+            )
         if row.get("step", last) < last:
             raise ValueError(
                 f"line {number} of {name} must not go back; got step {row['step']:.0f} after"

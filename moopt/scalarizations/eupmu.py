@@ -50,8 +50,9 @@ class EUPMU(ConstrainedScalarization):
             call, if the step has no losses, no names, or an objective without a role.
 
     Numerics: losses of any sign. An absent objective keeps its w; one that is not finite before or
-    after the step teaches nothing. An optimizer that rescales the step (Adam) makes `lr` a unit:
-    `step_size` and `eps` count in it. No synchronisation.
+    after the step teaches nothing. Leave `observe` out after a step that a GradScaler skipped. An
+    optimizer that rescales the step (Adam) makes `lr` a unit: `step_size` and
+    `eps` count in it. No synchronisation.
 
     Example:
         >>> import torch, moopt

@@ -45,8 +45,9 @@ class PDU(ConstrainedScalarization):
         ValueError: if a role is empty, an objective has two, or a setting is out of range; at the
             call, if the step has no losses, no names, or an objective without a role.
 
-    Numerics: losses of any sign. An absent objective keeps its lambda. A step that is not finite
-    leaves every lambda. No synchronisation.
+    Numerics: losses of any sign. An absent objective keeps its lambda. A step whose losses are not
+    finite leaves every lambda; one that a GradScaler skips moves them, since the losses are known
+    and the gradients not yet. No synchronisation.
 
     Example:
         >>> import torch, moopt

@@ -11,7 +11,7 @@ from moopt.testing.directions import Build
 from moopt.testing.guarantees import GUARANTEES
 from moopt.testing.one_batch import OneBatch
 from moopt.testing.sampling import NORM_RATIOS, SCALES, Case, all_cases
-from moopt.weightings import Weighting
+from moopt.weightings import Guarantee, Weighting
 
 SHOWN = 3
 """Cases that are named for each property that fails."""
@@ -38,7 +38,8 @@ def check_weighting(weighting: Weighting | Build, cases: Iterable[Case] | None =
         cases: default: every family, m = 1, 2, 3, 5, 10, each scale and each norm ratio.
 
     Raises:
-        TypeError: `weighting` is neither an instance nor such a function.
+        TypeError: `weighting` is neither an instance nor such a function, or claims what is no
+            `Guarantee`.
         ValueError: there are no cases.
         AssertionError: names each rule and guarantee that failed, and the first cases.
 
@@ -61,6 +62,11 @@ def check_weighting(weighting: Weighting | Build, cases: Iterable[Case] | None =
         )
     one_per_size = list({case.m: case for case in chosen}.values())
     claims = build(range(3)).guarantees
+    if unknown := [claim for claim in claims if not isinstance(claim, Guarantee)]:
+        raise TypeError(
+            f"`guarantees` of {build(range(3))!r} must be members of moopt.weightings.Guarantee;"
+            f" got {unknown}. Write for instance frozenset({{Guarantee.SIMPLEX}})."
+        )
     failures = _failures("rule 'output'", CONTRACT["output"], build, chosen)
     if not failures:  # what follows takes an output for granted
         for name, check in CONTRACT.items():

@@ -18,9 +18,9 @@ from moopt.testing.influence_rules import (
     check_needs,
     check_non_finite,
     check_nothing_active,
-    check_state_round_trip,
 )
 from moopt.testing.sampling import Case
+from moopt.testing.state_rules import check_state_round_trip
 
 CONTRACT: dict[str, Callable[[Build, Case], None]] = {
     "output": check_output,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,7 +44,9 @@ def statistics(
 ) -> StepStatistics:
     """One step's statistics, with the names "objective 0", "objective 1", ..."""
     names = tuple(f"objective {i}" for i in range(gramian.shape[-1]))
-    return StepStatistics(gramian=gramian, losses=losses, names=names, active=active, **other)
+    return StepStatistics(
+        gramian=gramian, losses=losses, names=names, active=active, step=0, **other
+    )
 
 
 def mask_of(case: Case) -> Tensor:
@@ -56,6 +58,16 @@ def weigh(build: Build, case: Case, active: Tensor | None = None) -> WeightingOu
     """The output on a case, from the initial state."""
     weighting = build(range(case.m))
     return weighting(statistics(case.gramian, losses_of(case), active))
+
+
+def same_state(state: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Bit for bit; NaN, which may mean "nothing yet", equals NaN."""
+    if state.keys() != other.keys():
+        return False
+    pairs = [(state[key], other[key]) for key in other]
+    if any(a.shape != b.shape or a.dtype != b.dtype for a, b in pairs):
+        return False
+    return all(bool(((a == b) | (a != a) & (b != b)).all()) for a, b in pairs)
 
 
 def pasts(weighting: Weighting, before: StepStatistics, steps: int = 1) -> list[dict[str, Tensor]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -19,17 +18,13 @@ from moopt.testing.directions import (
     losses_of,
     mask_of,
     pasts,
+    same_state,
     size,
     statistics,
     weigh,
 )
 from moopt.testing.sampling import Case
-
-
-def _same(state: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    return state.keys() == other.keys() and all(
-        torch.equal(state[key], other[key]) for key in other
-    )
+from moopt.weightings import Weighting
 
 
 def check_nothing_active(build: Build, case: Case) -> None:
@@ -57,7 +52,7 @@ def check_mask_equals_dropping(build: Build, case: Case) -> None:
             f"NaN in inactive rows changes the weights: {first.weights.tolist()} become"
             f" {second.weights.tolist()}. Mask the rows before any sum (torch.where, not a product)"
         )
-        assert _same(first.state, second.state), (
+        assert same_state(first.state, second.state), (
             "what inactive rows hold leaks into the state. Keep the old entries where inactive"
         )
     masked = weighting(ruined).weights
@@ -106,43 +101,6 @@ def check_needs(build: Build, case: Case) -> None:
     assert torch.equal(weights, weighting(whole).weights), f"{told} the weights depend on them"
 
 
-def check_state_round_trip(build: Build, case: Case) -> None:
-    """The state is complete, flat, shaped as declared, and not changed in place."""
-    weighting = build(range(case.m))
-    initial, wider = weighting.initial_state(case.m), weighting.initial_state(case.m + 1)
-    declared = set(weighting.state_axes)
-    assert set(initial) == declared, (
-        f"`initial_state` makes {sorted(initial)}, `state_axes` declares {sorted(declared)}"
-    )
-    for key, axes in weighting.state_axes.items():
-        assert axes in (0, 1, 2), f"{axes} leading axes of {key!r} cannot index objectives"
-        assert initial[key].shape[:axes] == (case.m,) * axes, (
-            f"{key!r} must begin with {axes} axes of the number of objectives, as `state_axes`"
-            f" says; got {list(initial[key].shape)} for {case.m}"
-        )
-        assert initial[key].shape[axes:] == wider[key].shape[axes:], (
-            f"{key!r} has other axes that grow with the number of objectives"
-        )
-    first = statistics(case.gramian, losses_of(case))
-    later = statistics(torch.eye(case.m, dtype=torch.float64), losses_of(case))
-    weights, state, _ = weighting(first)
-    assert torch.equal(weights, weighting(first, initial).weights), (
-        "`state=None` must mean `initial_state`"
-    )
-    assert set(state) == declared, (
-        f"the state that is returned has {sorted(state)}, `state_axes` declares {sorted(declared)}"
-    )
-    for key, value in state.items():
-        was, now = ((list(v.shape), v.dtype) for v in (initial[key], value))
-        assert was == now, f"{key!r} changes from {was} to {now} in a step"
-    copy = {key: value.clone() for key, value in state.items()}
-    once = weighting(later, state)
-    assert _same(copy, state), "the state was changed in place: return new tensors"
-    again = weighting(later, copy)
-    same = torch.equal(once.weights, again.weights) and _same(again.state, once.state)
-    assert same, "the same state and input do not give the same step: something is kept elsewhere"
-
-
 def check_non_finite(build: Build, case: Case) -> None:
     """No exception; finite weights; uniform and NON_FINITE where there is a solver.
 
@@ -174,8 +132,31 @@ def check_non_finite(build: Build, case: Case) -> None:
                 equal = bool((weights[active] == weights[on[0]]).all())
                 uniform = equal and float(weights.sum()) > 1.0 - SIMPLEX_TOL
                 assert uniform, f"{told} must give uniform weights; got {weights.tolist()}"
-            assert _same(output.state, past) or (
-                torch.equal(weights, as_ever.weights) and _same(output.state, as_ever.state)
+            assert same_state(output.state, past) or (
+                torch.equal(weights, as_ever.weights) and same_state(output.state, as_ever.state)
             ), f"{told} moves the state: keep the old one"
             after = weighting(usual, output.state).weights
             assert torch.isfinite(after).all(), f"{told} spoils the next step's weights"
+        _check_loss(weighting, usual, past, value)
+
+
+def _check_loss(
+    weighting: Weighting, usual: StepStatistics, past: dict[str, Tensor], value: float
+) -> None:
+    """The same of one loss, before the step and after it, beside a Gramian that is finite."""
+    assert usual.losses is not None
+    assert usual.active is not None
+    bad = usual.losses.clone()
+    bad[usual.active.nonzero()[0]] = value
+    states = []
+    if "losses" in weighting.needs:
+        output = weighting(dataclasses.replace(usual, losses=bad), past)
+        told = f"an active loss of {value}"
+        assert torch.isfinite(output.weights).all(), f"{told} gives {output.weights.tolist()}"
+        states.append((told, output.state))
+    if weighting.observes:
+        later = weighting(usual, past).state
+        states.append((f"observing {value}", weighting.observe(later, bad, names=usual.names)))
+    for told, state in states:
+        after = weighting(usual, state).weights
+        assert torch.isfinite(after).all(), f"{told} spoils the next step's weights"

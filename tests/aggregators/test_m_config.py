@@ -304,3 +304,17 @@ def test_training_one_loss_per_step_lowers_them_all():
         optimizer.backward({name: losses[name]})
         optimizer.step()
     assert (values() < first).all()
+
+
+@pytest.mark.parametrize("objectives", [None, ("a", "b")])
+def test_a_parameter_that_no_loss_reaches_is_left_alone(objectives):
+    """Also where `objectives=` allocates its rows: a gradient of zero would let AdamW decay it."""
+    reached, never = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+    base = torch.optim.AdamW([reached, never], lr=0.1, weight_decay=0.5)
+    optimizer = moopt.CommonDescent(base, MConFIG(), objectives=objectives)
+    for step in range(4):
+        optimizer.zero_grad()
+        optimizer.backward({"ab"[step % 2]: (reached - step).square().sum()})
+        optimizer.step()
+    assert never.grad is None
+    assert never.tolist() == [1.0, 1.0]

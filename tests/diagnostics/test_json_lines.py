@@ -142,3 +142,11 @@ def test_what_is_not_finite_is_null_and_reads_as_nan(path):
         write(moopt.backward({"a": w.sum() * math.inf}, [w]))
     assert json.loads(path.read_text())["loss/a"] is None
     assert math.isnan(read_json_lines(path).rows[0]["loss/a"])
+
+
+@pytest.mark.parametrize("text", ["important notes", "[1, 2]", '{"step": "3"}'])
+def test_a_file_of_something_else_is_refused_and_kept(path, text):
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"line 1 of records\.jsonl must be a JSON object"):
+        JsonLinesWriter(path, first_step=5)
+    assert path.read_text() == text

@@ -237,3 +237,22 @@ def test_a_step_that_is_not_finite_moves_no_multiplier(bad: float) -> None:
 def test_errors_name_the_rule_and_the_remedy(build, error, match) -> None:
     with pytest.raises(error, match=match):
         build()
+
+
+def test_a_step_with_one_objective_teaches_nothing():
+    """Nothing was weighed in it; the losses of an older step are not those before it."""
+    x = torch.nn.Parameter(torch.tensor(1.0))
+    method = EUPMU(forget="f", retain="r", lr=0.1)
+    optimizer = moopt.CommonDescent(torch.optim.SGD([x], lr=0.1), method)
+    optimizer.backward({"f": -x, "r": 5 * x})
+    optimizer.step()
+    optimizer.observe({"f": -x, "r": 5 * x})
+    kept = {k: v.clone() for k, v in optimizer.param_groups[0].items() if torch.is_tensor(v)}
+    optimizer.backward({"f": -x, "r": 5 * x})
+    optimizer.step()
+    with pytest.warns(UserWarning, match="EUPMU learns from the losses after the step"):
+        optimizer.backward({"r": 30 * x})
+    optimizer.step()
+    optimizer.observe({"r": torch.tensor(20.0)})
+    key = next(key for key in kept if "multipliers" in key)
+    assert torch.equal(optimizer.param_groups[0][key], kept[key])

@@ -12,7 +12,7 @@ import moopt
 from moopt.testing import all_cases, check_weighting
 from moopt.testing.contract import CONTRACT
 from moopt.weightings import Guarantee
-from tests.weightings.planted import BY_GUARANTEE, BY_RULE, bare_weights, planted
+from tests.weightings.planted import BY_GUARANTEE, BY_RULE, NothingYet, bare_weights, planted
 from tests.weightings.settings import constant
 
 FEW = list(all_cases(ms=(1, 2, 5), norm_ratios=(1.0, 1e4)))
@@ -82,6 +82,16 @@ def test_what_is_no_output_is_all_that_is_told():
 def test_losses_that_are_not_declared_are_named():
     with pytest.raises(AssertionError, match="`needs` does not declare losses and names, but with"):
         check_weighting(planted(lambda statistics: statistics.losses / statistics.losses), FEW)
+
+
+def test_nan_may_mean_nothing_yet():
+    check_weighting(NothingYet(), FEW)
+
+
+def test_claims_are_members_of_guarantee():
+    texts = type("Texts", (moopt.Mean,), {"guarantees": frozenset({"simplex"})})
+    with pytest.raises(TypeError, match=r"must be members of .*Guarantee; got \['simplex'\]"):
+        check_weighting(texts(), FEW)
 
 
 def test_what_is_no_weighting_is_named():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -81,6 +82,89 @@ class WarmUp(Counting):
             squares = 0.9 * squares + 0.1 * statistics.gramian.diagonal(dim1=-2, dim2=-1)
             weights = weights * squares
         return WeightingOutput(weights, {"calls": calls, "squares": squares}, None)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Observing(Counting):
+    """Scales by what it observes, in a state that `learn` moves."""
+
+    learn: Callable[[Tensor, Tensor], Tensor]
+
+    @property
+    def observes(self) -> bool:
+        return True
+
+    @property
+    def state_axes(self) -> Mapping[str, int]:
+        return {"factor": 1}
+
+    def initial_state(
+        self, num_objectives: int, device: torch.device | None = None
+    ) -> dict[str, Tensor]:
+        return {"factor": torch.ones(num_objectives, dtype=torch.float64, device=device)}
+
+    def __call__(
+        self, statistics: StepStatistics, state: dict[str, Tensor] | None = None
+    ) -> WeightingOutput:
+        state = state or self.initial_state(statistics.num_objectives)
+        return WeightingOutput(Mean()(statistics).weights * state["factor"], state, None)
+
+    def observe(
+        self,
+        state: dict[str, Tensor],
+        losses_after: Tensor,
+        *,
+        names: tuple[str, ...] | None = None,
+    ) -> dict[str, Tensor]:
+        return {"factor": self.learn(state["factor"], losses_after)}
+
+
+class ByLoss(Mean):
+    """A share of its inverse loss: NaN where that is NaN."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"losses"})
+
+    def __call__(
+        self, statistics: StepStatistics, state: dict[str, Tensor] | None = None
+    ) -> WeightingOutput:
+        assert statistics.losses is not None
+        mean = Mean()(statistics).weights
+        return WeightingOutput(torch.where(mean > 0, mean / statistics.losses, 0.0), {}, None)
+
+
+class NothingYet(WarmUp):
+    """Obeys every rule; NaN in its state means that nothing was seen yet."""
+
+    @property
+    def guarantees(self) -> frozenset[Guarantee]:
+        return frozenset()
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"losses"})
+
+    @property
+    def state_axes(self) -> Mapping[str, int]:
+        return {"first": 1}
+
+    def initial_state(
+        self, num_objectives: int, device: torch.device | None = None
+    ) -> dict[str, Tensor]:
+        return {"first": torch.full((num_objectives,), math.nan, dtype=torch.float64)}
+
+    def __call__(
+        self, statistics: StepStatistics, state: dict[str, Tensor] | None = None
+    ) -> WeightingOutput:
+        assert statistics.losses is not None
+        first = (state or self.initial_state(statistics.num_objectives))["first"]
+        mean = Mean()(statistics).weights[..., : statistics.num_objectives]
+        new = (mean > 0) & first.isnan() & statistics.losses.isfinite()
+        first = torch.where(new, statistics.losses.double(), first)
+        weights = mean / (1.0 + torch.where(first.isnan(), 0.0, first).abs())
+        weights = torch.nn.functional.pad(weights, (0, len(statistics.auxiliary)))
+        return WeightingOutput(weights, {"first": first}, None)
 
 
 class FromTheEnd(WarmUp):
@@ -294,6 +378,16 @@ FURTHER_BY_RULE: dict[str, tuple[str, Build]] = {
     "state of inactive rows": ("mask equals dropping", fixed(Leaky())),
     "coarse input": ("types", planted(coarse_on_coarse_input)),
     "no form for bfloat16": ("types", planted(decomposes_any_dtype)),
+    "observes NaN": ("non-finite", fixed(Observing(learn=lambda factor, after: factor * after))),
+    "observes in place": (
+        "state round trip",
+        fixed(Observing(learn=lambda factor, after: factor.mul_(after))),
+    ),
+    "observes in another dtype": (
+        "state round trip",
+        fixed(Observing(learn=lambda factor, after: factor.float())),
+    ),
+    "a loss of NaN": ("non-finite", fixed(ByLoss())),
     "axes from the end": ("state round trip", fixed(FromTheEnd())),
 }
 """What breaks a rule in another way: violator -> (rule, build)."""
