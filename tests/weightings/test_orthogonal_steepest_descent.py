@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -39,8 +40,10 @@ def statistics_with_drift(jacobian: Tensor, drift: Tensor, names: tuple[str, ...
 
 def test_several_gradients_to_forget_give_the_length_of_their_sum() -> None:
     generator = torch.Generator().manual_seed(0)
-    for scale in (1e-3, 1.0, 1e3):
+    for scale, opposed in itertools.product((1e-3, 1.0, 1e3), (False, True)):
         jacobian = scale * torch.randn(4, 6, generator=generator, dtype=torch.float64)
+        if opposed:  # their sum is shorter than the longest of them
+            jacobian[1], jacobian[2] = -0.9 * jacobian[0], 0.1 * jacobian[2]
         names = ("forget", "forget 2", "forget 3", "retain")
         weighting = OrthogonalSteepestDescent(forget=names[:3], retain="retain")
         statistics = StepStatistics(gramian=jacobian @ jacobian.T, names=names)
