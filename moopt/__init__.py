@@ -5,10 +5,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from moopt.__version__ import __version__
-from moopt.common_descent import CommonDescent
-from moopt.functional import backward
-from moopt.record import StepRecord, StepStatistics, sample_name
-from moopt.status import SolverStatus
+from moopt.optim.common_descent import CommonDescent
+from moopt.optim.functional import backward
+from moopt.records.status import SolverStatus
+from moopt.records.step_record import StepRecord
+from moopt.records.step_statistics import StepStatistics
+from moopt.settings.names import sample_name
 from moopt.weightings import (
     CRMOGM,
     IMTLG,

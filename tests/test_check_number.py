@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moopt.aggregators import AGGREGATORS, GradDrop
-from moopt.check_number import Range, check_number, frozen_numbers
 from moopt.scalarizations import SCALARIZATIONS, STCH
+from moopt.settings.numbers import Range, check_number, frozen_numbers
 from moopt.weightings import EPO, WEIGHTINGS, Constant
 
 ROWS = {**WEIGHTINGS, **SCALARIZATIONS, **AGGREGATORS}

@@ -29,7 +29,7 @@ from benchmarks.faults import Tied, jacobian_of
 from moopt.aggregators import AGGREGATORS
 from moopt.scalarizations import SCALARIZATIONS, Scalarization
 from moopt.solvers import min_norm_point
-from moopt.state_by_name import is_stateful
+from moopt.step.method_state import is_stateful
 from moopt.testing import OneBatch, all_cases, case
 from moopt.weightings import WEIGHTINGS
 from tests.optimizer.problems import OneOutput, batch, parameters_of, seeded

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from moopt.aggregators.base import State
 from moopt.aggregators.tracking import TrackingAggregator
-from moopt.check_number import check_number
-from moopt.record import StepStatistics
+from moopt.records.step_statistics import StepStatistics
+from moopt.settings.numbers import check_number
 from moopt.weightings import Guarantee
 from moopt.weightings.db_mtl import db_mtl_weights
 from moopt.weightings.loss_sizes import loss_sizes

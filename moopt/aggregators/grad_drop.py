@@ -11,10 +11,9 @@ from torch import Tensor
 
 from moopt.aggregators.base import State
 from moopt.aggregators.entrywise import EntrywiseAggregator
-from moopt.check_number import check_number
 from moopt.scalarizations.preference import Vector, frozen_vector, vector_in_order
+from moopt.settings.numbers import check_number, check_seed
 from moopt.weightings import Guarantee
-from moopt.weightings.common_settings import check_seed
 from moopt.weightings.counter_random import counter_uniform, stream_seed
 
 COUNTER = "counter"

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from moopt.aggregators.base import State
 from moopt.aggregators.tracking import TrackingAggregator
-from moopt.check_number import check_number
-from moopt.record import StepStatistics
+from moopt.records.step_statistics import StepStatistics
+from moopt.settings.numbers import check_number
 from moopt.weightings import Guarantee, Weighting
 
 NUM_STEPS = "num_steps"

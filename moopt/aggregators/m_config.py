@@ -11,11 +11,11 @@ from torch import Tensor
 
 from moopt.aggregators.base import State
 from moopt.aggregators.tracking import TrackingAggregator
-from moopt.check_number import check_number
-from moopt.record import StepStatistics
+from moopt.records.step_statistics import StepStatistics
+from moopt.settings.numbers import check_number
 from moopt.solvers.pseudo_inverse import DEFAULT_RTOL
 from moopt.weightings import Guarantee
-from moopt.weightings.config import config_weights
+from moopt.weightings.con_fig import config_weights
 
 NUM_STEPS = "num_steps"
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from moopt.aggregators.base import State
 from moopt.aggregators.entrywise import EntrywiseAggregator
+from moopt.settings.roles import membership, refuse_overlap, role_names
 from moopt.weightings import Guarantee
-from moopt.weightings.roles import membership, refuse_overlap, role_names
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

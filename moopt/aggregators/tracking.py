@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from moopt.aggregators.base import GradientAggregator, State
-from moopt.record import StepStatistics
+from moopt.records.step_statistics import StepStatistics
 
 
 class TrackingAggregator(GradientAggregator):

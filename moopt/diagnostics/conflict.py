@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from moopt.diagnostics.history import History
-from moopt.record import CONFLICT_TOL
+from moopt.records.step_record import CONFLICT_TOL
 
 WIDTH = len("100 % -0.32")
 

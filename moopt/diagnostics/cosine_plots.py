@@ -9,7 +9,7 @@ import torch
 from moopt.diagnostics.conflict import active_cosines
 from moopt.diagnostics.history import History
 from moopt.diagnostics.plots import axes_of, places
-from moopt.record import CONFLICT_TOL
+from moopt.records.step_record import CONFLICT_TOL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from moopt.diagnostics.step_numbers import StepNumbers
-from moopt.record import StepRecord, cosine_key
+from moopt.records.step_record import StepRecord, cosine_key
 
 
 class History:

@@ -12,7 +12,7 @@ from typing import Any
 
 from moopt.diagnostics.history import History
 from moopt.diagnostics.step_numbers import StepNumbers
-from moopt.record import StepRecord
+from moopt.records.step_record import StepRecord
 
 
 class JsonLinesWriter:

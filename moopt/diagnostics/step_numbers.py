@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from moopt.record import StepRecord
+from moopt.records.step_record import StepRecord
 
 
 class StepNumbers:

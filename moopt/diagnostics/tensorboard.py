@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from moopt.record import StepRecord
+from moopt.records.step_record import StepRecord
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from moopt.gradients.sharding import refuse_sharded
+from moopt.gradients.replicas import refuse_sharded
 from moopt.kernels.combine import combine_
 from moopt.kernels.gramian import gramian
 

@@ -7,11 +7,11 @@ from typing import Generic, NamedTuple
 import torch
 from torch import Tensor
 
-from moopt.check_number import check_number
 from moopt.projection.structure import G, Gradient, combined_, copied
+from moopt.records.result import SolverResult
+from moopt.records.status import SolverStatus
+from moopt.settings.numbers import check_number
 from moopt.solvers.dual_cone import dual_cone_point
-from moopt.solvers.result import SolverResult
-from moopt.status import SolverStatus
 
 
 class DualConeProjection(NamedTuple, Generic[G]):

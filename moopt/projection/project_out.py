@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from moopt.check_number import check_number
 from moopt.projection.structure import G, Gradient, combined_, copied
 from moopt.projection.unit_gramian import CANCELLED, unit_gramian
+from moopt.settings.numbers import check_number
 from moopt.solvers.off_span import off_span
 from moopt.solvers.pseudo_inverse import DEFAULT_RTOL
 

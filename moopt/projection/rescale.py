@@ -7,9 +7,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from moopt.check_number import check_number
 from moopt.kernels.gramian import gramian
 from moopt.projection.structure import G, Gradient, aligned_rows, copied, overwrite_
+from moopt.settings.numbers import check_number
 
 Length = Literal["keep", "mean_norm", "largest", "mean_gradient"]
 

@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from moopt.check_number import check_number
 from moopt.scalarizations.base import mask_of
 from moopt.scalarizations.preference import Vector, preference_or_uniform, shifted_losses
 from moopt.scalarizations.preferred import PreferredScalarization
+from moopt.settings.numbers import check_number
 from moopt.weightings import Guarantee
 
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from moopt.record import StepStatistics
+from moopt.records.status import SolverStatus
+from moopt.records.step_statistics import StepStatistics
 from moopt.solvers import SolverResult
-from moopt.status import SolverStatus
 from moopt.weightings import Guarantee, Weighting, WeightingOutput
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
 

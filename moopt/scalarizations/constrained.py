@@ -8,11 +8,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from moopt.check_number import check_number
 from moopt.scalarizations.base import Scalarization, State
+from moopt.settings.numbers import check_number
+from moopt.settings.roles import membership, positions_of
 from moopt.weightings import Guarantee
 from moopt.weightings.forget_retain import ForgetRetain
-from moopt.weightings.roles import membership, positions_of
 
 MULTIPLIERS = "multipliers"
 

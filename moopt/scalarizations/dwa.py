@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from moopt.check_number import check_number
 from moopt.scalarizations.base import Scalarization, State, derivative, mask_of
+from moopt.settings.numbers import check_number
 from moopt.weightings import Guarantee
 
 LOSS_SUM = "loss_sum"

@@ -9,11 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from moopt.check_number import check_number
-from moopt.record import StepStatistics
+from moopt.records.status import SolverStatus
+from moopt.records.step_statistics import StepStatistics
 from moopt.scalarizations.base import State, objective_losses
 from moopt.scalarizations.constrained import MULTIPLIERS, ConstrainedScalarization
-from moopt.status import SolverStatus
+from moopt.settings.numbers import check_number
 from moopt.weightings import WeightingOutput
 
 LOSSES = "losses"

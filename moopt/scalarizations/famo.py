@@ -9,12 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from moopt.check_number import check_number
-from moopt.record import StepStatistics
+from moopt.records.status import SolverStatus
+from moopt.records.step_statistics import StepStatistics
 from moopt.scalarizations.adam import AXES, adam_state, adam_step
 from moopt.scalarizations.base import Scalarization, State, derivative, mask_of, objective_losses
 from moopt.scalarizations.preference import Vector, frozen_vector, vector_in_order
-from moopt.status import SolverStatus
+from moopt.settings.numbers import check_number
 from moopt.weightings import Guarantee, WeightingOutput
 
 LOGITS = "logits"

@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from moopt.check_number import check_number
 from moopt.scalarizations.base import Scalarization, State, derivatives, mask_of
+from moopt.settings.numbers import check_number
 
 LOG_SCALES = "log_scales"
 

@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from moopt.check_number import check_number
 from moopt.scalarizations.base import State
 from moopt.scalarizations.constrained import MULTIPLIERS, ConstrainedScalarization
+from moopt.settings.numbers import check_number
 
 NUM_STEPS = "num_steps"
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from moopt.check_number import frozen_numbers
+from moopt.settings.numbers import frozen_numbers
 
 Vector = Sequence[float] | Mapping[str, float]
 """One number per objective: in the order of the objectives, or by name."""

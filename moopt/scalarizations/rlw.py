@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from moopt.scalarizations.base import Scalarization, State, derivative, mask_of
+from moopt.settings.numbers import check_seed
 from moopt.weightings import Guarantee
-from moopt.weightings.common_settings import check_seed
 from moopt.weightings.counter_random import counter_normal, stream_seed
 
 COUNTER = "counter"

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from moopt.records.result import SolverResult
 from moopt.solvers.cagrad_on_device import cagrad_on_device
 from moopt.solvers.pseudo_inverse import runs_on_host
-from moopt.solvers.result import SolverResult
 
 HOST_TRIPS = 60
 """Limit of the root finder where it can stop early; at most 16 were seen."""

@@ -10,10 +10,10 @@ from torch import Tensor
 from moopt.kernels.min_norm.reference import LARGEST_ENUMERATED
 from moopt.kernels.min_norm.tolerances import CERTIFIED, DEPENDENT, RESOLUTION
 from moopt.kernels.sweep import swept
+from moopt.records.result import SolverResult
+from moopt.records.status import SolverStatus
 from moopt.solvers.dual_cone import dual_cone_point
 from moopt.solvers.min_norm import min_norm_point
-from moopt.solvers.result import SolverResult
-from moopt.status import SolverStatus
 
 STEP_DOWN = 1e-4
 """Factor by which the upper bound of the root is tried where there is no lower one."""

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moopt.kernels.min_norm.tolerances import CERTIFIED, RESOLUTION
+from moopt.records.status import SolverStatus
 from moopt.solvers.dual_cone_on_host import dual_cone_host
 from moopt.solvers.equilibrated import equilibrated
 from moopt.solvers.host import min_norm_array
-from moopt.status import SolverStatus
 
 Array = NDArray[np.float64]
 # ||g_w||^2, the weights of the direction, its gap, and by how much each row misses the optimum.

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from moopt.kernels.dual_cone import dual_cone_reference
+from moopt.records.result import SolverResult
 from moopt.solvers.pseudo_inverse import runs_on_host
-from moopt.solvers.result import SolverResult
 
 
 def dual_cone_point(

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moopt.kernels.min_norm.tolerances import CERTIFIED, RESOLUTION, ROUNDING
+from moopt.records.status import SolverStatus
 from moopt.solvers.cone_active_set import cone_active_set
 from moopt.solvers.equilibrated import equilibrated
 from moopt.solvers.exchanged_faces import exchanged_faces
-from moopt.status import SolverStatus
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moopt.kernels.min_norm.tolerances import RESOLUTION, STATIONARY
-from moopt.status import SolverStatus
+from moopt.records.status import SolverStatus
 
 
 class Certificate(NamedTuple):

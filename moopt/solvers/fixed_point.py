@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from moopt.records.result import SolverResult
 from moopt.solvers.fixed_point_on_device import fixed_point_on_device
 from moopt.solvers.pseudo_inverse import runs_on_host
-from moopt.solvers.result import SolverResult
 
 HOST_TRIPS = 100
 """Limit of the Newton steps where the iteration can stop early; up to 25 were seen, alpha <= 2."""

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from moopt.records.result import SolverResult
+from moopt.records.status import SolverStatus
 from moopt.solvers.min_norm import min_norm_point
-from moopt.solvers.result import SolverResult
-from moopt.status import SolverStatus
 
 NASH_TRIPS = 20
 """Newton steps for alpha = 1, all executed: three more than any family of tests/cases needed."""

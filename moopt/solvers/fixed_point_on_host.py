@@ -7,9 +7,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from moopt.records.status import SolverStatus
 from moopt.solvers.equilibrated import equilibrated
 from moopt.solvers.host import min_norm_array
-from moopt.status import SolverStatus
 
 Array = NDArray[np.float64]
 # (weights, status code, gap, number of Newton steps) of one Gramian.

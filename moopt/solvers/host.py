@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moopt.kernels.min_norm.tolerances import CERTIFIED
+from moopt.records.status import SolverStatus
 from moopt.solvers.active_set import active_set
 from moopt.solvers.closed_form import closed_form_three, closed_form_two
 from moopt.solvers.equilibrated import certificate, equilibrated
 from moopt.solvers.exhaustive import exhaustive
 from moopt.solvers.frank_wolfe import DEFAULT_MAX_ITER, Variant, frank_wolfe
-from moopt.status import SolverStatus
 
 # The variant of `frank_wolfe` that each solver names.
 FRANK_WOLFE: dict[str, Variant] = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from moopt.records.result import SolverResult
 from moopt.solvers.linear_program_on_device import linear_program_on_device
 from moopt.solvers.pseudo_inverse import runs_on_host
-from moopt.solvers.result import SolverResult
 
 
 def linear_program(

@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from moopt.solvers.result import SolverResult
+from moopt.records.result import SolverResult
+from moopt.records.status import SolverStatus
 from moopt.solvers.simplex_on_device import simplex_on_device
 from moopt.solvers.simplex_tableau import (
     LARGEST,
@@ -16,7 +17,6 @@ from moopt.solvers.simplex_tableau import (
     first_vertex,
     point_and_prices,
 )
-from moopt.status import SolverStatus
 
 
 def linear_program_on_device(

@@ -7,8 +7,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from moopt.records.status import SolverStatus
 from moopt.solvers.simplex_tableau import LARGEST, PIVOT, REDUCED, ROUNDING, TIE
-from moopt.status import SolverStatus
 
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]

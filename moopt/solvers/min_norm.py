@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from moopt.kernels.min_norm import min_norm_reference
-from moopt.solvers.result import SolverResult
+from moopt.records.result import SolverResult
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from moopt.records.result import SolverResult
+from moopt.records.status import SolverStatus
 from moopt.solvers.min_norm import min_norm_point
-from moopt.solvers.result import SolverResult
-from moopt.status import SolverStatus
 
 
 class Stationarity(NamedTuple):

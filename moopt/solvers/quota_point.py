@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from moopt.records.result import SolverResult
+from moopt.records.status import SolverStatus
 from moopt.solvers.dual_cone import dual_cone_point
-from moopt.solvers.result import SolverResult
-from moopt.status import SolverStatus
 
 FARTHEST = 1e4
 """Distance, in units of the problem's lengths, from which quotas count as infeasible: gradients

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moopt.record import StepStatistics
+from moopt.records.step_statistics import StepStatistics
 from moopt.testing.sampling import Case
 from moopt.weightings import Weighting, WeightingOutput
 

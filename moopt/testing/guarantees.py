@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from moopt.records.status import SolverStatus
 from moopt.solvers import min_norm_point
-from moopt.status import SolverStatus
 from moopt.testing.directions import (
     DESCENT_TOL,
     ROUNDING,

@@ -8,9 +8,9 @@ import itertools
 import torch
 from torch import Tensor
 
-from moopt.record import StepStatistics
+from moopt.records.status import SolverStatus
+from moopt.records.step_statistics import StepStatistics
 from moopt.scalarizations import Scalarization
-from moopt.status import SolverStatus
 from moopt.testing.directions import (
     SIMPLEX_TOL,
     Build,

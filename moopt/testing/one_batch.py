@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from moopt.record import StepStatistics, sample_name
+from moopt.records.step_statistics import StepStatistics
+from moopt.settings.names import sample_name
 from moopt.weightings import Guarantee, Weighting, WeightingOutput
 
 SAMPLES = 2

@@ -4,7 +4,7 @@ from moopt.weightings.aligned_mtl import AlignedMTL
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
 from moopt.weightings.blur import BLUR
 from moopt.weightings.cagrad import CAGrad
-from moopt.weightings.config import ConFIG
+from moopt.weightings.con_fig import ConFIG
 from moopt.weightings.constant import Constant
 from moopt.weightings.cr_mogm import CRMOGM
 from moopt.weightings.db_mtl import DBMTL
@@ -29,7 +29,7 @@ from moopt.weightings.pcd import PCD
 from moopt.weightings.pcgrad import PCGrad
 from moopt.weightings.pmgda import PMGDA
 from moopt.weightings.pmtl import PMTL
-from moopt.weightings.random import Random
+from moopt.weightings.random_weights import Random
 from moopt.weightings.registry import WEIGHTINGS, RegisteredWeighting, weighting_from_name
 from moopt.weightings.sdmgrad import SDMGrad
 from moopt.weightings.sdmgrad_stochastic import SDMGradStochastic

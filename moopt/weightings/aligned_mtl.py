@@ -8,8 +8,14 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from moopt.check_number import check_number
-from moopt.record import StepStatistics
+from moopt.records.step_statistics import StepStatistics
+from moopt.settings.numbers import check_number
+from moopt.settings.preference import (
+    Preference,
+    checked_preference,
+    preference_needs,
+    preference_vector,
+)
 from moopt.solvers.principal_components import principal_components
 from moopt.solvers.pseudo_inverse import runs_on_host
 from moopt.weightings.aligned_mtl_on_host import aligned_mtl_on_host
@@ -17,12 +23,6 @@ from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
 from moopt.weightings.dual_space_mgda import CANCELLED
 from moopt.weightings.mean import mean_weights
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
-from moopt.weightings.preference import (
-    Preference,
-    checked_preference,
-    preference_needs,
-    preference_vector,
-)
 from moopt.weightings.unit_rows import unit_rows
 
 ScaleMode = Literal["min", "median", "rmse"]

@@ -10,8 +10,8 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from moopt.record import StepStatistics
-from moopt.solvers.result import SolverResult
+from moopt.records.result import SolverResult
+from moopt.records.step_statistics import StepStatistics
 
 
 class Guarantee(enum.Enum):

@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from moopt.check_number import check_number
-from moopt.record import StepStatistics
+from moopt.records.step_statistics import StepStatistics
+from moopt.settings.numbers import check_number
 from moopt.weightings.base import Guarantee, WeightingOutput
 from moopt.weightings.forget_retain import ForgetRetain
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows

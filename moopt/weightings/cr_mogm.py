@@ -9,10 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from moopt.check_number import check_number
-from moopt.record import StepStatistics
-from moopt.solvers.result import SolverResult
-from moopt.status import SolverStatus
+from moopt.records.result import SolverResult
+from moopt.records.status import SolverStatus
+from moopt.records.step_statistics import StepStatistics
+from moopt.settings.numbers import check_number
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
 from moopt.weightings.cr_mogm_on_host import cr_mogm_on_host
 from moopt.weightings.mgda import MGDA

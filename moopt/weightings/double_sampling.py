@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from moopt.check_number import check_number
-from moopt.record import StepStatistics, sample_name
+from moopt.records.step_statistics import StepStatistics
+from moopt.settings.names import sample_name
+from moopt.settings.numbers import check_number
 from moopt.solvers.simplex import simplex_projection
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
 from moopt.weightings.mean import mean_weights

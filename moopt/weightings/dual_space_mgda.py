@@ -8,11 +8,11 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from moopt.check_number import check_number
-from moopt.record import StepStatistics
+from moopt.records.result import SolverResult
+from moopt.records.status import SolverStatus
+from moopt.records.step_statistics import StepStatistics
+from moopt.settings.numbers import check_number
 from moopt.solvers.pseudo_inverse import DEFAULT_RTOL, pseudo_inverse, runs_on_host
-from moopt.solvers.result import SolverResult
-from moopt.status import SolverStatus
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
 from moopt.weightings.dual_space_on_host import RESIDUAL_TOL, dual_space_weights_on_host
 from moopt.weightings.mean import mean_weights

@@ -7,11 +7,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from moopt.check_number import check_number
-from moopt.record import StepStatistics
+from moopt.records.step_statistics import StepStatistics
+from moopt.settings.numbers import check_number, check_solver_settings
 from moopt.solvers import SolverResult, fixed_point
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
-from moopt.weightings.common_settings import check_solver_settings
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
 
 

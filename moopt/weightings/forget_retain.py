@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from moopt.record import StepStatistics
+from moopt.records.step_statistics import StepStatistics
+from moopt.settings.roles import refuse_overlap, role_names, role_positions
 from moopt.weightings.base import Weighting
-from moopt.weightings.roles import refuse_overlap, role_names, role_positions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from moopt.check_number import check_number
-from moopt.record import StepStatistics
+from moopt.records.step_statistics import StepStatistics
+from moopt.settings.numbers import check_number
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
 from moopt.weightings.loss_sizes import loss_sizes
 from moopt.weightings.mean import mean_weights

@@ -10,11 +10,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from moopt.check_number import check_number
-from moopt.record import StepStatistics
+from moopt.records.step_statistics import StepStatistics
+from moopt.settings.numbers import check_number, check_seed
 from moopt.solvers.pseudo_inverse import runs_on_host
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
-from moopt.weightings.common_settings import check_seed
 from moopt.weightings.dual_space_mgda import CANCELLED
 from moopt.weightings.gradvac_on_host import gradvac_on_host
 from moopt.weightings.mean import mean_weights

@@ -9,10 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from moopt.check_number import Range, check_number
-from moopt.record import StepStatistics
-from moopt.solvers.result import SolverResult
-from moopt.status import SolverStatus
+from moopt.records.result import SolverResult
+from moopt.records.status import SolverStatus
+from moopt.records.step_statistics import StepStatistics
+from moopt.settings.numbers import Range, check_number
 from moopt.weightings.base import Guarantee, WeightingOutput
 from moopt.weightings.forget_retain import ForgetRetain
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from moopt.record import StepStatistics
+from moopt.records.step_statistics import StepStatistics
 from moopt.solvers.pseudo_inverse import runs_on_host
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
 from moopt.weightings.krum_on_host import krum_on_host

@@ -8,12 +8,12 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from moopt.record import StepStatistics
+from moopt.records.status import SolverStatus
+from moopt.records.step_statistics import StepStatistics
+from moopt.settings.numbers import check_solver_settings
 from moopt.solvers import SolverResult, min_norm_point
 from moopt.solvers.min_norm import FRANK_WOLFE, SOLVERS
-from moopt.status import SolverStatus
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
-from moopt.weightings.common_settings import check_solver_settings
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
 
 Normalize = Literal["none", "l2", "loss", "loss+"]

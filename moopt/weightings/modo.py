@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from moopt.check_number import check_number
-from moopt.record import StepStatistics
+from moopt.records.step_statistics import StepStatistics
+from moopt.settings.numbers import check_number
 from moopt.weightings.double_sampling import DoubleSampling, projected_step
 
 

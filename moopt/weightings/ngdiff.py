@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from moopt.record import StepStatistics
+from moopt.records.step_statistics import StepStatistics
 from moopt.weightings.base import Guarantee, WeightingOutput
 from moopt.weightings.forget_retain import ForgetRetain
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows

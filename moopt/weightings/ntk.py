@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from moopt.record import StepStatistics
+from moopt.records.step_statistics import StepStatistics
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
 from moopt.weightings.loss_sizes import loss_sizes
 from moopt.weightings.mean import mean_weights

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from moopt.record import StepStatistics
+from moopt.records.step_statistics import StepStatistics
 
 
 def objective_rows(statistics: StepStatistics) -> tuple[Tensor, Tensor | None]:

@@ -9,18 +9,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from moopt.check_number import check_number
-from moopt.record import StepStatistics
+from moopt.records.result import SolverResult
+from moopt.records.status import SolverStatus
+from moopt.records.step_statistics import StepStatistics
+from moopt.settings.numbers import check_number
+from moopt.settings.roles import membership
 from moopt.solvers.off_span import off_span
 from moopt.solvers.pseudo_inverse import DEFAULT_RTOL
-from moopt.solvers.result import SolverResult
-from moopt.status import SolverStatus
 from moopt.weightings.base import Guarantee, WeightingOutput
 from moopt.weightings.forget_retain import ForgetRetain
 from moopt.weightings.mean import mean_weights
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
 from moopt.weightings.role_sums import CANCELLED
-from moopt.weightings.roles import membership
 
 RESIDUAL_TOL = 1e-10
 """max_j |a_j . d| / (||a_j|| ||d||), beyond rounding, up to which d counts as orthogonal."""

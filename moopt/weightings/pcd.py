@@ -9,18 +9,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from moopt.check_number import check_number
-from moopt.record import StepStatistics
+from moopt.records.result import SolverResult
+from moopt.records.status import SolverStatus
+from moopt.records.step_statistics import StepStatistics
+from moopt.settings.numbers import check_number
+from moopt.settings.roles import membership, refuse_overlap, role_names, role_positions
 from moopt.solvers.pseudo_inverse import runs_on_host
 from moopt.solvers.quota_point import quota_point
-from moopt.solvers.result import SolverResult
-from moopt.status import SolverStatus
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
 from moopt.weightings.mean import mean_weights
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
 from moopt.weightings.pcd_on_host import pcd_on_host
 from moopt.weightings.role_sums import CANCELLED
-from moopt.weightings.roles import membership, refuse_overlap, role_names, role_positions
 from moopt.weightings.unit_rows import all_finite, pairs
 
 MEAN_SQUARE = "mean_square"

@@ -9,10 +9,10 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from moopt.record import StepStatistics
+from moopt.records.step_statistics import StepStatistics
+from moopt.settings.numbers import check_seed
 from moopt.solvers.pseudo_inverse import runs_on_host
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
-from moopt.weightings.common_settings import check_seed
 from moopt.weightings.mean import mean_weights
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
 from moopt.weightings.random_order import index_order, random_order, random_order_on_host

@@ -12,7 +12,7 @@ from moopt.weightings.aligned_mtl import AlignedMTL
 from moopt.weightings.base import Guarantee, Weighting
 from moopt.weightings.blur import BLUR
 from moopt.weightings.cagrad import CAGrad
-from moopt.weightings.config import ConFIG
+from moopt.weightings.con_fig import ConFIG
 from moopt.weightings.constant import Constant
 from moopt.weightings.cr_mogm import CRMOGM
 from moopt.weightings.db_mtl import DBMTL
@@ -37,7 +37,7 @@ from moopt.weightings.pcd import PCD
 from moopt.weightings.pcgrad import PCGrad
 from moopt.weightings.pmgda import PMGDA
 from moopt.weightings.pmtl import PMTL
-from moopt.weightings.random import Random
+from moopt.weightings.random_weights import Random
 from moopt.weightings.sdmgrad import SDMGrad
 from moopt.weightings.sdmgrad_stochastic import SDMGradStochastic
 from moopt.weightings.sum import Sum

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from moopt.settings.roles import membership
 from moopt.weightings.mean import mean_weights
-from moopt.weightings.roles import membership
 from moopt.weightings.unit_rows import all_finite, pairs
 
 CANCELLED = 64 * torch.finfo(torch.float64).eps

@@ -7,15 +7,15 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from moopt.check_number import check_number
-from moopt.record import StepStatistics
-from moopt.weightings.double_sampling import DoubleSampling, projected_step
-from moopt.weightings.preference import (
+from moopt.records.step_statistics import StepStatistics
+from moopt.settings.numbers import check_number
+from moopt.settings.preference import (
     Preference,
     checked_preference,
     preference_shares,
     preference_vector,
 )
+from moopt.weightings.double_sampling import DoubleSampling, projected_step
 
 
 def sdmgrad_stochastic_weights(

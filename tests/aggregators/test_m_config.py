@@ -9,7 +9,7 @@ import torch
 
 import moopt
 from moopt.aggregators import MConFIG
-from moopt.record import StepStatistics
+from moopt.records.step_statistics import StepStatistics
 from tests.optimizer.problems import OneOutput, TwoHeads, batch, jacobian, parameters_of, seeded
 
 RTOL = 1e-9

@@ -10,7 +10,7 @@ import torch
 
 from examples.llm_unlearning.metrics import matched_checkpoint
 from examples.llm_unlearning.scorecard import Scorecard
-from moopt.record import StepRecord
+from moopt.records.step_record import StepRecord
 
 #: How fast a method loses retain utility while it forgets, from best to worst.
 DAMAGE = {"MOLLM (dual basis)": 0.06, "NPO+CE": 0.12, "Plain sum": 0.13, "GradDiff": 0.4, "GA": 0.8}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import moopt
-from moopt.record import sample_name
+from moopt.settings.names import sample_name
 from moopt.weightings import CRMOGM, MoDo, OrthogonalSteepestDescent
 from tests.optimizer.problems import (
     FLOAT32_COMBINE_RTOL,

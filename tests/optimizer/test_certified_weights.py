@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import moopt
-from moopt.certified_weights import above_noise_floor, certified_weights, is_common_descent
 from moopt.solvers import min_norm_point
+from moopt.step.weigh import above_noise_floor, certified_weights, is_common_descent
 from moopt.weightings import Guarantee, Weighting, WeightingOutput
 
 

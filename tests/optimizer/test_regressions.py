@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import moopt
-from moopt.shared_graph import shares_graph
+from moopt.step.shared_graph import shares_graph
 from tests.optimizer.problems import OneOutput, batch, seeded
 
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moopt.state_by_name import enrol, gather, scatter
+from moopt.step.method_state import enrol, gather, scatter
 
 
 class Recorder:

@@ -17,8 +17,8 @@ from moopt.projection import (
     project_onto_dual_cone,
     project_onto_dual_cone_,
 )
+from moopt.records.status import SolverStatus
 from moopt.solvers import SolverResult
-from moopt.status import SolverStatus
 from tests.cases import Case, all_cases, case
 from tests.projection.gradients import KINDS, ROUNDING, every_case, flat, gradients_of
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from moopt.record import StepStatistics
+from moopt.records.status import SolverStatus
+from moopt.records.step_statistics import StepStatistics
 from moopt.scalarizations import SCALARIZATIONS, Scalarization
-from moopt.status import SolverStatus
 from moopt.testing import check_weighting
 from moopt.weightings import Guarantee, WeightingOutput
 from tests.cases import all_cases

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import moopt
-from moopt.record import StepStatistics
+from moopt.records.step_statistics import StepStatistics
 from moopt.scalarizations import EUPMU, PDU
 
 RTOL = 1e-12

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from moopt import scalarizations
-from moopt.record import StepStatistics
+from moopt.records.step_statistics import StepStatistics
 from moopt.scalarizations import (
     COSMOS,
     DWA,

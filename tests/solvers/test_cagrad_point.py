@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 import moopt.solvers.cagrad_on_host as host_module
+from moopt.records.status import SolverStatus
 from moopt.solvers import SolverResult, cagrad_point
 from moopt.solvers.cagrad_on_device import DEVICE_TRIPS, cagrad_on_device
-from moopt.status import SolverStatus
 from tests.cases import Case, case
 
 FAMILIES = ("aligned", "conflicting", "near_opposite", "weakly_stationary", "zero_row")

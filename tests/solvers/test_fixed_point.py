@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from moopt.records.status import SolverStatus
 from moopt.solvers import SolverResult, fixed_point
 from moopt.solvers.equilibrated import equilibrated
 from moopt.solvers.fixed_point_on_device import (
@@ -20,7 +21,6 @@ from moopt.solvers.fixed_point_on_device import (
     fixed_point_on_device,
 )
 from moopt.solvers.fixed_point_on_host import newton_step, started
-from moopt.status import SolverStatus
 from tests.cases import case
 
 ALPHAS = (0.5, 1.0, 2.0)

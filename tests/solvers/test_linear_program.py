@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from moopt.records.status import SolverStatus
 from moopt.solvers import SolverResult, linear_program
 from moopt.solvers.linear_program_on_device import linear_program_on_device
-from moopt.status import SolverStatus
 
 VALUE_TOL = 1e-7
 """HiGHS's own tolerances of feasibility and optimality, on problems of size one."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from moopt.records.status import SolverStatus
 from moopt.solvers.quota_point import RESIDUAL_TOL, quota_point
-from moopt.status import SolverStatus
 
 
 def problem(seed: int, m: int = 4) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from moopt.record import StepStatistics
+from moopt.records.step_statistics import StepStatistics
 from moopt.weightings import Guarantee, Weighting, WeightingOutput
 from tests.cases import NORM_RATIOS, SCALES, Case, all_cases
 from tests.weightings.properties import GUARANTEES

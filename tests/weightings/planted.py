@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from moopt.record import StepStatistics
+from moopt.records.status import SolverStatus
+from moopt.records.step_statistics import StepStatistics
 from moopt.solvers import SolverResult
-from moopt.status import SolverStatus
 from moopt.weightings import MGDA, Guarantee, Mean, Sum, Weighting, WeightingOutput
 from tests.weightings.settings import Build, fixed
 

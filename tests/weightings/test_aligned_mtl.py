@@ -9,7 +9,7 @@ from torch import Tensor
 
 import moopt.solvers.principal_components as solver
 import moopt.weightings.aligned_mtl as module
-from moopt.record import StepStatistics
+from moopt.records.step_statistics import StepStatistics
 from moopt.weightings import MGDA, AlignedMTL, ConFIG, Mean
 from moopt.weightings.aligned_mtl import aligned_mtl_weights
 from tests.cases import Case, all_cases, case, cases

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import moopt.solvers.cagrad_on_host as host_module
-from moopt.record import StepStatistics
+from moopt.records.status import SolverStatus
+from moopt.records.step_statistics import StepStatistics
 from moopt.solvers import SolverResult, cagrad_point
 from moopt.solvers.cagrad_on_device import cagrad_on_device
-from moopt.status import SolverStatus
 from moopt.weightings import CAGrad, Mean
 from moopt.weightings.cagrad import cagrad_weights
 from tests.cases import Case, all_cases, case, cases

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
-import moopt.weightings.config as module
-from moopt.record import StepStatistics
+import moopt.weightings.con_fig as module
+from moopt.records.step_statistics import StepStatistics
 from moopt.weightings import MGDA, ConFIG, DualSpaceMGDA
 from tests.cases import Case, all_cases, case, cases
 

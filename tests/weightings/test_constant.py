@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 
-from moopt.record import StepStatistics
+from moopt.records.step_statistics import StepStatistics
 from moopt.weightings import Constant, Mean, Sum
 
 EYE = torch.eye(3, dtype=torch.float64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from moopt.record import StepStatistics
+from moopt.records.step_statistics import StepStatistics
 from moopt.scalarizations import FAMO
 from moopt.weightings import CRMOGM, MGDA, DualSpaceMGDA, Guarantee, Mean, Sum
 from tests.cases import case

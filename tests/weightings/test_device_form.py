@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from moopt.record import StepStatistics
-from moopt.status import SolverStatus
+from moopt.records.status import SolverStatus
+from moopt.records.step_statistics import StepStatistics
 from moopt.weightings import Weighting, WeightingOutput
 from tests.cases import Case, case
 from tests.weightings.properties import DIRECTION_TOL

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from moopt.record import StepStatistics
+from moopt.records.step_statistics import StepStatistics
 from moopt.weightings import WEIGHTINGS, FairGrad, NashMTL
 from tests.cases import case
 from tests.weightings.properties import DIRECTION_TOL

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from torch import Tensor
 
 import moopt.solvers.pseudo_inverse as pseudo_inverse_module
-from moopt.record import StepStatistics
-from moopt.status import SolverStatus
+from moopt.records.status import SolverStatus
+from moopt.records.step_statistics import StepStatistics
 from moopt.weightings import MGDA, DualSpaceMGDA, Guarantee
 from moopt.weightings import dual_space_mgda as module
 from tests.cases import Case, all_cases, case, cases

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from moopt.record import StepStatistics
-from moopt.status import SolverStatus
+from moopt.records.status import SolverStatus
+from moopt.records.step_statistics import StepStatistics
 from moopt.weightings import EPO, Mean, Weighting
 from moopt.weightings.epo import epo_adjustments, epo_weights
 from tests.cases import Case, case, cases

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from moopt import CommonDescent
-from moopt.state_by_name import is_stateful
+from moopt.step.method_state import is_stateful
 from moopt.testing.directions import statistics
 from tests.cases import case
 from tests.device.tasks import METHODS, optimizer_on, train

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from moopt.record import StepStatistics
+from moopt.records.step_statistics import StepStatistics
 from moopt.weightings import GradNorm, Sum
 from moopt.weightings.grad_norm import grad_norm_weights
 from tests.cases import case

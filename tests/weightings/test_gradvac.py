@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from torch import Tensor
 
 import moopt.weightings.gradvac as module
-from moopt.record import StepStatistics
+from moopt.records.step_statistics import StepStatistics
 from moopt.weightings import GradVac, PCGrad
 from moopt.weightings.gradvac import SMALLEST_SINE, gradvac_weights
 from moopt.weightings.random_order import index_order

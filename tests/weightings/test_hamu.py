@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from moopt.status import SolverStatus
+from moopt.records.status import SolverStatus
 from moopt.weightings import HAMU, Guarantee
 from tests.weightings.forgetting import IDENTITY_TOL, PAIRS, check_promise, pair, weigh
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from moopt.record import StepStatistics
+from moopt.records.step_statistics import StepStatistics
 from moopt.solvers import min_norm_point
 from moopt.weightings import WeightingOutput
 from tests.cases import case
@@ -18,7 +18,7 @@ from tests.weightings.settings import SETTINGS
 # Setting -> (module and name of the general form, number of objectives).
 GENERAL: dict[str, tuple[str, str, tuple[int, ...]]] = {
     "IMTLG": ("moopt.weightings.imtl_g", "dual_space_mgda_weights", (2, 4, 5, 12)),
-    "ConFIG": ("moopt.weightings.config", "dual_space_mgda_weights", (2, 4, 5, 12)),
+    "ConFIG": ("moopt.weightings.con_fig", "dual_space_mgda_weights", (2, 4, 5, 12)),
     "AlignedMTL": ("moopt.weightings.aligned_mtl", "principal_components", (2, 4, 5, 12)),
     "AlignedMTL median": ("moopt.weightings.aligned_mtl", "principal_components", (2, 5)),
     "AlignedMTL rmse": ("moopt.weightings.aligned_mtl", "principal_components", (2, 5)),

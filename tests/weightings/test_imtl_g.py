@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 
 import moopt.weightings.imtl_g as module
-from moopt.record import StepStatistics
-from moopt.status import SolverStatus
+from moopt.records.status import SolverStatus
+from moopt.records.step_statistics import StepStatistics
 from moopt.weightings import IMTLG, MGDA, DualSpaceMGDA
 from moopt.weightings.imtl_g import SMALLEST_SUM
 from tests.cases import Case, all_cases, case, cases

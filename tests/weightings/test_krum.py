@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from torch import Tensor
 
 import moopt.weightings.krum as module
-from moopt.record import StepStatistics
+from moopt.records.step_statistics import StepStatistics
 from moopt.weightings import Krum, Mean
 from moopt.weightings.krum import krum_weights
 from tests.cases import Case, all_cases, case, cases

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
-from moopt.record import StepStatistics
+from moopt.records.step_statistics import StepStatistics
 from moopt.weightings import DBMTL, MGDA, NTK, GradNorm, Mean, Sum
 from tests.cases import Case, case, cases
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from moopt.record import StepStatistics
-from moopt.status import SolverStatus
+from moopt.records.status import SolverStatus
+from moopt.records.step_statistics import StepStatistics
 from moopt.weightings import MGDA, Guarantee
 from moopt.weightings.mgda import LOSS_FLOOR, mgda_weights
 from tests.cases import Case, all_cases, case, cases

@@ -7,7 +7,8 @@ import numpy
 import pytest
 import torch
 
-from moopt.record import StepStatistics, sample_name
+from moopt.records.step_statistics import StepStatistics
+from moopt.settings.names import sample_name
 from moopt.testing import all_cases
 from moopt.weightings import MoDo
 from moopt.weightings.modo import modo_weights

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from moopt.record import StepStatistics
+from moopt.records.status import SolverStatus
+from moopt.records.step_statistics import StepStatistics
 from moopt.solvers import fixed_point
 from moopt.solvers.fixed_point_on_device import fixed_point_on_device
-from moopt.status import SolverStatus
 from moopt.weightings import MGDA, FairGrad, Guarantee, NashMTL
 from moopt.weightings.fairgrad import fairgrad_weights
 from moopt.weightings.nash_mtl import nash_mtl_weights

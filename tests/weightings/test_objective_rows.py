@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from moopt.record import StepStatistics
+from moopt.records.step_statistics import StepStatistics
 from moopt.weightings import Mean
 from moopt.weightings.objective_rows import objective_rows
 

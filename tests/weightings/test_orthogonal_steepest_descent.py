@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 import moopt.solvers.pseudo_inverse as pseudo_inverse_module
-from moopt.record import StepStatistics
-from moopt.status import SolverStatus
+from moopt.records.status import SolverStatus
+from moopt.records.step_statistics import StepStatistics
 from moopt.weightings import Guarantee, OrthogonalSteepestDescent
 from tests.cases import all_cases
 from tests.weightings.forgetting import IDENTITY_TOL, PAIRS, check_promise, weigh

@@ -7,9 +7,9 @@ import torch
 
 import moopt.solvers.dual_cone as dual_cone_module
 import moopt.weightings.pcd as pcd_module
-from moopt.record import StepStatistics
+from moopt.records.status import SolverStatus
+from moopt.records.step_statistics import StepStatistics
 from moopt.solvers.quota_point import RESIDUAL_TOL
-from moopt.status import SolverStatus
 from moopt.weightings import PCD, Guarantee
 from moopt.weightings.pcd import MEAN_SQUARE, NUM_STEPS
 from tests.cases import Case, all_cases

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from torch import Tensor
 
 import moopt.weightings.pcgrad as module
-from moopt.record import StepStatistics
+from moopt.records.step_statistics import StepStatistics
 from moopt.weightings import PCGrad, Sum
 from moopt.weightings.pcgrad import pcgrad_weights
 from moopt.weightings.random_order import index_order, random_order, random_order_on_host

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from moopt.record import StepStatistics
+from moopt.records.status import SolverStatus
+from moopt.records.step_statistics import StepStatistics
 from moopt.solvers import min_norm_point
-from moopt.status import SolverStatus
 from moopt.weightings import MGDA, PMGDA, Weighting
 from moopt.weightings.pmgda import pmgda_weights, ray_distance
 from tests.cases import Case, case, cases

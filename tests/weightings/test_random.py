@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-import moopt.weightings.random as module
-from moopt.record import StepStatistics
+import moopt.weightings.random_weights as module
+from moopt.records.step_statistics import StepStatistics
 from moopt.scalarizations import RLW
 from moopt.weightings import Random
-from moopt.weightings.random import draws_ahead, random_weights
+from moopt.weightings.random_weights import draws_ahead, random_weights
 
 MOMENT_BOUND = 5.0
 """In standard deviations of a sample mean; the seeds are fixed."""

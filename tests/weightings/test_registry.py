@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from moopt.record import StepStatistics
+from moopt.records.step_statistics import StepStatistics
 from moopt.testing import OneBatch
 from moopt.weightings import (
     CRMOGM,

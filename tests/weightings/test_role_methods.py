@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 import moopt
-from moopt.record import StepStatistics
-from moopt.status import SolverStatus
+from moopt.records.status import SolverStatus
+from moopt.records.step_statistics import StepStatistics
 from moopt.weightings import (
     BLUR,
     GRU,

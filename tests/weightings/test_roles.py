@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 
-from moopt.record import StepStatistics
+from moopt.records.step_statistics import StepStatistics
 from moopt.weightings import BLUR, GRU, NGDiff, weighting_from_name
 from moopt.weightings.role_sums import role_sums
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from moopt.record import StepStatistics
-from moopt.status import SolverStatus
+from moopt.records.status import SolverStatus
+from moopt.records.step_statistics import StepStatistics
 from moopt.weightings import MGDA, Mean, SDMGrad
 from moopt.weightings.sdmgrad import sdmgrad_weights
 from tests.cases import Case, all_cases, case, cases

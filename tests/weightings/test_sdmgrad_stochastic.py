@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import moopt
-from moopt.record import StepStatistics, sample_name
+from moopt.records.step_statistics import StepStatistics
+from moopt.settings.names import sample_name
 from moopt.testing import all_cases
 from moopt.weightings import MoDo, SDMGrad, SDMGradStochastic
 from moopt.weightings.sdmgrad_stochastic import sdmgrad_stochastic_weights

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
-from moopt.record import StepStatistics
+from moopt.records.status import SolverStatus
+from moopt.records.step_statistics import StepStatistics
 from moopt.solvers import dual_cone_point
-from moopt.status import SolverStatus
 from moopt.weightings import DualProj, Guarantee, UPGrad, Weighting
 from moopt.weightings.dual_proj import dual_proj_weights
 from moopt.weightings.upgrad import upgrad_weights

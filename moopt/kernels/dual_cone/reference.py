@@ -10,7 +10,7 @@ from torch import Tensor
 from moopt.kernels.min_norm.reference import LARGEST_ENUMERATED
 from moopt.kernels.min_norm.tolerances import DEPENDENT, RESOLUTION, ROUNDING
 from moopt.kernels.sweep import swept
-from moopt.status import SolverStatus
+from moopt.records.status import SolverStatus
 
 
 def dual_cone_reference(

@@ -15,7 +15,7 @@ from moopt.kernels.min_norm.tolerances import (
     STATIONARY,
 )
 from moopt.kernels.sweep import swept
-from moopt.status import SolverStatus
+from moopt.records.status import SolverStatus
 
 # Up to here 2^m - 1 faces at once are fewer kernel launches than one pivot after the other.
 LARGEST_ENUMERATED = 8

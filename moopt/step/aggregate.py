@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from moopt.aggregators import EntrywiseAggregator, GradientAggregator, TrackingAggregator
-from moopt.certified_weights import DESCENT_TOL, ROUNDING, above_noise_floor
 from moopt.gradients import GradientStore
 from moopt.gradients.store import Row
 from moopt.kernels.gramian import gramian as inner_products
-from moopt.record import StepRecord, StepStatistics
+from moopt.records.step_record import StepRecord
+from moopt.records.step_statistics import StepStatistics
 from moopt.solvers import stationarity
-from moopt.state_by_name import REACHED_KEY, gather, is_stateful, scatter
-from moopt.tracked_rows import tracked_direction
+from moopt.step.method_state import REACHED_KEY, gather, is_stateful, scatter
+from moopt.step.tracked_rows import tracked_direction
+from moopt.step.weigh import DESCENT_TOL, ROUNDING, above_noise_floor
 
 
 def aggregate_rows_(

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from moopt.aggregators import TrackingAggregator
-from moopt.certified_weights import above_noise_floor
 from moopt.gradients import GradientStore
 from moopt.gradients.store import Row
 from moopt.kernels.gramian import gramian
-from moopt.record import StepStatistics
-from moopt.state_by_name import NAMES_KEY, gather, position_tensor, rows_key, scatter
+from moopt.records.step_statistics import StepStatistics
+from moopt.step.method_state import NAMES_KEY, gather, position_tensor, rows_key, scatter
+from moopt.step.weigh import above_noise_floor
 
 
 def enrol_rows(

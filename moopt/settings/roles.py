@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from moopt.record import StepStatistics
+from moopt.records.step_statistics import StepStatistics
 
 
 def role_names(value: str | Sequence[str], keyword: str, method: str) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from moopt.aggregators.base import Method
 from moopt.gradients import GradientStore
-from moopt.record import StepRecord
+from moopt.records.step_record import StepRecord
 
 
 class Progress:

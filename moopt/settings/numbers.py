@@ -37,7 +37,7 @@ def check_number(owner: str, name: str, value: object, allowed: Range, *, use: s
         ValueError: it is out of range, or NaN.
 
     Example:
-        >>> from moopt.check_number import check_number
+        >>> from moopt.settings.numbers import check_number
         >>> check_number("Mine", "tol", 0.5, "in (0, 1)", use="1e-6")
         >>> check_number("Mine", "tol", 1.5, "in (0, 1)", use="1e-6")
         Traceback (most recent call last):
@@ -65,7 +65,7 @@ def frozen_numbers(
         TypeError: it is not a sequence of real numbers, nor a mapping from name to number.
 
     Example:
-        >>> from moopt.check_number import frozen_numbers
+        >>> from moopt.settings.numbers import frozen_numbers
         >>> frozen_numbers([1, 2], "`preference` of `Mine`")
         (1.0, 2.0)
         >>> frozen_numbers(5, "`preference` of `Mine`")
@@ -101,3 +101,44 @@ def _is_real(entry: Any) -> bool:
         and getattr(entry, "ndim", 0) == 0
         and not getattr(getattr(entry, "dtype", None), "is_complex", False)
     )
+
+
+def check_solver_settings(owner: str, tol: float, max_iter: int | None, default: float) -> None:
+    """Raise unless the settings suit a solver.
+
+    Args:
+        owner: the method, for the message.
+        tol: relative tolerance, in (0, 1).
+        max_iter: limit on the iterations, an int >= 1, or None.
+        default: the method's own `tol`, for the message.
+
+    Raises:
+        ValueError: a setting is out of range.
+        TypeError: `max_iter` is not an int.
+
+    Example:
+        >>> from moopt.settings.numbers import check_solver_settings
+        >>> check_solver_settings("Mine", 1e-10, None, 1e-10)
+    """
+    check_number(owner, "tol", tol, "in (0, 1)", use=f"{default:g}")
+    if max_iter is not None and not isinstance(max_iter, int):
+        raise TypeError(
+            f"`max_iter` of `{owner}` must be an int or None; got {max_iter!r}. Use None for the"
+            " solver's own limit."
+        )
+    if max_iter is not None and max_iter < 1:
+        raise ValueError(
+            f"`max_iter` of `{owner}` must be at least 1; got {max_iter}. Use None for the"
+            " solver's own limit."
+        )
+
+
+def check_seed(owner: str, seed: int) -> None:
+    """Raise TypeError unless the seed is an int.
+
+    Example:
+        >>> from moopt.settings.numbers import check_seed
+        >>> check_seed("Mine", 0)
+    """
+    if not isinstance(seed, int):
+        raise TypeError(f"`seed` of `{owner}` must be an int; got {seed!r}. Use 0.")

@@ -9,9 +9,9 @@ import torch
 
 from moopt.aggregators import GradientAggregator
 from moopt.aggregators.base import Method
-from moopt.gradients.sharding import mean_over_processes
-from moopt.named_losses import Losses, named_losses
-from moopt.state_by_name import gather, scatter
+from moopt.gradients.replicas import mean_over_processes
+from moopt.step.method_state import gather, scatter
+from moopt.step.objectives import Losses, named_losses
 
 
 def observe_(

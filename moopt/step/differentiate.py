@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from moopt.gradients import GradientStore, resume_row, set_aside_gradients, take_gradients
-from moopt.shared_graph import shares_graph
+from moopt.step.shared_graph import shares_graph
 
 if TYPE_CHECKING:
     from torch.amp import GradScaler

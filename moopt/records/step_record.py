@@ -1,4 +1,4 @@
-"""StepStatistics and StepRecord: the plain data that passes between the packages."""
+"""StepRecord: what one step saw and did."""
 
 from __future__ import annotations
 
@@ -8,25 +8,10 @@ import functools
 import torch
 from torch import Tensor
 
-from moopt.status import SolverStatus
+from moopt.records.status import SolverStatus
 
 CONFLICT_TOL = 1e-6
 """A cosine closer to zero than this is the rounding of a float32 gradient, not a conflict."""
-
-
-def sample_name(objective: str, sample: int) -> str:
-    """The name of the auxiliary row of an objective's loss on another batch.
-
-    Args:
-        objective: the objective's name.
-        sample: which batch: 1 for the first one beside the step's own, and so on.
-
-    Example:
-        >>> from moopt import sample_name
-        >>> sample_name("forget", 1)
-        'forget#1'
-    """
-    return f"{objective}#{sample}"
 
 
 def cosine_key(first: str, second: str) -> str:
@@ -37,55 +22,12 @@ def cosine_key(first: str, second: str) -> str:
             name, so that no two pairs share a key.
 
     Example:
-        >>> from moopt.record import cosine_key
+        >>> from moopt.records.step_record import cosine_key
         >>> cosine_key("a", "b")
         'cosine/a,b'
     """
     left, right = (n.replace("\\", "\\\\").replace(",", "\\,") for n in (first, second))
     return f"cosine/{left},{right}"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class StepStatistics:
-    """What a weighting may look at: an `m x m` matrix and `m` losses, never a parameter.
-
-    Attributes:
-        gramian: float64 `[..., m, m]`, the inner products of the objectives' gradients.
-            Leading dimensions are parameter groups.
-        losses: float64 `[m]`, the unscaled loss values; None where the caller has none.
-        names: the `m` objective names.
-        active: bool `[..., m]`; False marks objectives that are absent or whose gradient is
-            at its noise floor. They get weight 0 and influence nothing. None means all active.
-        auxiliary: the names of trailing extra rows that are not objectives.
-        lr: the learning rate of the first parameter group.
-        step: how many steps were combined before this one.
-
-    Example:
-        >>> import torch, moopt
-        >>> moopt.StepStatistics(gramian=torch.eye(3)).num_objectives
-        3
-    """
-
-    gramian: Tensor
-    losses: Tensor | None = None
-    names: tuple[str, ...] | None = None
-    active: Tensor | None = None
-    auxiliary: tuple[str, ...] = ()
-    lr: float | None = None
-    step: int | None = None
-
-    def __post_init__(self) -> None:
-        shape = tuple(self.gramian.shape)
-        if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] == 0:
-            raise ValueError(
-                f"`gramian` of `StepStatistics` must have shape [..., m, m] with m >= 1; got"
-                f" {list(shape)}. Pass the Gramian J @ J.T, not the Jacobian."
-            )
-
-    @property
-    def num_objectives(self) -> int:
-        """The number m of objectives (rows of the Gramian that are not auxiliary)."""
-        return self.gramian.shape[-1] - len(self.auxiliary)
 
 
 @dataclasses.dataclass(eq=False)

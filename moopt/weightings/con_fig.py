@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from moopt.check_number import check_number
-from moopt.record import StepStatistics
+from moopt.records.result import SolverResult
+from moopt.records.step_statistics import StepStatistics
+from moopt.settings.numbers import check_number
 from moopt.solvers.pseudo_inverse import DEFAULT_RTOL, runs_on_host
-from moopt.solvers.result import SolverResult
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
 from moopt.weightings.dual_basis_on_host import dual_basis_on_host
 from moopt.weightings.dual_space_mgda import dual_space_mgda_weights
@@ -43,7 +43,7 @@ def config_weights(
 
     Example:
         >>> import torch
-        >>> from moopt.weightings.config import config_weights
+        >>> from moopt.weightings.con_fig import config_weights
         >>> G = torch.tensor([[1.0, 0.0], [0.0, 9.0]], dtype=torch.float64)
         >>> [round(w, 12) for w in config_weights(G).weights.tolist()]
         [2.0, 0.666666666667]

@@ -8,11 +8,16 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from moopt.check_number import frozen_numbers
-from moopt.record import StepStatistics
-from moopt.weightings.mean import mean_weights
+from moopt.records.step_statistics import StepStatistics
+from moopt.settings.numbers import frozen_numbers
 
 Preference = Sequence[float] | Mapping[str, float]
+
+
+def _equal_shares(gramian: Tensor, active: Tensor | None) -> Tensor:
+    on = torch.ones(gramian.shape[:-1], dtype=torch.float64, device=gramian.device)
+    on = on if active is None else on * active.to(on)
+    return on / on.sum(-1, keepdim=True).clamp_min(1.0)
 
 
 def checked_preference(preference: Preference | None, owner: str) -> Preference | None:
@@ -44,7 +49,7 @@ def preference_shares(preference: Tensor | None, gramian: Tensor, active: Tensor
 
     Equal shares where there is none, or where every preferred objective is absent.
     """
-    uniform = mean_weights(gramian, active=active)
+    uniform = _equal_shares(gramian, active)
     if preference is None:
         return uniform
     u = torch.where(uniform > 0.0, preference, 0.0)
@@ -72,7 +77,7 @@ def preference_vector(
     if statistics.auxiliary:
         gramian = gramian[..., :m, :m]
     if preference is None:
-        return mean_weights(gramian, active=statistics.active)
+        return _equal_shares(gramian, statistics.active)
     if isinstance(preference, Mapping):
         names = statistics.names or ()
         missing = [name for name in names if name not in preference]

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from moopt.record import StepStatistics
+from moopt.records.status import SolverStatus
+from moopt.records.step_statistics import StepStatistics
 from moopt.scalarizations import Scalarization
 from moopt.solvers import stationarity
-from moopt.status import SolverStatus
 from moopt.weightings import Sum, Weighting
 from moopt.weightings.objective_rows import with_auxiliary_rows
 

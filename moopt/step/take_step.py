@@ -10,16 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moopt.aggregate_rows import aggregate_rows_
 from moopt.aggregators import GradientAggregator, TrackingAggregator
 from moopt.aggregators.base import Method
-from moopt.certified_weights import CertifiedWeights, certified_weights
 from moopt.gradients import GradientStore
-from moopt.gradients.sharding import mean_over_processes, refuse_unsynchronised
-from moopt.record import StepRecord, StepStatistics
+from moopt.gradients.replicas import mean_over_processes, refuse_unsynchronised
+from moopt.records.status import SolverStatus
+from moopt.records.step_record import StepRecord
+from moopt.records.step_statistics import StepStatistics
 from moopt.scalarizations import Scalarization
-from moopt.state_by_name import STEP_KEY, gather, is_stateful, scatter
-from moopt.status import SolverStatus
+from moopt.step.aggregate import aggregate_rows_
+from moopt.step.method_state import STEP_KEY, gather, is_stateful, scatter
+from moopt.step.weigh import CertifiedWeights, certified_weights
 from moopt.weightings import Constant
 
 

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from moopt.aggregators.base import Method
-from moopt.certified_weights import DEFAULT_INACTIVE_TOL
-from moopt.combine_rows import combine_rows_
-from moopt.common_descent import CommonDescent
 from moopt.gradients import GradientStore
-from moopt.named_losses import Losses, named_losses
-from moopt.record import StepRecord
-from moopt.record_rows import ids_of, record_rows, scale_of
-from moopt.resolve_weighting import resolve_weighting
-from moopt.single_backward import one_pass_is_enough, single_backward_
-from moopt.state_by_name import is_stateful
+from moopt.optim.common_descent import CommonDescent
+from moopt.optim.resolve_method import resolve_weighting
+from moopt.records.step_record import StepRecord
+from moopt.step.differentiate import ids_of, record_rows, scale_of
+from moopt.step.method_state import is_stateful
+from moopt.step.objectives import Losses, named_losses
+from moopt.step.one_pass import one_pass_is_enough, single_backward_
+from moopt.step.take_step import combine_rows_
+from moopt.step.weigh import DEFAULT_INACTIVE_TOL
 
 if TYPE_CHECKING:
     from torch.amp import GradScaler

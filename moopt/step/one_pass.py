@@ -10,18 +10,19 @@ import torch
 from torch import Tensor
 
 from moopt.aggregators.base import Method
-from moopt.gradients.sharding import (
+from moopt.gradients.replicas import (
     is_checked_step,
     is_sharded,
     mean_over_processes,
     refuse_other_gradients,
     refuse_other_names,
 )
-from moopt.record import StepRecord, StepStatistics
-from moopt.record_rows import scale_of
+from moopt.records.status import SolverStatus
+from moopt.records.step_record import StepRecord
+from moopt.records.step_statistics import StepStatistics
 from moopt.scalarizations import Scalarization
-from moopt.state_by_name import STEP_KEY, gather, is_stateful, scatter
-from moopt.status import SolverStatus
+from moopt.step.differentiate import scale_of
+from moopt.step.method_state import STEP_KEY, gather, is_stateful, scatter
 from moopt.weightings import Sum
 
 if TYPE_CHECKING:

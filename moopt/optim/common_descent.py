@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 from moopt.aggregators.base import Method
-from moopt.bypass import note_bypass
-from moopt.certified_weights import DEFAULT_INACTIVE_TOL
-from moopt.check_number import check_number
-from moopt.closure import weighted_closure
-from moopt.combining_optimizer import CombiningOptimizer
-from moopt.named_losses import Losses, loss_value
-from moopt.observation import observe_
-from moopt.record import StepRecord
-from moopt.record_rows import ids_of
-from moopt.resolve_weighting import resolve_weighting
-from moopt.state_by_name import is_stateful, refuse_other_state, refuse_unknown, roster_of
+from moopt.optim.closure import weighted_closure
+from moopt.optim.combining_optimizer import CombiningOptimizer
+from moopt.optim.resolve_method import resolve_weighting
+from moopt.optim.unrecorded_step import note_bypass
+from moopt.records.step_record import StepRecord
+from moopt.settings.numbers import check_number
+from moopt.step.differentiate import ids_of
+from moopt.step.method_state import is_stateful, refuse_other_state, refuse_unknown, roster_of
+from moopt.step.objectives import Losses, loss_value
+from moopt.step.observe import observe_
+from moopt.step.weigh import DEFAULT_INACTIVE_TOL
 
 if TYPE_CHECKING:
     from torch.amp import GradScaler

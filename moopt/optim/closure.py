@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from moopt.named_losses import Losses, named_losses
+from moopt.step.objectives import Losses, named_losses
 
 
 def weighted_closure(

@@ -10,18 +10,19 @@ from torch import Tensor
 
 from moopt.aggregators import GradientAggregator, TrackingAggregator
 from moopt.aggregators.base import Method
-from moopt.closure import warn_of_unweighted
-from moopt.combine_rows import combine_rows_, refuse_unused, write_direction_
-from moopt.delegating_optimizer import DelegatingOptimizer
 from moopt.gradients import GradientStore, resume_row, set_aside_gradients, take_gradients
-from moopt.named_losses import Losses, named_losses
-from moopt.progress import Progress
-from moopt.record import StepRecord, sample_name
-from moopt.record_rows import record_rows, scale_of
+from moopt.optim.closure import warn_of_unweighted
+from moopt.optim.pending_step import Progress
+from moopt.optim.wrapped_optimizer import DelegatingOptimizer
+from moopt.records.step_record import StepRecord
 from moopt.scalarizations import Scalarization
-from moopt.single_backward import one_pass_is_enough, single_backward_, weighted_backward_
-from moopt.state_by_name import enrol, is_stateful, refuse_unknown
-from moopt.tracked_rows import enrol_rows
+from moopt.settings.names import sample_name
+from moopt.step.differentiate import record_rows, scale_of
+from moopt.step.method_state import enrol, is_stateful, refuse_unknown
+from moopt.step.objectives import Losses, named_losses
+from moopt.step.one_pass import one_pass_is_enough, single_backward_, weighted_backward_
+from moopt.step.take_step import combine_rows_, refuse_unused, write_direction_
+from moopt.step.tracked_rows import enrol_rows
 
 if TYPE_CHECKING:
     from torch.amp import GradScaler

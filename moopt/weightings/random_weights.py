@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from moopt.record import StepStatistics
+from moopt.records.step_statistics import StepStatistics
+from moopt.settings.numbers import check_seed
 from moopt.solvers.pseudo_inverse import runs_on_host
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
-from moopt.weightings.common_settings import check_seed
 from moopt.weightings.counter_random import counter_normal, counter_normal_on_host
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
 
@@ -44,7 +44,7 @@ def random_weights(
 
     Example:
         >>> import torch
-        >>> from moopt.weightings.random import random_weights
+        >>> from moopt.weightings.random_weights import random_weights
         >>> weights = random_weights(torch.eye(3), 0, torch.tensor(0))
         >>> bool((weights > 0).all()), round(float(weights.sum()), 12)
         (True, 1.0)

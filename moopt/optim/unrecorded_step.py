@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from moopt.aggregators.base import Method
-from moopt.progress import Progress
-from moopt.state_by_name import refuse_unallocated
+from moopt.optim.pending_step import Progress
+from moopt.step.method_state import refuse_unallocated
 
 
 def note_bypass(

@@ -1,0 +1,1 @@
+"""The optimizer around a step, and the same step without one."""

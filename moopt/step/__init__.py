@@ -1,0 +1,1 @@
+"""One step: losses in, a direction in `.grad` and a record out."""
