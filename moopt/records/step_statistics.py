@@ -21,6 +21,9 @@ class StepStatistics:
         auxiliary: the names of trailing extra rows that are not objectives.
         lr: the learning rate of the first parameter group.
         step: how many steps were combined before this one.
+        noise: the rounding of the Gramian's entries, relative to the norms of the two gradients;
+            None takes that of its dtype. Give 1e-7 for a float64 copy of what was multiplied in
+            float32.
 
     Example:
         >>> import torch, moopt
@@ -35,6 +38,7 @@ class StepStatistics:
     auxiliary: tuple[str, ...] = ()
     lr: float | None = None
     step: int | None = None
+    noise: float | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.gramian.shape)

@@ -1,101 +1,108 @@
-"""Preferences: how much each objective counts, by position or by name."""
+"""Preferences: one number per objective, by position or by name, as a user passes them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 
-import torch
-from torch import Tensor
-
-from moopt.records.step_statistics import StepStatistics
 from moopt.settings.numbers import frozen_numbers
 
 Preference = Sequence[float] | Mapping[str, float]
+"""One number per objective: in the order of the objectives, or by name."""
 
 
-def _equal_shares(gramian: Tensor, active: Tensor | None) -> Tensor:
-    on = torch.ones(gramian.shape[:-1], dtype=torch.float64, device=gramian.device)
-    on = on if active is None else on * active.to(on)
-    return on / on.sum(-1, keepdim=True).clamp_min(1.0)
-
-
-def checked_preference(preference: Preference | None, owner: str) -> Preference | None:
-    """Return a frozen copy of the preference of a weighting.
+def checked_preference(
+    preference: Preference | None, owner: str, field: str = "preference"
+) -> Preference | None:
+    """A frozen copy of a preference; None stays None, which means equal.
 
     Args:
         preference: finite numbers >= 0, not all zero; a sequence in the order of the objectives,
-            or a mapping from name to number. None stays None, which means equal.
+            or a mapping from name to number.
         owner: the class whose argument it is, for messages.
+        field: the argument, for messages.
 
     Raises:
-        TypeError: if it is not made of numbers.
-        ValueError: if they break the rule.
+        TypeError: it is not made of numbers.
+        ValueError: they break the rule.
+
+    Example:
+        >>> from moopt.settings.preference import checked_preference
+        >>> checked_preference([1, 2], "Mine")
+        (1.0, 2.0)
     """
-    if preference is None:
-        return None
-    frozen = frozen_numbers(preference, f"`preference` of `{owner}`")
-    values = tuple(frozen.values()) if isinstance(frozen, dict) else frozen
-    if not any(values) or not all(math.isfinite(value) and value >= 0.0 for value in values):
+    frozen = checked_vector(preference, owner, field)
+    if frozen is not None and (min(_values(frozen)) < 0.0 or max(_values(frozen)) == 0.0):
         raise ValueError(
-            f"`preference` of `{owner}` must hold finite numbers >= 0, not all zero; got"
-            f" {preference!r}. Pass one number per objective, by position or by name."
+            f"`{field}` of `{owner}` must hold finite numbers >= 0, not all zero; got"
+            f" {preference!r}. A larger number asks for more of that objective; leave out those"
+            " that do not count."
         )
     return frozen
 
 
-def preference_shares(preference: Tensor | None, gramian: Tensor, active: Tensor | None) -> Tensor:
-    """Return the preference divided by its sum over the active objectives, float64 `[..., m]`.
-
-    Equal shares where there is none, or where every preferred objective is absent.
-    """
-    uniform = _equal_shares(gramian, active)
-    if preference is None:
-        return uniform
-    u = torch.where(uniform > 0.0, preference, 0.0)
-    total = u.sum(-1, keepdim=True)
-    return torch.where(total > 0.0, u / torch.where(total > 0.0, total, 1.0), uniform)
-
-
-def preference_needs(preference: Preference | None) -> frozenset[str]:
-    """What a weighting with this preference needs: the names, if it is by name."""
-    return frozenset({"names"}) if isinstance(preference, Mapping) else frozenset()
-
-
-def preference_vector(
-    preference: Preference | None, statistics: StepStatistics, owner: str
-) -> Tensor:
-    """Return the preference of one step's objectives, float64 `[m]`.
-
-    Equal numbers `1 / (number of active objectives)`, `[..., m]`, for None.
+def checked_vector(vector: Preference | None, owner: str, field: str) -> Preference | None:
+    """A frozen copy of finite numbers of any sign, one per objective; None stays None.
 
     Raises:
-        ValueError: if an objective has no entry, or the names are needed and missing.
+        TypeError: it is not made of numbers.
+        ValueError: it is empty, or an entry is not finite.
     """
-    m = statistics.num_objectives
-    gramian = statistics.gramian
-    if statistics.auxiliary:
-        gramian = gramian[..., :m, :m]
-    if preference is None:
-        return _equal_shares(gramian, statistics.active)
-    if isinstance(preference, Mapping):
-        names = statistics.names or ()
-        missing = [name for name in names if name not in preference]
-        if missing or not names:
-            raise ValueError(
-                f"`preference` of `{owner}` must name every objective; {missing or 'the names'}"
-                f" are missing, it holds {list(preference)}. Add a number for each, and pass the"
-                " losses as a mapping."
-            )
-        values: Sequence[float] = [preference[name] for name in names]
-    else:
-        values = preference
-    if len(values) != m:
+    if vector is None:
+        return None
+    frozen = frozen_numbers(vector, f"`{field}` of `{owner}`")
+    if not _values(frozen) or not all(map(math.isfinite, _values(frozen))):
         raise ValueError(
-            f"`preference` of `{owner}` must have one entry per objective; got {len(values)} for"
-            f" {m} objectives. Pass a mapping from name to number where they vary."
+            f"`{field}` of `{owner}` must hold finite numbers, at least one; got {vector!r}. Pass"
+            " one number per objective, by position or by name."
         )
-    # Filling one scalar at a time needs no copy from the host, which would synchronise a device.
-    return torch.stack(
-        [torch.full((), v, dtype=torch.float64, device=gramian.device) for v in values]
-    )
+    return frozen
+
+
+def numbers_in_order(
+    vector: Preference, names: Sequence[str] | None, count: int, owner: str, field: str
+) -> list[float]:
+    """The entries of the objectives of a step, in their order.
+
+    Args:
+        vector: as `checked_vector` returned it.
+        names: the objectives' names, where the caller has them.
+        count: how many objectives the step has.
+        owner, field: for messages.
+
+    Raises:
+        ValueError: an objective has no entry, or the names are needed and missing.
+
+    Example:
+        >>> from moopt.settings.preference import numbers_in_order
+        >>> numbers_in_order({"a": 1.0, "b": 2.0}, ("b", "a"), 2, "Mine", "preference")
+        [2.0, 1.0]
+    """
+    if isinstance(vector, Mapping):
+        if names is None:
+            raise ValueError(
+                f"`{field}` of `{owner}` goes by name and needs the objectives' names; got none."
+                " Pass the losses as a mapping, or a sequence in their order."
+            )
+        missing = [name for name in names if name not in vector]
+        if missing:
+            raise ValueError(
+                f"`{field}` of `{owner}` must name every objective; {missing} are missing from"
+                f" {list(vector)}. Add a number for each."
+            )
+        return [vector[name] for name in names]
+    if len(vector) != count:
+        raise ValueError(
+            f"`{field}` of `{owner}` must have one entry per objective; got {len(vector)} for"
+            f" {count} objectives. Pass a mapping from name to number where they vary."
+        )
+    return list(vector)
+
+
+def names_needed(*vectors: Preference | None) -> frozenset[str]:
+    """What a method with these vectors needs of a step: the names, if one goes by name."""
+    return frozenset({"names"} if any(isinstance(v, Mapping) for v in vectors) else ())
+
+
+def _values(vector: Preference) -> tuple[float, ...]:
+    return tuple(vector.values() if isinstance(vector, Mapping) else vector)

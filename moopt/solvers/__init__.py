@@ -1,7 +1,7 @@
 """Small, certified maths on an `[m, m]` Gramian."""
 
 from moopt.records.result import SolverResult
-from moopt.solvers.cagrad_dual import cagrad_point
+from moopt.solvers.cagrad import cagrad_point
 from moopt.solvers.dual_cone import dual_cone_point
 from moopt.solvers.fixed_point import fixed_point
 from moopt.solvers.linear_program import linear_program

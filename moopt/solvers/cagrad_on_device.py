@@ -31,7 +31,7 @@ def cagrad_on_device(
     *,
     enumerate_faces: bool | None = None,
 ) -> SolverResult:
-    """`moopt.solvers.cagrad_dual.cagrad_point` of float64 tensors; no value is read."""
+    """`moopt.solvers.cagrad.cagrad_point` of float64 tensors; no value is read."""
     m = gramian.shape[-1]
     on = torch.ones(gramian.shape[:-1], dtype=torch.bool, device=gramian.device)
     if active is not None:

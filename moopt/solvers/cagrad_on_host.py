@@ -33,7 +33,7 @@ EXACT = 1e-3 * CERTIFIED
 def cagrad_host(
     gramian: Array, active: list[bool] | None, c: float, tol: float, max_iter: int
 ) -> HostResult:
-    """`moopt.solvers.cagrad_dual.cagrad_point` of one Gramian; nothing is checked."""
+    """`moopt.solvers.cagrad.cagrad_point` of one Gramian; nothing is checked."""
     m = len(gramian)
     if active is not None and not all(active):
         index = np.array(active).nonzero()[0]

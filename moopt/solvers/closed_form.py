@@ -16,8 +16,8 @@ EDGE_SLACK = 1e-13
 ClosedForm = tuple[list[float], float, bool]
 
 
-def closed_form_two(g00: float, g01: float, g11: float) -> ClosedForm | None:
-    """Weights of two rows of non-zero norm, with gap and stationarity.
+def closed_form_two(c: float, n0: float, n1: float) -> ClosedForm | None:
+    """Weights of two rows with cosine c and norms > 0, with gap and stationarity.
 
     With r_i = min_j n_j / n_i and cosine c, weights are proportional to r * v, where C v is
     proportional to r on the line through both rows: v = (r_0 - c r_1, r_1 - c r_0). Where an
@@ -26,8 +26,6 @@ def closed_form_two(g00: float, g01: float, g11: float) -> ClosedForm | None:
     Returns:
         (weights, gap, stationary), or None where rounding denies the result its certificate.
     """
-    n0, n1 = math.sqrt(g00), math.sqrt(g11)
-    c = min(1.0, max(-1.0, g01 / n0 / n1))
     r0, r1 = (1.0, n0 / n1) if n0 < n1 else (n1 / n0, 1.0)
     v0, v1 = r0 - c * r1, r1 - c * r0
     if v0 <= 0.0:
@@ -44,9 +42,9 @@ def closed_form_two(g00: float, g01: float, g11: float) -> ClosedForm | None:
 
 
 def closed_form_three(
-    g00: float, g01: float, g02: float, g11: float, g12: float, g22: float
+    c01: float, c02: float, c12: float, n0: float, n1: float, n2: float
 ) -> ClosedForm | None:
-    """Weights of three rows of non-zero norm, with gap and stationarity.
+    """Weights of three rows with these cosines and norms > 0, with gap and stationarity.
 
     On the plane through all three rows v = adj(C) r up to a factor. Where that has an entry that
     is not positive, the point lies on an edge or is a row; each is tried and kept if the rows
@@ -55,13 +53,8 @@ def closed_form_three(
     Returns:
         (weights, gap, stationary), or None where rounding denies the result its certificate.
     """
-    n0, n1, n2 = math.sqrt(g00), math.sqrt(g11), math.sqrt(g22)
     shortest = min(n0, n1, n2)
     r0, r1, r2 = shortest / n0, shortest / n1, shortest / n2
-    # Two divisions: the product of two norms can underflow where the entry does not.
-    c01 = min(1.0, max(-1.0, g01 / n0 / n1))
-    c02 = min(1.0, max(-1.0, g02 / n0 / n2))
-    c12 = min(1.0, max(-1.0, g12 / n1 / n2))
     a01, a02, a12 = c02 * c12 - c01, c01 * c12 - c02, c01 * c02 - c12
     v0 = (1.0 - c12 * c12) * r0 + a01 * r1 + a02 * r2
     v1 = a01 * r0 + (1.0 - c02 * c02) * r1 + a12 * r2

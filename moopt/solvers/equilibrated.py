@@ -25,11 +25,11 @@ class Certificate(NamedTuple):
     stationary: bool
     unresolved: bool
 
-    def status(self, tol: float) -> int:
-        """The code of `SolverStatus` that this certificate deserves."""
+    def status(self, tol: float) -> SolverStatus:
+        """The `SolverStatus` that this certificate deserves."""
         if self.stationary or self.unresolved:
-            return int(SolverStatus.DEGENERATE)
-        return int(SolverStatus.CONVERGED if self.gap <= tol else SolverStatus.MAX_ITER)
+            return SolverStatus.DEGENERATE
+        return SolverStatus.CONVERGED if self.gap <= tol else SolverStatus.MAX_ITER
 
 
 def equilibrated(

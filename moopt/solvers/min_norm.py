@@ -2,24 +2,93 @@
 
 from __future__ import annotations
 
-import functools
-from types import ModuleType
-from typing import TYPE_CHECKING
-
+import numpy as np
 import torch
 from torch import Tensor
 
-from moopt.kernels.min_norm import min_norm_reference
-from moopt.records.result import SolverResult
+from moopt.kernels.min_norm.tolerances import CERTIFIED
+from moopt.records.result import Array, Solved, SolverResult
+from moopt.records.status import SolverStatus
+from moopt.solvers.active_set import active_set
+from moopt.solvers.closed_form import closed_form_three, closed_form_two
+from moopt.solvers.door import each_problem
+from moopt.solvers.equilibrated import certificate, equilibrated
+from moopt.solvers.exhaustive import exhaustive
+from moopt.solvers.frank_wolfe import DEFAULT_MAX_ITER, frank_wolfe
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-FRANK_WOLFE = ("frank_wolfe", "away_step", "pairwise")
+# The variant of `frank_wolfe` that each solver names.
+FRANK_WOLFE = {"frank_wolfe": "vanilla", "away_step": "away_step", "pairwise": "pairwise"}
 SOLVERS = ("auto", "exhaustive", "active_set", *FRANK_WOLFE)
 # 2^10 - 1 faces of a ten by ten matrix are a millisecond; each further row doubles it.
 LARGEST_EXHAUSTIVE = 10
+
+
+def min_norm(
+    cosines: Array,
+    norms: Array,
+    *,
+    solver: str = "auto",
+    tol: float = 1e-10,
+    max_iter: int | None = None,
+) -> Solved:
+    """`min_norm_point` of one clean problem, split into cosines and norms; nothing is checked.
+
+    Args:
+        cosines: float64 `[m, m]`, symmetric with unit diagonal.
+        norms: float64 `[m]`, > 0.
+        solver, tol, max_iter: as for `min_norm_point`.
+    """
+    m = len(norms)
+    if m <= 3 and solver == "auto":
+        small = _small(cosines, norms, tol)
+        if small is not None:
+            return small
+    # Extreme norm ratios may overflow on the way; the certificate is the judge.
+    with np.errstate(all="ignore"):
+        return _iterated(cosines, norms[norms.argmin()] / norms, solver, tol, max_iter)
+
+
+def _small(cosines: Array, norms: Array, tol: float) -> Solved | None:
+    """The closed forms; None where rounding denies them their certificate."""
+    m = len(norms)
+    if m == 1:
+        return Solved(np.ones(1), SolverStatus.CONVERGED, 0.0, 1)
+    if m == 2:
+        solved = closed_form_two(float(cosines[0, 1]), *norms.tolist())
+    else:
+        (_, c01, c02), (_, _, c12), _ = cosines.tolist()
+        solved = closed_form_three(c01, c02, c12, *norms.tolist())
+    if solved is None:
+        return None
+    weights, gap, stationary = solved
+    status = SolverStatus.CONVERGED if gap <= tol else SolverStatus.MAX_ITER
+    status = SolverStatus.DEGENERATE if stationary else status
+    return Solved(np.array(weights), status, gap, 1)
+
+
+def _iterated(cosines: Array, r: Array, solver: str, tol: float, max_iter: int | None) -> Solved:
+    def solve(right: Array) -> tuple[Array, int]:
+        if solver in FRANK_WOLFE:
+            limit = DEFAULT_MAX_ITER if max_iter is None else max_iter
+            return frank_wolfe(cosines, right, FRANK_WOLFE[solver], tol, limit)  # type: ignore[arg-type]
+        if solver == "exhaustive":
+            return exhaustive(cosines, right)
+        return active_set(cosines, right, 10 * len(r) + 20 if max_iter is None else max_iter)
+
+    v, num_iter = solve(r)
+    judged = certificate(cosines, r, v)
+    doubtful = judged.unresolved or judged.gap > CERTIFIED
+    if doubtful and not judged.stationary and solver not in FRANK_WOLFE:
+        # Where rows much longer than the shortest cancel, r is lost in the rounding of
+        # C + r r^T; the hull of the unit rows, r = 1, finds the same weights without r.
+        other, more = solve(np.ones_like(r))
+        num_iter += more
+        second = certificate(cosines, r, other)
+        if judged.unresolved or second.unresolved:
+            v, judged = other, second
+    weights = r * v
+    weights /= np.add.reduce(weights)
+    return Solved(weights, judged.status(tol), judged.gap, num_iter)
 
 
 def min_norm_point(
@@ -44,8 +113,8 @@ def min_norm_point(
             reproducing papers: "frank_wolfe", "away_step", "pairwise". Default "auto".
         tol: positive, dimensionless; the `gap` up to which the status is CONVERGED. Exact
             solvers go as far as float64 lets them, whatever `tol` is. Default 1e-10.
-        max_iter: limit on pivots (default `10 m + 20`; on a device `3 m + 4` for m > 8) or on
-            Frank-Wolfe steps (default 1000). Closed forms and enumeration ignore it.
+        max_iter: limit on pivots (default `10 m + 20`) or on Frank-Wolfe steps (default 1000).
+            Closed forms and enumeration ignore it.
         active: bool `[..., m]`; other rows get weight exactly 0 and have no influence, not even
             when they hold NaN. None, or no active row at all, means all.
 
@@ -67,9 +136,8 @@ def min_norm_point(
     Numerics: float64 whatever the input; scale-equivariant, because everything is computed from
         cosines and ratios of norms. The gap refers to the Gramian as given: its rounding moves
         the gap of the true gradients by about `eps (sum_i w_i ||g_i||)^2 / (||x|| min ||g_i||)`.
-        CPU tensors are solved on the host, one after the other; other devices, and
-        `torch.compile`, use a branch-free form without host synchronisation (except the
-        Frank-Wolfe methods, which read the Gramian back). The result carries no autograd graph.
+        Solved on the host, one problem after the other: a Gramian on a device is read once. The
+        result carries no autograd graph.
 
     Example:
         >>> import torch
@@ -85,81 +153,21 @@ def min_norm_point(
     equilibrated coordinates and certify each row relative to its own norm.
     """
     _check(gramian, solver, tol, max_iter, active)
-    gramian = gramian.detach()
-    traced = torch.compiler.is_compiling() or type(gramian) is not Tensor
-    on_host = gramian.is_cpu and not traced
-    if not on_host and solver not in FRANK_WOLFE:
-        faces = {"auto": None, "exhaustive": True, "active_set": False}[solver]
-        return SolverResult(
-            *min_norm_reference(
-                gramian.to(torch.float64),
-                active,
-                tol=tol,
-                max_iter=max_iter,
-                enumerate_faces=faces,
-            )
-        )
-    if traced:
-        raise ValueError(
-            f"`solver` of `min_norm_point` must not be {solver!r} under `torch.compile` or a fake"
-            " tensor: the Frank-Wolfe methods read the Gramian on the host. Use solver='auto'."
-        )
-    result = _on_host(gramian, active, solver, tol, max_iter)
-    return result if on_host else SolverResult(*(t.to(gramian.device) for t in result))
 
+    def solve(one: Array) -> Solved:
+        m, squares = len(one), one.diagonal()
+        if not np.isfinite(one).all():
+            return Solved(np.full(m, 1.0 / m), SolverStatus.NON_FINITE)
+        if squares[squares.argmin()] <= 0.0:
+            zeros = (squares <= 0.0).astype(np.float64)
+            return Solved(zeros / zeros.sum(), SolverStatus.DEGENERATE, 0.0)
+        norms = np.sqrt(squares)
+        cosines, _ = equilibrated(one, norms)
+        return min_norm(cosines, norms, solver=solver, tol=tol, max_iter=max_iter)
 
-@functools.cache
-def _host_solvers() -> ModuleType:
-    """numpy, and with it every host solver, is loaded by the first solve, not by `import moopt`.
-
-    Once: an import statement in every call is a tenth of a small problem's time.
-    """
-    from moopt.solvers import host
-
-    return host
-
-
-def _on_host(
-    gramian: Tensor, active: Tensor | None, solver: str, tol: float, max_iter: int | None
-) -> SolverResult:
-    host, m = _host_solvers(), gramian.shape[-1]
-    np, min_norm_array = host.np, host.min_norm_array
-    if gramian.ndim == 2:
-        rows = gramian.tolist() if m <= 3 else _array(gramian)
-        mask = None if active is None else active.tolist()
-        weights, status, gap, num_iter = min_norm_array(rows, mask, solver, tol, max_iter)
-        # By way of numpy: half the cost of `torch.tensor` for so few numbers.
-        return SolverResult(
-            torch.from_numpy(np.array(weights)),
-            torch.from_numpy(np.array(status)),
-            torch.from_numpy(np.array(gap)),
-            torch.from_numpy(np.array(num_iter)),
-        )
-    batch = gramian.shape[:-2]
-    stack = _array(gramian.reshape(-1, m, m))
-    if active is None:
-        masks = [None] * len(stack)
-    else:
-        masks = active.expand(*batch, m).reshape(-1, m).tolist()
-    columns: list[list] = [[], [], [], []]
-    for one, mask in zip(stack, masks, strict=True):
-        solved = min_norm_array(one, mask, solver, tol, max_iter)
-        for column, value in zip(columns, solved, strict=True):
-            column.append(value)
-    shapes = ((*batch, m), batch, batch, batch)
-    dtypes = (np.float64, np.int64, np.float64, np.int64)
-    return SolverResult(
-        *(
-            torch.from_numpy(np.array(column, dtype=dtype).reshape(shape))
-            for column, dtype, shape in zip(columns, dtypes, shapes, strict=True)
-        )
-    )
-
-
-def _array(gramian: Tensor) -> NDArray[np.float64]:
-    if gramian.dtype != torch.float64 or not gramian.is_cpu:
-        gramian = gramian.to("cpu", torch.float64)
-    return gramian.numpy()
+    if active is not None and not active.any():
+        active = None
+    return each_problem(solve, gramian, active=active)
 
 
 def _check(

@@ -1,7 +1,8 @@
 """Weightings: from the Gramian of the gradients to the weights of a direction."""
 
+from moopt.records.result import Solved
 from moopt.weightings.aligned_mtl import AlignedMTL
-from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
+from moopt.weightings.base import Guarantee, StateEntry, Weighting, WeightingOutput
 from moopt.weightings.blur import BLUR
 from moopt.weightings.cagrad import CAGrad
 from moopt.weightings.con_fig import ConFIG
@@ -29,6 +30,7 @@ from moopt.weightings.pcd import PCD
 from moopt.weightings.pcgrad import PCGrad
 from moopt.weightings.pmgda import PMGDA
 from moopt.weightings.pmtl import PMTL
+from moopt.weightings.problem import Problem
 from moopt.weightings.random_weights import Random
 from moopt.weightings.registry import WEIGHTINGS, RegisteredWeighting, weighting_from_name
 from moopt.weightings.sdmgrad import SDMGrad
@@ -67,10 +69,13 @@ __all__ = [
     "NashMTL",
     "OrthogonalSteepestDescent",
     "PCGrad",
+    "Problem",
     "Random",
     "RegisteredWeighting",
     "SDMGrad",
     "SDMGradStochastic",
+    "Solved",
+    "StateEntry",
     "Sum",
     "UPGrad",
     "Weighting",

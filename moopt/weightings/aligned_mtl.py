@@ -10,12 +10,6 @@ from torch import Tensor
 
 from moopt.records.step_statistics import StepStatistics
 from moopt.settings.numbers import check_number
-from moopt.settings.preference import (
-    Preference,
-    checked_preference,
-    preference_needs,
-    preference_vector,
-)
 from moopt.solvers.principal_components import principal_components
 from moopt.solvers.pseudo_inverse import runs_on_host
 from moopt.weightings.aligned_mtl_on_host import aligned_mtl_on_host
@@ -23,6 +17,12 @@ from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
 from moopt.weightings.dual_space_mgda import CANCELLED
 from moopt.weightings.mean import mean_weights
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
+from moopt.weightings.old_preference import (
+    Preference,
+    checked_preference,
+    preference_needs,
+    preference_vector,
+)
 from moopt.weightings.unit_rows import unit_rows
 
 ScaleMode = Literal["min", "median", "rmse"]

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 import enum
-from collections.abc import Mapping
-from typing import ClassVar, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from moopt.records.result import SolverResult
+from moopt.records.result import Array, Solved, SolverResult, State
 from moopt.records.step_statistics import StepStatistics
+from moopt.weightings.cleared import Step, weigh_cleared
+from moopt.weightings.problem import EPS, Problem
 
 
 class Guarantee(enum.Enum):
@@ -66,26 +71,56 @@ class WeightingOutput(NamedTuple):
     result: SolverResult | None
 
 
-class Weighting(abc.ABC):
-    """A map from `StepStatistics` to weights: `(statistics, state) -> WeightingOutput`.
+@dataclasses.dataclass(frozen=True)
+class StateEntry:
+    """One array that a method keeps from step to step.
 
-    Subclasses are frozen keyword-only dataclasses whose fields are the hyper-parameters.
-    They never see a parameter, never synchronise the device, and never raise on numerical
-    trouble. Objectives with `statistics.active == False` get weight exactly 0 and have no
-    influence on the others.
+    Attributes:
+        axes: how many leading axes index objectives: 0 shared by all, 1 one entry each, 2 one per
+            pair. By them the optimizer keeps each entry with its objective while objectives come
+            and go.
+        start: its value before the first step, or a function of the number of objectives.
+        dtype: of its elements.
+
+    Example:
+        >>> from moopt.weightings import StateEntry
+        >>> StateEntry(1, lambda m: 1 / m).array(2).tolist()
+        [0.5, 0.5]
+    """
+
+    axes: int
+    start: float | Callable[[int], float] = 0.0
+    dtype: type = float
+
+    def array(self, num_objectives: int) -> NDArray[Any]:
+        """The array before the first step, for so many objectives."""
+        start = self.start(num_objectives) if callable(self.start) else self.start
+        return np.full((num_objectives,) * self.axes, start, dtype=self.dtype)
+
+
+class Weighting(abc.ABC):
+    """A map from the Gramian of a step to weights: one formula, `weigh`, on a clean problem.
+
+    Subclasses are frozen keyword-only dataclasses whose fields are the hyper-parameters. They
+    never see a parameter, nor trouble: `moopt.weightings.cleared` leaves out objectives that are
+    inactive, zero or not finite before, and puts the weights back in place after. An instance can
+    be called by hand, `weighting(StepStatistics(gramian=G))`.
 
     Class attributes:
         name: the registered name.
         source: authors, title, venue, year.
+        year: of the publication; None where there is no single origin.
+        reads_gradients: False for methods whose weights do not depend on the Gramian: they see
+            every active objective, whatever its gradient.
+        sees_zero_gradients: True for methods to which a zero gradient is like any other.
+        example: settings without a default, each with an example for three objectives named
+            "forget", "retain" and "third".
 
     Properties:
         guarantees: the promises under the configured hyper-parameters; see `Guarantee`.
-        needs: which optional fields of `StepStatistics` must be present ("losses", "names",
-            "auxiliary").
+        needs: which optional fields of the step must be present ("losses", "names", "auxiliary").
         combines_auxiliary: whether auxiliary rows take part in the direction.
-        state_axes: for each key of the state, how many leading axes index objectives
-            (0: shared by all, 1: one entry each, 2: one per pair). The optimizer uses it to
-            keep state by objective name while objectives come and go.
+        state_entries: what the method keeps from step to step, by key; see `StateEntry`.
         observes: whether it learns from the losses after the update; see `observe`.
 
     Example:
@@ -97,6 +132,10 @@ class Weighting(abc.ABC):
 
     name: ClassVar[str]
     source: ClassVar[str]
+    year: ClassVar[int | None] = None
+    reads_gradients: ClassVar[bool] = True
+    sees_zero_gradients: ClassVar[bool] = False
+    example: ClassVar[Mapping[str, Any]] = {}
 
     @property
     @abc.abstractmethod
@@ -105,7 +144,7 @@ class Weighting(abc.ABC):
 
     @property
     def needs(self) -> frozenset[str]:
-        """The optional fields of `StepStatistics` that this configuration cannot do without."""
+        """The optional fields of a step that this configuration cannot do without."""
         return frozenset()
 
     @property
@@ -114,9 +153,43 @@ class Weighting(abc.ABC):
         return False
 
     @property
+    def state_entries(self) -> Mapping[str, StateEntry]:
+        """What is kept from step to step; empty for stateless methods."""
+        return {}
+
+    def weigh(self, problem: Problem, state: State) -> Array | Solved:
+        """The weights of one step, float64 `[m]`, and whatever else a `Solved` tells.
+
+        Args:
+            problem: the step, cleared of trouble; m >= 1.
+            state: what the last step returned, for the objectives of `problem`; not to be written
+                to. Return the next one in `Solved.state`.
+        """
+        raise TypeError(
+            f"{type(self).__name__} must define `weigh(self, problem, state)`, which returns the"
+            " weights, float64 [m], for a clean `moopt.weightings.Problem` (cosines, norms,"
+            " losses): a formula in numpy, without masks. See docs/adding_a_method."
+        )
+
+    def learn(self, state: State, losses_after: Array, names: Sequence[str] | None) -> State:
+        """The next state, given the losses of the same batch after the update.
+
+        Only for methods with `observes`; arguments as for `observe`, in arrays.
+        """
+        raise TypeError(
+            f"{type(self).__name__} does not look at the losses after the update; leave"
+            " observe(...) out, or use a method that does, such as FAMO."
+        )
+
+    @property
+    def observes(self) -> bool:
+        """Whether the method learns from the losses after the update, by `observe`."""
+        return type(self).learn is not Weighting.learn
+
+    @property
     def state_axes(self) -> Mapping[str, int]:
         """Leading objective axes of each entry of the state; empty for stateless methods."""
-        return {}
+        return {key: entry.axes for key, entry in self.state_entries.items()}
 
     @property
     def claims_common_descent(self) -> bool:
@@ -125,26 +198,67 @@ class Weighting(abc.ABC):
             self.guarantees & {Guarantee.NON_CONFLICTING, Guarantee.NON_CONFLICTING_IF_INDEPENDENT}
         )
 
+    @property
+    def stops_at_zero_gradients(self) -> bool:
+        """Whether a zero gradient, which makes the point stationary, makes the direction zero."""
+        return Guarantee.ZERO_AT_STATIONARITY in self.guarantees
+
     def initial_state(
         self, num_objectives: int, device: torch.device | None = None
     ) -> dict[str, Tensor]:
         """The state before the first step: a flat dict of tensors; empty for stateless methods."""
-        return {}
+        entries = self.state_entries.items()
+        return {k: torch.from_numpy(e.array(num_objectives)).to(device) for k, e in entries}
 
-    @abc.abstractmethod
     def __call__(
-        self, statistics: StepStatistics, state: dict[str, Tensor] | None = None
+        self, statistics: StepStatistics, state: Mapping[str, Tensor] | None = None
     ) -> WeightingOutput:
-        """Return the weights for one step; `state=None` means `initial_state`."""
+        """The weights for one step by hand; `state=None` means `initial_state`."""
+        gramian, m = statistics.gramian.detach(), statistics.num_objectives
+        arrays = _arrays(self.initial_state(m) if state is None else state)
+        device, batch = gramian.device, gramian.shape[:-2]
+        wide = gramian.to("cpu", torch.float64).numpy().reshape(-1, *gramian.shape[-2:])
+        masks = _masks(statistics, len(wide))
+        losses = _losses(statistics, len(wide))
+        noise = _noise(gramian.dtype) if statistics.noise is None else statistics.noise
+        answers = [
+            weigh_cleared(
+                self,
+                Step(
+                    gramian=one,
+                    active=mask,
+                    losses=loss,
+                    names=statistics.names,
+                    auxiliary=statistics.auxiliary,
+                    noise=noise,
+                    lr=statistics.lr,
+                    step=statistics.step,
+                ),
+                arrays,
+            )
+            for one, mask, loss in zip(wide, masks, losses, strict=True)
+        ]
 
-    @property
-    def observes(self) -> bool:
-        """Whether the method learns from the losses after the update, by `observe`."""
-        return False
+        def joined(values: list[Any], shape: tuple[int, ...] = ()) -> Tensor:
+            return torch.from_numpy(np.array(values).reshape((*batch, *shape))).to(device)
+
+        weights = joined([a.weights for a in answers], (gramian.shape[-1],))
+        result = None
+        if any(a.status is not None for a in answers):
+            result = SolverResult(
+                weights[..., :m],
+                joined([int(a.status or 0) for a in answers]),
+                joined([float(a.gap) for a in answers]),
+                joined([int(a.num_iter) for a in answers]),
+            )
+        kept = {
+            key: joined([a.state[key] for a in answers], np.shape(arrays[key])) for key in arrays
+        }
+        return WeightingOutput(weights, kept, result)
 
     def observe(
         self,
-        state: dict[str, Tensor],
+        state: Mapping[str, Tensor],
         losses_after: Tensor,
         *,
         names: tuple[str, ...] | None = None,
@@ -159,7 +273,36 @@ class Weighting(abc.ABC):
         Raises:
             TypeError: the method does not learn from them (`observes` is False).
         """
-        raise TypeError(
-            f"{type(self).__name__} does not look at the losses after the update; leave"
-            " observe(...) out, or use a method that does, such as FAMO."
+        after = losses_after.detach().to("cpu", torch.float64).numpy()
+        following = self.learn(_arrays(state), after, names)
+        return {k: torch.from_numpy(np.array(v)).to(state[k].device) for k, v in following.items()}
+
+
+def _arrays(state: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+    return {key: value.detach().cpu().numpy() for key, value in state.items()}
+
+
+def _noise(dtype: torch.dtype) -> float:
+    """What the rounding of a Gramian of this dtype is, at least."""
+    return max(EPS, float(torch.finfo(dtype).eps))
+
+
+def _masks(statistics: StepStatistics, count: int) -> NDArray[np.bool_]:
+    m, active = statistics.num_objectives, statistics.active
+    if active is None:
+        return np.ones((count, m), dtype=bool)
+    if active.dtype != torch.bool or active.shape[-1:] != (m,):
+        raise ValueError(
+            f"`active` of `StepStatistics` must be a bool tensor of shape [..., {m}]; got"
+            f" {active.dtype} of shape {list(active.shape)}. Pass one flag per objective."
         )
+    whole: NDArray[np.bool_] = active.cpu().expand(*statistics.gramian.shape[:-2], m).numpy()
+    return whole.reshape(-1, m)
+
+
+def _losses(statistics: StepStatistics, count: int) -> list[Array | None]:
+    if statistics.losses is None:
+        return [None] * count
+    losses = statistics.losses.detach().to("cpu", torch.float64)
+    m = statistics.num_objectives
+    return list(losses.expand(*statistics.gramian.shape[:-2], m).numpy().reshape(-1, m))

@@ -9,16 +9,16 @@ from torch import Tensor
 
 from moopt.records.step_statistics import StepStatistics
 from moopt.settings.numbers import check_solver_settings
-from moopt.settings.preference import (
+from moopt.solvers import SolverResult, dual_cone_point
+from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
+from moopt.weightings.mean import mean_weights
+from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
+from moopt.weightings.old_preference import (
     Preference,
     checked_preference,
     preference_needs,
     preference_vector,
 )
-from moopt.solvers import SolverResult, dual_cone_point
-from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
-from moopt.weightings.mean import mean_weights
-from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
 
 
 def dual_proj_weights(

@@ -13,18 +13,18 @@ from torch import Tensor
 from moopt.records.status import SolverStatus
 from moopt.records.step_statistics import StepStatistics
 from moopt.settings.numbers import check_number, check_solver_settings
-from moopt.settings.preference import (
+from moopt.solvers import SolverResult, linear_program
+from moopt.solvers.pseudo_inverse import runs_on_host
+from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
+from moopt.weightings.mean import mean_weights
+from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
+from moopt.weightings.old_preference import (
     Preference,
     checked_preference,
     preference_needs,
     preference_vector,
 )
-from moopt.solvers import SolverResult, linear_program
-from moopt.solvers.pseudo_inverse import runs_on_host
-from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
-from moopt.weightings.mean import mean_weights
-from moopt.weightings.mgda import LOSS_FLOOR
-from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
+from moopt.weightings.problem import LOSS_FLOOR
 from moopt.weightings.unit_rows import UnitRows, unit_rows
 
 BALANCED = 1e-10

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from moopt.weightings.mgda import LOSS_FLOOR
+from moopt.weightings.problem import LOSS_FLOOR
 from moopt.weightings.unit_rows import UnitRows
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from moopt.records.step_statistics import StepStatistics
-from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
-from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
+from moopt.records.result import Array, State
+from moopt.weightings.base import Guarantee, Weighting
+from moopt.weightings.problem import Problem
 
 
 def mean_weights(gramian: Tensor, *, active: Tensor | None = None) -> Tensor:
@@ -56,6 +57,7 @@ class Mean(Weighting):
     """
 
     name: ClassVar[str] = "Mean"
+    reads_gradients: ClassVar[bool] = False
     source: ClassVar[str] = "Linear scalarization with equal weights; no single origin"
 
     @property
@@ -69,9 +71,6 @@ class Mean(Weighting):
             }
         )
 
-    def __call__(
-        self, statistics: StepStatistics, state: dict[str, Tensor] | None = None
-    ) -> WeightingOutput:
-        gramian, active = objective_rows(statistics)
-        weights = mean_weights(gramian, active=active)
-        return WeightingOutput(with_auxiliary_rows(weights, statistics), {}, None)
+    def weigh(self, problem: Problem, state: State) -> Array:
+        """`1 / m`, whatever the gradients are."""
+        return np.full(problem.m, problem.share)

@@ -5,101 +5,15 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar, Literal, get_args
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from moopt.records.status import SolverStatus
-from moopt.records.step_statistics import StepStatistics
+from moopt.records.result import Solved, State
 from moopt.settings.numbers import check_solver_settings
-from moopt.solvers import SolverResult, min_norm_point
-from moopt.solvers.min_norm import FRANK_WOLFE, SOLVERS
-from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
-from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
+from moopt.solvers.min_norm import FRANK_WOLFE, SOLVERS, min_norm
+from moopt.weightings.base import Guarantee, Weighting
+from moopt.weightings.problem import Problem
 
 Normalize = Literal["none", "l2", "loss", "loss+"]
-
-LOSS_FLOOR = 1e-12
-"""Smallest |loss| that normalises, relative to the largest: below it a loss has vanished."""
-
-
-def mgda_weights(
-    gramian: Tensor,
-    *,
-    active: Tensor | None = None,
-    losses: Tensor | None = None,
-    normalize: Normalize = "none",
-    solver: str = "auto",
-    tol: float = 1e-10,
-    max_iter: int | None = None,
-) -> SolverResult:
-    """Return the weights of the minimum-norm point of the normalised gradients.
-
-    With scales `s_i` it solves `u = argmin over the simplex of ||sum_i u_i g_i / s_i||^2` and
-    returns `w_i = u_i / s_i`, so that `sum_i w_i g_i` is the minimum-norm point itself.
-
-    Args:
-        gramian: float64 `[..., m, m]`, the inner products of the gradients.
-        active: bool `[..., m]`; the others get weight exactly 0 and have no influence. None means
-            all active.
-        losses: `[m]` or `[..., m]`, for `normalize="loss"` and `"loss+"`.
-        normalize: "none": s_i = 1; "l2": s_i = ||g_i||; "loss": s_i = |loss_i|; "loss+": their
-            product.
-        solver: of `min_norm_point`.
-        tol: of `min_norm_point`, relative, > 0.
-        max_iter: of `min_norm_point`.
-
-    Returns:
-        The weights w; status, gap and num_iter are those of the normalised problem. On
-        non-finite input the weights are uniform over the active objectives.
-
-    Raises:
-        ValueError: if the losses are needed and missing.
-
-    Example:
-        >>> import torch
-        >>> from moopt.weightings.mgda import mgda_weights
-        >>> G = torch.tensor([[1.0, 0.0], [0.0, 4.0]], dtype=torch.float64)
-        >>> mgda_weights(G, normalize="l2").weights.tolist()
-        [0.5, 0.25]
-    """
-    if normalize == "none":
-        result = min_norm_point(gramian, solver=solver, tol=tol, max_iter=max_iter, active=active)
-        return result if active is None else result._replace(weights=result.weights * active)
-    scale = _row_scale(gramian, losses, active, normalize)
-    # Dividing twice keeps the product of two small scales from underflowing.
-    normalized = gramian / scale.unsqueeze(-1) / scale.unsqueeze(-2)
-    result = min_norm_point(normalized, solver=solver, tol=tol, max_iter=max_iter, active=active)
-    # As an int: a trace takes the comparison of a tensor with an enum member for a plain False.
-    non_finite = (result.status == int(SolverStatus.NON_FINITE)).unsqueeze(-1)
-    weights = torch.where(non_finite, result.weights, result.weights / scale)
-    # The solver takes an empty mask for "all", a weighting for "none".
-    return result._replace(weights=weights if active is None else weights * active)
-
-
-def _row_scale(
-    gramian: Tensor, losses: Tensor | None, active: Tensor | None, normalize: Normalize
-) -> Tensor:
-    """float64 `[..., m]`: s_i, and 1 where the row is zero or inactive, so that it stays zero."""
-    scale = gramian.new_ones(())
-    if normalize in ("l2", "loss+"):
-        scale = gramian.diagonal(dim1=-2, dim2=-1).sqrt()
-    if normalize in ("loss", "loss+"):
-        if losses is None:
-            raise ValueError(
-                f"MGDA(normalize={normalize!r}) needs the losses; got none. Pass them in"
-                " `StepStatistics.losses`, or use normalize='l2'."
-            )
-        size = losses.to(device=gramian.device, dtype=torch.float64).abs()
-        if active is not None:
-            size = size.masked_fill(~active, 0.0)
-        # An infinite scale would make its row vanish unseen; NaN reaches the solver's status.
-        size = size.masked_fill(size.isinf(), float("nan"))
-        size = torch.maximum(size, LOSS_FLOOR * size.amax(-1, keepdim=True))
-        scale = scale * size
-    unusable = scale == 0
-    if active is not None:
-        unusable = unusable | ~active
-    return scale.masked_fill(unusable, 1.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,9 +40,8 @@ class MGDA(Weighting):
     Raises:
         ValueError: if a setting is out of range; at the call, if losses are needed and missing.
 
-    Numerics: the status and the gap refer to the normalised problem. A zero row that is active
-    stays zero: the point is stationary, d = 0. NaN or infinity among the active rows or losses
-    gives uniform weights and status NON_FINITE. No synchronisation on a device.
+    Numerics: the status and the gap refer to the normalised problem. An active gradient that is
+    zero makes the point stationary: d = 0.
 
     Example:
         >>> import torch, moopt
@@ -153,6 +66,7 @@ class MGDA(Weighting):
     max_iter: int | None = None
 
     name: ClassVar[str] = "MGDA"
+    year: ClassVar[int | None] = 2012
     source: ClassVar[str] = (
         "J.-A. Désidéri, Multiple-gradient descent algorithm (MGDA) for multiobjective"
         " optimization, Comptes Rendus Mathématique 350, 2012; O. Sener and V. Koltun, Multi-Task"
@@ -194,18 +108,21 @@ class MGDA(Weighting):
     def needs(self) -> frozenset[str]:
         return frozenset({"losses"}) if "loss" in self.normalize else frozenset()
 
-    def __call__(
-        self, statistics: StepStatistics, state: dict[str, Tensor] | None = None
-    ) -> WeightingOutput:
-        gramian, active = objective_rows(statistics)
-        result = mgda_weights(
-            gramian,
-            active=active,
-            losses=statistics.losses,
-            normalize=self.normalize,
+    def weigh(self, problem: Problem, state: State) -> Solved:
+        """`w_i = u_i / s_i`, u the minimum-norm weights of the rows `g_i / s_i`."""
+        settings = (self.solver, self.tol, self.max_iter)
+        if self.normalize == "l2" and settings == ("auto", type(self).tol, None):
+            return problem.unit_hull._replace(weights=problem.unit_hull.weights / problem.norms)
+        scale = np.ones(problem.m)
+        if self.normalize in ("l2", "loss+"):
+            scale = problem.norms
+        if self.normalize in ("loss", "loss+"):
+            scale = scale * problem.loss_sizes
+        solved = min_norm(
+            problem.cosines,
+            problem.norms / scale,
             solver=self.solver,
             tol=self.tol,
             max_iter=self.max_iter,
         )
-        weights = with_auxiliary_rows(result.weights, statistics)
-        return WeightingOutput(weights, {}, result)
+        return solved._replace(weights=solved.weights / scale)

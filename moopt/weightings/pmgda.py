@@ -12,17 +12,17 @@ from torch import Tensor
 from moopt.records.status import SolverStatus
 from moopt.records.step_statistics import StepStatistics
 from moopt.settings.numbers import check_number, check_solver_settings
-from moopt.settings.preference import (
-    Preference,
-    checked_preference,
-    preference_needs,
-    preference_vector,
-)
 from moopt.solvers import SolverResult, linear_program, min_norm_point
 from moopt.solvers.pseudo_inverse import runs_on_host
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
 from moopt.weightings.mean import mean_weights
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
+from moopt.weightings.old_preference import (
+    Preference,
+    checked_preference,
+    preference_needs,
+    preference_vector,
+)
 from moopt.weightings.unit_rows import UnitRows, pairs, unit_rows
 
 EPS = torch.finfo(torch.float64).eps

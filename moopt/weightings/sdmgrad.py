@@ -10,17 +10,17 @@ from torch import Tensor
 
 from moopt.records.step_statistics import StepStatistics
 from moopt.settings.numbers import check_number, check_solver_settings
-from moopt.settings.preference import (
+from moopt.solvers import SolverResult, min_norm_point
+from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
+from moopt.weightings.mean import mean_weights
+from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
+from moopt.weightings.old_preference import (
     Preference,
     checked_preference,
     preference_needs,
     preference_shares,
     preference_vector,
 )
-from moopt.solvers import SolverResult, min_norm_point
-from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
-from moopt.weightings.mean import mean_weights
-from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
 
 
 def sdmgrad_weights(

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from moopt.records.step_statistics import StepStatistics
 from moopt.settings.numbers import check_number
-from moopt.settings.preference import (
+from moopt.weightings.double_sampling import DoubleSampling, projected_step
+from moopt.weightings.old_preference import (
     Preference,
     checked_preference,
     preference_shares,
     preference_vector,
 )
-from moopt.weightings.double_sampling import DoubleSampling, projected_step
 
 
 def sdmgrad_stochastic_weights(

@@ -9,18 +9,18 @@ from torch import Tensor
 
 from moopt.records.step_statistics import StepStatistics
 from moopt.settings.numbers import check_solver_settings
-from moopt.settings.preference import (
-    Preference,
-    checked_preference,
-    preference_needs,
-    preference_vector,
-)
 from moopt.solvers import SolverResult
 from moopt.solvers.dual_cone import dual_cone_combination
 from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
 from moopt.weightings.dual_proj import dual_cone_guarantees
 from moopt.weightings.mean import mean_weights
 from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
+from moopt.weightings.old_preference import (
+    Preference,
+    checked_preference,
+    preference_needs,
+    preference_vector,
+)
 
 
 def upgrad_weights(

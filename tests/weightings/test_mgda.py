@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from moopt.records.status import SolverStatus
 from moopt.records.step_statistics import StepStatistics
 from moopt.weightings import MGDA, Guarantee
-from moopt.weightings.mgda import LOSS_FLOOR, mgda_weights
+from moopt.weightings.problem import LOSS_FLOOR
 from tests.cases import Case, all_cases, case, cases
 
 ENUMERATION_TOL = 1e-9
@@ -70,7 +70,7 @@ def test_agrees_with_cvxpy() -> None:
 
 def test_a_solver_that_stops_early_fails_the_oracles() -> None:
     one = case("near_opposite", 5, norm_ratio=1e2)
-    early = mgda_weights(one.gramian, solver="frank_wolfe", max_iter=3).weights
+    early = MGDA(solver="frank_wolfe", max_iter=3)(StepStatistics(gramian=one.gramian)).weights
     optimum = enumerated_optimum(one.gramian.numpy())
     with pytest.raises(AssertionError):
         check_optimal(early, one, optimum, ENUMERATION_TOL)

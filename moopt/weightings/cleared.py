@@ -1,0 +1,200 @@
+"""weigh_cleared: clear a step of trouble, let a method weigh what is left, and put it back."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moopt.records.result import Array, Solved, State
+from moopt.records.status import SolverStatus
+from moopt.weightings.problem import EPS, Problem, cosines_of
+
+Mask = NDArray[np.bool_]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Step:
+    """The numbers of one step on the host, trouble included.
+
+    Attributes:
+        gramian: float64 `[m + k, m + k]`: inner products of the m gradients, then of the k
+            auxiliary rows. None where no gradient was looked at.
+        active: bool `[m]`.
+        losses: float64 `[m]`, or None.
+        names: of the objectives, or None.
+        auxiliary: the names of the k rows.
+        noise: the rounding of an inner product, relative to the norms of its gradients.
+        lr, step: where they are known.
+    """
+
+    gramian: Array | None
+    active: Mask
+    losses: Array | None = None
+    names: tuple[str, ...] | None = None
+    auxiliary: tuple[str, ...] = ()
+    noise: float = EPS
+    lr: float | None = None
+    step: int | None = None
+
+
+class Weighs(Protocol):
+    """What `weigh_cleared` asks of a method; `moopt.weightings.Weighting` documents it."""
+
+    name: ClassVar[str]
+    reads_gradients: ClassVar[bool]
+    sees_zero_gradients: ClassVar[bool]
+
+    @property
+    def needs(self) -> frozenset[str]: ...
+    @property
+    def stops_at_zero_gradients(self) -> bool: ...
+    @property
+    def state_axes(self) -> Mapping[str, int]: ...
+    def weigh(self, problem: Problem, state: State) -> Array | Solved: ...
+
+
+def weigh_cleared(method: Weighs, given: Step, state: State) -> Solved:
+    """Weights of every row of a step, of which the method sees the clean part alone.
+
+    1. Objectives that are not active get weight 0 and influence nothing.
+    2. NaN or infinity in what the method looks at: uniform weights, status NON_FINITE, same state.
+    3. A zero gradient gets weight 0; but it makes the point stationary for a method that stops
+       there: it then gets all the weight, status DEGENERATE.
+    4. The method weighs the rest. Weights that are not finite are replaced by uniform ones, with
+       status OUT_OF_DOMAIN and the state as it was.
+
+    Args:
+        method: the weighting.
+        given: the step.
+        state: what the method keeps, aligned with the objectives of `given`.
+
+    Returns:
+        float64 weights `[m + k]`, the method's status and gap, and the whole next state.
+
+    Raises:
+        ValueError: the method needs what the step does not have.
+    """
+    _refuse_missing(method, given)
+    m, k = len(given.active), len(given.auxiliary)
+    on = given.active
+    num_active = int(np.count_nonzero(on))
+    weights = np.zeros(m + k)
+    if num_active == 0:
+        return Solved(weights, SolverStatus.DEGENERATE, state=state)
+    if not _is_finite(method, given):
+        weights[:m][on] = 1.0 / num_active
+        return Solved(weights, SolverStatus.NON_FINITE, state=state)
+    live = on
+    if method.reads_gradients and not method.sees_zero_gradients:
+        assert given.gramian is not None
+        live = on & (given.gramian.diagonal()[:m] > 0.0)
+        stopped = on & ~live if method.stops_at_zero_gradients or not live.any() else None
+        if stopped is not None and stopped.any():
+            weights[:m][stopped] = 1.0 / np.count_nonzero(stopped)
+            return Solved(weights, SolverStatus.DEGENERATE, 0.0, state=state)
+    everything = bool(live.all())
+    index = np.arange(m) if everything else live.nonzero()[0]
+    part = state if everything else restricted(state, method.state_axes, index)
+    # Extreme ratios may overflow on the way: what comes back is judged.
+    with np.errstate(all="ignore"):
+        answer = method.weigh(_problem(method, given, index, num_active), part)
+    solved = answer if isinstance(answer, Solved) else Solved(answer)
+    if not np.isfinite(solved.weights).all():
+        weights[index] = 1.0 / len(index)
+        return Solved(weights, SolverStatus.OUT_OF_DOMAIN, state=state)
+    weights[index] = solved.weights[: len(index)]
+    weights[m:] = solved.weights[len(index) :] if len(solved.weights) > len(index) else 0.0
+    following = state if solved.state is None else solved.state
+    if not everything and solved.state is not None:
+        following = merged(state, solved.state, method.state_axes, index)
+    return solved._replace(weights=weights, state=following)
+
+
+def restricted(state: State, axes: Mapping[str, int], index: NDArray[np.intp]) -> State:
+    """The part of a state that belongs to the objectives at `index`."""
+    return {
+        key: value[np.ix_(*[index] * axes[key])] if axes[key] else value
+        for key, value in state.items()
+    }
+
+
+def merged(whole: State, part: State, axes: Mapping[str, int], index: NDArray[np.intp]) -> State:
+    """`whole` with the entries of the objectives at `index` taken from `part`."""
+    out = {}
+    for key, value in whole.items():
+        if axes[key]:
+            value = np.array(value)
+            value[np.ix_(*[index] * axes[key])] = part[key]
+        else:
+            value = part[key]
+        out[key] = value
+    return out
+
+
+def _problem(method: Weighs, given: Step, index: NDArray[np.intp], num_active: int) -> Problem:
+    m, needs = len(given.active), method.needs
+    names = given.names
+    known: dict[str, Any] = {}
+    if "auxiliary" in needs and given.gramian is not None:
+        rows = np.concatenate([index, np.arange(m, len(given.gramian))])
+        known = {"wide": given.gramian[np.ix_(rows, rows)], "auxiliary": given.auxiliary}
+    if method.reads_gradients:
+        assert given.gramian is not None
+        whole = len(index) == len(given.gramian)
+        gramian = given.gramian if whole else given.gramian[np.ix_(index, index)]
+        norms = np.sqrt(gramian.diagonal())
+        cosines = cosines_of(gramian, norms)
+    else:
+        norms, cosines = np.full(len(index), math.nan), np.full((len(index),) * 2, math.nan)
+    return Problem(
+        cosines=cosines,
+        norms=norms,
+        losses=given.losses[index] if given.losses is not None and "losses" in needs else None,
+        names=None if names is None else tuple(names[i] for i in index),
+        positions=index,
+        num_objectives=m,
+        num_active=num_active,
+        noise=given.noise,
+        all_names=names,
+        lr=given.lr,
+        step=given.step,
+        **known,
+    )
+
+
+def _is_finite(method: Weighs, given: Step) -> bool:
+    """Whether all that the method looks at is finite, among the active rows."""
+    on = given.active
+    if "losses" in method.needs and not np.isfinite(given.losses[on]).all():  # type: ignore[index]
+        return False
+    if not method.reads_gradients:
+        return True
+    assert given.gramian is not None
+    # A difference with itself is 0 unless the sum overflowed or an entry is not finite.
+    with np.errstate(all="ignore"):
+        total = np.add.reduce(given.gramian, axis=None)
+        if total - total == 0.0:
+            return True
+    m = len(on)
+    rows = on.nonzero()[0]
+    if "auxiliary" in method.needs:
+        rows = np.concatenate([rows, np.arange(m, len(given.gramian))])
+    return bool(np.isfinite(given.gramian[np.ix_(rows, rows)]).all())
+
+
+def _refuse_missing(method: Weighs, given: Step) -> None:
+    if given.losses is None and "losses" in method.needs:
+        raise ValueError(
+            f"`{method.name}` as configured needs the losses; got none. Pass them:"
+            " optimizer.backward(losses), or `StepStatistics.losses` by hand."
+        )
+    if given.names is None and "names" in method.needs:
+        raise ValueError(
+            f"`{method.name}` as configured needs the objectives' names; got none. Pass the losses"
+            " as a mapping from name to loss."
+        )
