@@ -158,10 +158,10 @@ def run(report: Report, quick: bool) -> None:
                     "" if name == "moopt" else report.speedup(overhead, overheads["moopt"]),
                 ]
             )
-        if not peer.version():
-            rows.append(["TorchJD", peer.MISSING, "", "", "", ""])
         print()
         report.table(["", "CPU ms", "wall ms", "overhead ms", "of plain", "ours is less by"], rows)
+        if not peer.version():
+            print(f"   TorchJD: {peer.MISSING}")
         report.results[label] = {
             name: {"cpu": t.cpu, "wall": t.wall, "overhead": overheads.get(name)}
             for name, t in timings.items()

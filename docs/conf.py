@@ -21,6 +21,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "public_names",
+    "registered_methods",
     "one_line_sections",
     "mathml",
 ]

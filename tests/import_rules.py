@@ -41,7 +41,7 @@ THIRD_PARTY: Mapping[str, frozenset[str]] = {
     "moopt.*plots": frozenset({"matplotlib"}),
     "moopt.*": frozenset({"numpy"}),
 }
-DISTRIBUTED_HOME = "moopt.gradients.replicas"
+DISTRIBUTED_HOMES = ("moopt.gradients.replicas", "moopt.gradients.shards")
 PUBLIC_PACKAGES = (
     "moopt",
     "moopt.solvers",
@@ -195,10 +195,10 @@ def third_party_violations(sources: Sources) -> list[str]:
 
 
 def distributed_violations(sources: Sources) -> list[str]:
-    """Uses of torch.distributed outside its one home, by import or by attribute."""
-    found = []
+    """Uses of torch.distributed outside its two homes, by import or by attribute."""
+    found, homes = [], " and ".join(DISTRIBUTED_HOMES)
     for source in sources.values():
-        if source.name == DISTRIBUTED_HOME:
+        if source.name in DISTRIBUTED_HOMES:
             continue
         lines = [
             item.line
@@ -211,7 +211,7 @@ def distributed_violations(sources: Sources) -> list[str]:
             if isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.distributed"
         ]
         found += [
-            f"{source.name}:{line} uses torch.distributed; only {DISTRIBUTED_HOME} may."
+            f"{source.name}:{line} uses torch.distributed; only {homes} may."
             for line in lines
         ]
     return found
@@ -270,11 +270,14 @@ def cycles(sources: Sources) -> list[str]:
 
 
 def public_names(source: Source) -> frozenset[str]:
-    """The literal `__all__` of a module."""
+    """The names that `__all__` spells out, and those imported as themselves, `X as X`."""
+    names = set()
     for node in source.tree.body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-            return frozenset(ast.literal_eval(node.value))
-    return frozenset()
+            names |= {entry.value for entry in node.value.elts if isinstance(entry, ast.Constant)}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {alias.name for alias in node.names if alias.asname == alias.name}
+    return frozenset(names)
 
 
 def private_use_violations(users: Iterable[Source], sources: Sources) -> list[str]:

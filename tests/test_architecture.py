@@ -210,6 +210,11 @@ def test_the_rules_accept_what_is_allowed() -> None:
     assert rules.private_use_violations([user], sources) == []
 
 
+def test_public_names_are_those_of_all_and_those_imported_as_themselves() -> None:
+    text = "from a import B as B, C, D as E\n__all__ = [*ROWS, 'C']"
+    assert rules.public_names(rules.Source("moopt", text)) == {"B", "C"}
+
+
 @pytest.mark.parametrize(("name", "lines"), [("moopt.bad", 351), ("moopt.kernels.bad", 501)])
 def test_a_planted_long_file_is_found(name: str, lines: int) -> None:
     assert rules.length_violations([rules.Source(name, "x = 1\n" * (lines - 1))]) == []

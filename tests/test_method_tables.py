@@ -1,7 +1,8 @@
-"""The tables of docs/methods.md are what the registries' rows say today."""
+"""Every registered method has its row in docs/methods.md and its entry in the reference."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from moopt.weightings import MGDA, Guarantee
+from moopt.weightings import MGDA, WEIGHTINGS, Guarantee, Mean, RegisteredWeighting
 from tests.aggregators.test_conformance import SETTINGS as AGGREGATOR_SETTINGS
 from tests.aggregators.test_conformance import sizes
 from tests.scalarizations.settings import FURTHER as FURTHER_SCALARIZATIONS
@@ -23,7 +24,8 @@ LINK = re.compile(r"\]\((api/\w+\.md)#(\w+)\)")
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("method_tables", DOCS / "method_tables.py")
+    path = DOCS / "_extensions" / "registered_methods.py"
+    spec = importlib.util.spec_from_file_location("registered_methods", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -31,16 +33,39 @@ def script() -> ModuleType:
     return module
 
 
-def test_the_page_is_current(script: ModuleType) -> None:
-    page = script.PAGE.read_text("utf-8")
-    assert script.page_with_tables(page) == page, "run python docs/method_tables.py"
-    assert len(script.BLOCK.findall(page)) == 3
+def page(script: ModuleType, name: str) -> str:
+    """A page of the documentation as it is built."""
+    return script.expanded((DOCS / name).read_text("utf-8"))
 
 
-def test_a_page_that_is_not_is_noticed(script: ModuleType) -> None:
-    page = script.PAGE.read_text("utf-8")
-    assert script.page_with_tables(page.replace("| ✓ |", "|  |", 1)) == page
-    assert "| [MGDA](api/weightings.md#mgda) | 2012 |" in page
+@pytest.mark.parametrize("package", ["weightings", "scalarizations", "aggregators"])
+def test_every_method_has_rows_and_one_entry(package: str, script: ModuleType) -> None:
+    tables, reference = page(script, "methods.md"), page(script, f"api/{package}.md")
+    registry = importlib.import_module(f"moopt.{package}")
+    for name, row in getattr(registry, package.upper()).items():
+        assert f"| [{name}](api/{package}.md#{name.lower()}) | {row.year or ''} |" in tables
+        assert (
+            len(re.findall(rf"^\.\. autoclass:: moopt\.{package}\.{name}$", reference, re.M)) == 1
+        )
+
+
+def test_a_new_class_gets_its_row_and_its_entry(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Newest(Mean):
+        name = "Newest"
+        year = 2031
+
+    rows = {**WEIGHTINGS, "Newest": RegisteredWeighting(weighting_class=Newest)}
+    monkeypatch.setattr("moopt.weightings.WEIGHTINGS", rows)
+    assert "| [Newest](api/weightings.md#newest) | 2031 |" in page(script, "methods.md")
+    assert ".. autoclass:: moopt.weightings.Newest\n" in page(script, "api/weightings.md")
+
+
+def test_no_table_is_written_by_hand(script: ModuleType) -> None:
+    text = (DOCS / "methods.md").read_text("utf-8")
+    assert len(script.MARK.findall(text)) == 3
+    assert not [line for line in text.splitlines() if line.startswith("|")]
 
 
 def anchors(page: str) -> set[str]:
@@ -49,19 +74,16 @@ def anchors(page: str) -> set[str]:
 
 
 def test_every_method_has_a_heading_to_link_to(script: ModuleType) -> None:
-    links = LINK.findall(script.PAGE.read_text("utf-8"))
+    links = LINK.findall(page(script, "methods.md"))
     assert len(set(links)) > 40
-    missing = [
-        link for link in links if link[1] not in anchors((DOCS / link[0]).read_text("utf-8"))
-    ]
+    missing = [link for link in links if link[1] not in anchors(page(script, link[0]))]
     assert missing == []
     assert anchors("# A page\n\n## MGDA\n\n#Sum\n") == {"mgda"}
 
 
 def test_one_row_is_the_default(script: ModuleType) -> None:
-    rows = [
-        line for line in script.PAGE.read_text("utf-8").splitlines() if "the default** |" in line
-    ]
+    lines = page(script, "methods.md").splitlines()
+    rows = [line for line in lines if "the default** |" in line]
     assert len(rows) == 1
     assert 'MGDA](api/weightings.md#mgda), `normalize="l2"`' in rows[0]
     assert script.default() == MGDA(normalize="l2")

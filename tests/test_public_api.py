@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -75,6 +76,17 @@ def test_the_documentation_check_can_fail() -> None:
     assert undocumented("Wordy", Wordy)
 
 
+def extension(name: str) -> ModuleType:
+    """An extension of the documentation."""
+    path = ROOT / "docs" / "_extensions" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def documented_in(pages: str) -> set[str]:
     """Names with an `auto...` directive in the text of the API pages."""
     return set(re.findall(r"^\.\. auto\w+:: ([\w.]+)", pages, flags=re.MULTILINE))
@@ -86,7 +98,8 @@ def missing_pages(names: list[str], documented: set[str]) -> set[str]:
 
 
 def test_every_public_name_is_in_the_api_reference() -> None:
-    pages = "".join(path.read_text("utf-8") for path in (ROOT / "docs" / "api").glob("*.md"))
+    expanded = extension("registered_methods").expanded
+    pages = "".join(expanded(p.read_text("utf-8")) for p in (ROOT / "docs" / "api").glob("*.md"))
     documented = documented_in(pages)
     assert missing_pages(NAMES, documented) == set()
     assert missing_pages(NAMES, documented - {"moopt.CommonDescent"}) == {"moopt.CommonDescent"}
@@ -94,15 +107,10 @@ def test_every_public_name_is_in_the_api_reference() -> None:
 
 def test_the_documentation_build_warns_about_an_undocumented_name() -> None:
     pytest.importorskip("sphinx")
-    path = ROOT / "docs" / "_extensions" / "public_names.py"
-    spec = importlib.util.spec_from_file_location("public_names", path)
-    assert spec is not None
-    assert spec.loader is not None
-    extension = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(extension)
-    assert extension.undocumented(["moopt"], NAMES) == []
+    check = extension("public_names").undocumented
+    assert check(["moopt"], NAMES) == []
     present = [name for name in NAMES if not name.endswith(".StepRecord")]
-    assert extension.undocumented(["moopt"], present) == ["moopt.StepRecord"]
+    assert check(["moopt"], present) == ["moopt.StepRecord"]
 
 
 def test_packages_are_there_after_import_moopt_alone() -> None:

@@ -4,37 +4,41 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
 
 from moopt.weightings import Guarantee, Weighting
-
-State = dict[str, Tensor]
+from moopt.weightings.base import StateEntry
 
 
 class GradientAggregator(abc.ABC):
     """A map from m gradients to one direction that the Gramian of one step cannot express.
 
-    Either because it works entry by entry (`EntrywiseAggregator`), or because it follows the
-    gradients from step to step (`TrackingAggregator`). Subclasses are frozen keyword-only
-    dataclasses. `CommonDescent` takes one in place of a weighting. Parameters that one objective
-    alone reaches take that gradient, as always. The record measures `g_i . d` itself, so that
-    `descent` and `raised` are known. None of them promises common descent.
+    Either because it works entry by entry (`EntrywiseAggregator`), or because it keeps a row per
+    objective from step to step, such as an average of its gradients (`TrackingAggregator`).
+    Subclasses are frozen keyword-only dataclasses. `CommonDescent` takes one in place of a
+    weighting. Parameters that one objective alone reaches take that gradient, as always. The
+    record measures `g_i . d` itself, so that `descent` and `raised` are known. None of them
+    promises common descent.
 
-    They never synchronise the device and never raise on numerical trouble: gradients that are not
-    finite make the direction not finite.
+    They never raise on numerical trouble: gradients that are not finite make the direction not
+    finite, and change nothing that is kept.
 
     Class attributes:
         name: the registered name.
         source: authors, title, venue, year.
+        year: of the publication.
+        example: settings without a default, each with an example for three objectives named
+            "forget", "retain" and "third".
 
     Properties:
         guarantees: the promises under the configured hyper-parameters; see
             `moopt.weightings.Guarantee`.
         needs: which optional fields of a step must be present ("names", "losses").
-        state_axes: for each key of the state, how many leading axes index objectives.
+        state_entries: what is kept from step to step beside the rows, by key; see
+            `moopt.weightings.StateEntry`.
 
     Example:
         >>> from moopt.aggregators import AGGREGATORS, GradientAggregator
@@ -44,6 +48,8 @@ class GradientAggregator(abc.ABC):
 
     name: ClassVar[str]
     source: ClassVar[str]
+    year: ClassVar[int | None] = None
+    example: ClassVar[Mapping[str, Any]] = {}
     observes: ClassVar[bool] = False
     combines_auxiliary: ClassVar[bool] = False
 
@@ -58,13 +64,21 @@ class GradientAggregator(abc.ABC):
         return frozenset()
 
     @property
-    def state_axes(self) -> Mapping[str, int]:
-        """Leading objective axes of each entry of the state; empty for stateless methods."""
+    def state_entries(self) -> Mapping[str, StateEntry]:
+        """What is kept from step to step; empty for stateless methods."""
         return {}
 
-    def initial_state(self, num_objectives: int, device: torch.device | None = None) -> State:
-        """The state before the first step."""
-        return {}
+    @property
+    def state_axes(self) -> Mapping[str, int]:
+        """Leading objective axes of each entry of the state; empty for stateless methods."""
+        return {key: entry.axes for key, entry in self.state_entries.items()}
+
+    def initial_state(
+        self, num_objectives: int, device: torch.device | None = None
+    ) -> dict[str, Tensor]:
+        """The state before the first step: a flat dict of tensors; empty for stateless methods."""
+        entries = self.state_entries.items()
+        return {k: torch.from_numpy(e.array(num_objectives)).to(device) for k, e in entries}
 
 
 Method: TypeAlias = Weighting | GradientAggregator

@@ -5,24 +5,19 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
-from moopt.aggregators.base import State
 from moopt.aggregators.tracking import TrackingAggregator
-from moopt.records.step_statistics import StepStatistics
+from moopt.records.result import Array, State
 from moopt.settings.numbers import check_number
 from moopt.weightings import Guarantee
-from moopt.weightings.db_mtl import db_mtl_weights
-from moopt.weightings.loss_sizes import loss_sizes
-from moopt.weightings.unit_rows import unit_rows
+from moopt.weightings.problem import Problem
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DBMTLWithEMA(TrackingAggregator):
     """Dual balancing: averages of the gradients of log-losses, scaled to the largest norm.
 
-    In step k = 1, 2, ... with `beta_k = beta / k^beta_decay`
+    For losses of different scales whose gradients are noisy. In step k = 1, 2, ... with
+    `beta_k = beta / k^beta_decay`
 
     - `h_i <- beta_k h_i + (1 - beta_k) g_i / loss_i`, from `h_i = 0`;
     - `d = max_j ||h_j|| sum_i h_i / ||h_i||`.
@@ -37,8 +32,7 @@ class DBMTLWithEMA(TrackingAggregator):
         ValueError: a setting is out of range; at the step, if the losses are missing.
 
     Numerics: see `TrackingAggregator` for memory. Losses are taken by absolute value; one below
-        1e-12 of the largest counts as that much. Objectives whose average is zero get weight 0. No
-        synchronisation.
+        1e-12 of the largest counts as that much. Objectives whose average is zero get weight 0.
 
     Example:
         >>> import torch, moopt
@@ -50,21 +44,20 @@ class DBMTLWithEMA(TrackingAggregator):
         >>> w.grad.tolist()
         [2.0, 2.0]
 
-    Source: B. Lin, W. Jiang, F. Ye, Y. Zhang, P. Chen, Y.-C. Chen, S. Liu and J. T. Kwok,
-    "Dual-Balancing for Multi-Task Learning", arXiv 2308.12029, 2023; the default of `beta` is from
-    memory. We differ in the floor of the losses, where their code adds 1e-8 to each.
+    Source: Lin, Jiang, Ye, Zhang, Chen, Chen, Liu and Kwok, 2023,
+    https://arxiv.org/abs/2308.12029; the default of `beta` is from memory. We differ in the floor
+    of the losses, where their code adds 1e-8 to each.
     """
 
     beta: float = 0.9
     beta_decay: float = 0.0
 
     name: ClassVar[str] = "DBMTLWithEMA"
+    year: ClassVar[int | None] = 2023
     source: ClassVar[str] = (
-        "B. Lin, W. Jiang, F. Ye, Y. Zhang, P. Chen, Y.-C. Chen, S. Liu and J. T. Kwok,"
-        " Dual-Balancing for Multi-Task Learning, arXiv 2308.12029, 2023"
+        "B. Lin et al., Dual-Balancing for Multi-Task Learning, arXiv 2308.12029, 2023"
     )
-    tracked: ClassVar[str] = "log_average"
-    combines_tracked: ClassVar[bool] = True
+    row_name: ClassVar[str] = "log_average"
 
     def __post_init__(self) -> None:
         check_number(self.name, "beta", self.beta, "in [0, 1)", use="0.9")
@@ -78,22 +71,15 @@ class DBMTLWithEMA(TrackingAggregator):
     def needs(self) -> frozenset[str]:
         return frozenset({"losses"})
 
-    def factors(self, statistics: StepStatistics) -> Tensor:
+    def factors(self, problem: Problem) -> Array:
         """`1 / loss_i`."""
-        rows = unit_rows(statistics.gramian, statistics.active)
-        sizes, _ = loss_sizes(statistics.losses, rows, self.name)
-        return 1.0 / sizes
+        return 1.0 / problem.loss_sizes
 
-    def follow(
-        self, tracked: Tensor, gradients: Tensor, statistics: StepStatistics, state: State
-    ) -> tuple[Tensor, None]:
-        """The moving average."""
-        share = self.beta / (1 + (statistics.step or 0)) ** self.beta_decay
-        return torch.lerp(gradients, tracked, share), None
+    def share(self, problem: Problem, state: State) -> float:
+        """`1 - beta_k`."""
+        return 1.0 - self.beta / (1 + (problem.step or 0)) ** self.beta_decay
 
-    def weigh(
-        self, summary: Tensor, statistics: StepStatistics, state: State
-    ) -> tuple[Tensor, State]:
+    def weigh(self, problem: Problem, state: State) -> Array:
         """`max_j ||h_j|| / ||h_i||`."""
-        ones = torch.ones_like(summary[0])
-        return db_mtl_weights(summary, ones, active=statistics.active), {}
+        weights: Array = problem.norms.max() / problem.norms
+        return weights

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from moopt.aggregators.base import GradientAggregator, State
+from moopt.aggregators.base import GradientAggregator
+from moopt.records.result import State
 
 
 class EntrywiseAggregator(GradientAggregator):
@@ -36,9 +37,9 @@ class EntrywiseAggregator(GradientAggregator):
 
         Args:
             rows: `[m, ...]`, at least float32; 0 where inactive.
-            active: bool `[m]`.
+            active: bool `[m]`, on the host.
             names: the m objective names.
-            state: the present one.
+            state: the present one, in arrays or tensors.
             position: the number of the parameter, for independent random numbers.
         """
 
@@ -74,13 +75,14 @@ class EntrywiseAggregator(GradientAggregator):
                 f"gradients of `{self.name}` must be real floating point; got {rows.dtype}. Use a"
                 " weighting, which works with every dtype."
             )
-        dtype, m = rows.dtype, rows.shape[0]
-        if active is None:
-            active = torch.ones(m, dtype=torch.bool, device=rows.device)
+        dtype, m = rows.dtype, len(rows)
+        rows = rows.to(torch.promote_types(dtype, torch.float32))
+        active = torch.ones(m, dtype=torch.bool) if active is None else active.cpu()
+        if not active.all():
+            column = active.to(rows.device).reshape(m, *[1] * (rows.ndim - 1))
+            rows = torch.where(column, rows, 0.0)
         if state is None:
-            state = self.initial_state(m, rows.device)
-        on = active.to(rows.device).reshape(m, *[1] * (rows.dim() - 1))
-        rows = torch.where(on, rows.to(torch.promote_types(dtype, torch.float32)), 0.0)
-        direction = self._aggregate(rows, active.to(rows.device), names, state, position)
+            state = {key: entry.array(m) for key, entry in self.state_entries.items()}
+        direction = self._aggregate(rows, active, names, state, position)
         # Zero times infinity is NaN: an entry that overflowed is never picked away.
         return (direction + (rows * 0.0).sum(0)).to(dtype)

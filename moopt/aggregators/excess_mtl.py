@@ -6,14 +6,16 @@ import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from moopt.aggregators.base import State
 from moopt.aggregators.tracking import TrackingAggregator
-from moopt.records.step_statistics import StepStatistics
+from moopt.records.result import Solved, State
 from moopt.settings.numbers import check_number
 from moopt.weightings import Guarantee
+from moopt.weightings.base import StateEntry
+from moopt.weightings.problem import Problem
 
 LOGITS = "logits"
 FIRST = "first"
@@ -37,7 +39,7 @@ class ExcessMTL(TrackingAggregator):
 
     Numerics: see `TrackingAggregator` for memory. Entries whose gradients were all zero count
         nothing. The weights are kept as logarithms, so that none underflows for good. An objective
-        that joins late starts at the mean logarithm, 0. No synchronisation.
+        that joins late starts at the mean logarithm, 0.
 
     Example:
         >>> import torch, moopt
@@ -48,22 +50,21 @@ class ExcessMTL(TrackingAggregator):
         >>> record.weights.tolist()
         [0.5, 0.5]
 
-    Source: Y. He, S. Zhou, G. Zhang, H. Yun, Y. Xu, B. Zeng, T. Chilimbi and H. Zhao, "Robust
-    Multi-Task Learning with Excess Risks", ICML 2024. The authors' code adds 1e-7 under the root,
-    which this leaves out so that no scale of the gradients is special, does not divide the
-    estimates of the first step (through a peer's adaptation of it), and lets the weights sum to m;
-    in the paper they sum to one (from memory).
+    Source: He, Zhou, Zhang, Yun, Xu, Zeng, Chilimbi and Zhao, ICML 2024,
+    https://arxiv.org/abs/2402.02009. The authors' code adds 1e-7 under the root, which this leaves
+    out so that no scale of the gradients is special, does not divide the estimates of the first
+    step (through a peer's adaptation of it), and lets the weights sum to m; in the paper they sum
+    to one (from memory).
     """
 
     step_size: float = 0.01
 
     name: ClassVar[str] = "ExcessMTL"
-    source: ClassVar[str] = (
-        "Y. He, S. Zhou, G. Zhang, H. Yun, Y. Xu, B. Zeng, T. Chilimbi and H. Zhao, Robust"
-        " Multi-Task Learning with Excess Risks, ICML 2024"
-    )
-    tracked: ClassVar[str] = "squares"
-    combines_tracked: ClassVar[bool] = False
+    year: ClassVar[int | None] = 2024
+    source: ClassVar[str] = "Y. He et al., Robust Multi-Task Learning with Excess Risks, ICML 2024"
+    row_name: ClassVar[str] = "squares"
+    combines_gradients: ClassVar[bool] = True
+    sees_zero_gradients: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_number(self.name, "step_size", self.step_size, "finite and > 0", use="0.01")
@@ -80,36 +81,23 @@ class ExcessMTL(TrackingAggregator):
         )
 
     @property
-    def state_axes(self) -> Mapping[str, int]:
-        return {LOGITS: 1, FIRST: 1}
+    def state_entries(self) -> Mapping[str, StateEntry]:
+        return {LOGITS: StateEntry(1), FIRST: StateEntry(1)}
 
-    def initial_state(self, num_objectives: int, device: torch.device | None = None) -> State:
-        """Equal weights, and no first estimate yet (0)."""
-        zeros = torch.zeros(num_objectives, dtype=torch.float64, device=device)
-        return {LOGITS: zeros, FIRST: zeros.clone()}
+    def follow(self, rows: Tensor, gradients: Tensor, problem: Problem, state: State) -> Tensor:
+        """The sums of squares."""
+        return rows + gradients.square()
 
-    def follow(
-        self, tracked: Tensor, gradients: Tensor, statistics: StepStatistics, state: State
-    ) -> tuple[Tensor, Tensor]:
-        """The sum of squares, and this parameter's share of the excess risks."""
-        squares = gradients.square()
-        total = tracked + squares
-        terms = squares / torch.where(total > 0, total, 1.0).sqrt()
-        return total, terms.reshape(len(terms), -1).sum(1, dtype=torch.float64)
+    def compared(self, rows: Tensor, gradients: Tensor) -> Tensor:
+        """The gradients in AdaGrad's metric, `g_i,k / s_i,k^(1/4)`: their squared norms are e_i."""
+        return gradients / torch.where(rows > 0, rows, 1.0).sqrt().sqrt()
 
-    def weigh(
-        self, summary: Tensor, statistics: StepStatistics, state: State
-    ) -> tuple[Tensor, State]:
+    def weigh(self, problem: Problem, state: State) -> Solved:
         """One exponential step of the weights."""
-        active = statistics.active
-        assert active is not None
-        first = torch.where(state[FIRST] > 0, state[FIRST], summary)
-        ratio = summary / torch.where(first > 0, first, 1.0)
-        logits = torch.where(active, state[LOGITS] + self.step_size * ratio, state[LOGITS])
-        # Only differences count: the mean of the active ones stays at zero.
-        count = active.sum().clamp_min(1)
-        mean = torch.where(active, logits, 0.0).sum() / count
-        logits = torch.where(active, logits - mean, logits)
-        least = torch.finfo(logits.dtype).min
-        weights = torch.softmax(logits.masked_fill(~active, least), -1) * active
-        return weights, {LOGITS: logits, FIRST: torch.where(active, first, state[FIRST])}
+        excess = np.square(problem.norms)
+        first = np.where(state[FIRST] > 0.0, state[FIRST], excess)
+        ratio = excess / np.where(first > 0.0, first, 1.0)
+        logits = state[LOGITS] + self.step_size * ratio
+        logits -= logits.mean()  # only differences count
+        powers = np.exp(logits - logits.max())
+        return Solved(powers / powers.sum(), state={LOGITS: logits, FIRST: first})

@@ -6,15 +6,17 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from moopt.aggregators.base import State
 from moopt.aggregators.entrywise import EntrywiseAggregator
-from moopt.scalarizations.preference import Vector, frozen_vector, vector_in_order
+from moopt.records.result import State
 from moopt.settings.numbers import check_number, check_seed
+from moopt.settings.preference import Preference, checked_vector, names_needed, numbers_in_order
 from moopt.weightings import Guarantee
-from moopt.weightings.counter_random import counter_uniform, stream_seed
+from moopt.weightings.base import StateEntry
+from moopt.weightings.draws import draws
 
 COUNTER = "counter"
 
@@ -38,8 +40,8 @@ class GradDrop(EntrywiseAggregator):
         TypeError: if `leak` is not made of numbers, or `seed` not an integer.
         ValueError: if a leak is out of range; at the call, if an objective has none.
 
-    Numerics: an entry where all gradients are 0 stays 0. The uniform numbers of one parameter take
-    24 bytes per entry while they are made. No synchronisation.
+    Numerics: an entry where all gradients are 0 stays 0. The uniform numbers of one parameter are
+    drawn on the host, in steps of 2^-24.
 
     Example:
         >>> import torch
@@ -48,23 +50,23 @@ class GradDrop(EntrywiseAggregator):
         >>> direction[:2].tolist(), direction[2].item() in (5.0, -1.0)
         ([4.0, 6.0], True)
 
-    Source: Z. Chen, J. Ngiam, Y. Huang, T. Luong, H. Kretzschmar, Y. Chai and D. Anguelov, "Just
-    Pick a Sign: Optimizing Deep Multitask Models with Gradient Sign Dropout", NeurIPS 2020,
-    Algorithm 1, with the identity as the function of P. The paper applies it to the gradients of a
-    layer's activations; here it acts on those of the parameters.
+    Source: Chen, Ngiam, Huang, Luong, Kretzschmar, Chai and Anguelov, NeurIPS 2020,
+    https://arxiv.org/abs/2010.06808, Algorithm 1, with the identity as the function of P. The paper
+    applies it to the gradients of a layer's activations; here it acts on those of the parameters.
     """
 
-    leak: Vector | None = None
+    leak: Preference | None = None
     seed: int = 0
 
     name: ClassVar[str] = "GradDrop"
+    year: ClassVar[int | None] = 2020
     source: ClassVar[str] = (
-        "Z. Chen, J. Ngiam, Y. Huang, T. Luong, H. Kretzschmar, Y. Chai and D. Anguelov, Just Pick"
-        " a Sign: Optimizing Deep Multitask Models with Gradient Sign Dropout, NeurIPS 2020"
+        "Z. Chen et al., Just Pick a Sign: Optimizing Deep Multitask Models with Gradient Sign"
+        " Dropout, NeurIPS 2020"
     )
 
     def __post_init__(self) -> None:
-        leak = frozen_vector(self.leak, "`leak` of `GradDrop`", preference=False)
+        leak = checked_vector(self.leak, self.name, "leak")
         object.__setattr__(self, "leak", leak)
         for key, value in leak.items() if isinstance(leak, Mapping) else enumerate(leak or ()):
             check_number(self.name, f"leak[{key!r}]", value, "in [0, 1]", use="0")
@@ -79,15 +81,11 @@ class GradDrop(EntrywiseAggregator):
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"names"} if isinstance(self.leak, Mapping) else ())
+        return names_needed(self.leak)
 
     @property
-    def state_axes(self) -> Mapping[str, int]:
-        return {COUNTER: 0}
-
-    def initial_state(self, num_objectives: int, device: torch.device | None = None) -> State:
-        """No number drawn yet."""
-        return {COUNTER: torch.zeros((), dtype=torch.int64, device=device)}
+    def state_entries(self) -> Mapping[str, StateEntry]:
+        return {COUNTER: StateEntry(0, 0, int)}
 
     def next_state(self, state: State) -> State:
         """The next draw."""
@@ -98,12 +96,12 @@ class GradDrop(EntrywiseAggregator):
     ) -> Tensor:
         total = rows.abs().sum(0)
         purity = 0.5 * (1.0 + rows.sum(0) / total.where(total > 0, 1.0))
-        seed = stream_seed(self.seed, position)
-        counter = state[COUNTER].to(rows.device)
-        positive = purity > counter_uniform(seed, counter, rows.shape[1:])
+        generator = draws(self.seed, int(state[COUNTER]), position)
+        uniform = generator.random(rows.shape[1:], dtype=np.float32)
+        positive = purity > torch.as_tensor(uniform, device=rows.device)
         kept = torch.where(positive, rows > 0, rows < 0).to(rows.dtype)
-        leak = vector_in_order(self.leak, names, rows.new_empty(len(rows)), "`leak` of `GradDrop`")
-        if leak is not None:
-            leak = leak.reshape(-1, *[1] * (rows.dim() - 1))
+        if self.leak is not None:
+            numbers = numbers_in_order(self.leak, names, len(rows), self.name, "leak")
+            leak = rows.new_tensor(numbers).reshape(-1, *[1] * (rows.ndim - 1))
             kept = leak + (1.0 - leak) * kept
         return (kept * rows).sum(0)

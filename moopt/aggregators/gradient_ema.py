@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from moopt.aggregators.base import State
-from moopt.aggregators.tracking import TrackingAggregator
-from moopt.records.step_statistics import StepStatistics
+from moopt.aggregators.tracking import NUM_STEPS, TrackingAggregator
+from moopt.records.result import Array, Solved, State
 from moopt.settings.numbers import check_number
-from moopt.weightings import Guarantee, Weighting
+from moopt.weightings import MGDA, Guarantee, Weighting
+from moopt.weightings.base import StateEntry
+from moopt.weightings.problem import Problem
 
-NUM_STEPS = "num_steps"
 NESTED = "weighting."
 
 
@@ -37,7 +36,7 @@ class GradientEMA(TrackingAggregator):
         TypeError: `weighting` is not a weighting.
         ValueError: `beta` is out of range, or the weighting needs auxiliary rows or `observe`.
 
-    Numerics: see `TrackingAggregator` for memory. No synchronisation.
+    Numerics: see `TrackingAggregator` for memory.
 
     Example:
         >>> import torch, moopt
@@ -51,21 +50,21 @@ class GradientEMA(TrackingAggregator):
         >>> record.names
         ('forget', 'retain')
 
-    Source: the authors' code of Y. Wang, Q. Wang, F. Liu, W. Huang, Y. Du, X. Du and B. Han, "GRU:
-    Mitigating the Trade-off between Unlearning and Retention for LLMs", ICML 2025, averages the
-    retain gradient this way; here it goes with any method and any objective.
+    Source: Wang, Wang, Liu, Huang, Du, Du and Han, ICML 2025, https://arxiv.org/abs/2503.09117,
+    whose code averages the retain gradient this way; here it goes with any method and objective.
     """
 
     weighting: Weighting = dataclasses.field(kw_only=False)
     beta: float | Mapping[str, float] = 0.9
 
     name: ClassVar[str] = "GradientEMA"
+    year: ClassVar[int | None] = 2025
     source: ClassVar[str] = (
-        "Y. Wang, Q. Wang, F. Liu, W. Huang, Y. Du, X. Du and B. Han, GRU: Mitigating the Trade-off"
-        " between Unlearning and Retention for LLMs, ICML 2025"
+        "Y. Wang et al., GRU: Mitigating the Trade-off between Unlearning and Retention for LLMs,"
+        " ICML 2025"
     )
-    tracked: ClassVar[str] = "ema"
-    combines_tracked: ClassVar[bool] = True
+    example: ClassVar[Mapping[str, Any]] = {"weighting": MGDA()}
+    row_name: ClassVar[str] = "ema"
 
     def __post_init__(self) -> None:
         if not isinstance(self.weighting, Weighting):
@@ -101,45 +100,34 @@ class GradientEMA(TrackingAggregator):
         return self.weighting.needs | frozenset({"names"} if isinstance(self.beta, Mapping) else ())
 
     @property
-    def state_axes(self) -> Mapping[str, int]:
-        nested = {NESTED + key: axes for key, axes in self.weighting.state_axes.items()}
-        return {NUM_STEPS: 1, **nested}
+    def reads_gradients(self) -> bool:  # type: ignore[override]
+        return self.weighting.reads_gradients
 
-    def initial_state(self, num_objectives: int, device: torch.device | None = None) -> State:
-        """No step yet, and the weighting's own initial state."""
-        nested = self.weighting.initial_state(num_objectives, device)
-        return {
-            NUM_STEPS: torch.zeros(num_objectives, dtype=torch.int64, device=device),
-            **{NESTED + key: value for key, value in nested.items()},
-        }
+    @property
+    def sees_zero_gradients(self) -> bool:  # type: ignore[override]
+        return self.weighting.sees_zero_gradients
 
-    def follow(
-        self, tracked: Tensor, gradients: Tensor, statistics: StepStatistics, state: State
-    ) -> tuple[Tensor, None]:
-        """The moving average; in an objective's first step, its gradient."""
-        share = torch.where(state[NUM_STEPS] > 0, self._shares(statistics), 0.0)
-        share = share.to(gradients).reshape(-1, *[1] * (gradients.dim() - 1))
-        return torch.lerp(gradients, tracked, share), None
+    @property
+    def stops_at_zero_gradients(self) -> bool:
+        return self.weighting.stops_at_zero_gradients
 
-    def weigh(
-        self, summary: Tensor, statistics: StepStatistics, state: State
-    ) -> tuple[Tensor, State]:
+    @property
+    def state_entries(self) -> Mapping[str, StateEntry]:
+        nested = {NESTED + key: entry for key, entry in self.weighting.state_entries.items()}
+        return {NUM_STEPS: StateEntry(1, 0, int), **nested}
+
+    def share(self, problem: Problem, state: State) -> Array:
+        """`1 - beta_i`; 1 in an objective's first step."""
+        named = self.beta if isinstance(self.beta, Mapping) else None
+        past = (
+            self.beta if named is None else [named.get(name, 0.0) for name in problem.names or ()]
+        )
+        return np.where(state[NUM_STEPS] > 1, 1.0 - np.asarray(past), 1.0)
+
+    def weigh(self, problem: Problem, state: State) -> Solved:
         """The weighting's, for the Gramian of the averages."""
         nested = {k.removeprefix(NESTED): v for k, v in state.items() if k.startswith(NESTED)}
-        assert statistics.active is not None
-        output = self.weighting(dataclasses.replace(statistics, gramian=summary), nested)
-        return output.weights, {
-            NUM_STEPS: state[NUM_STEPS] + statistics.active,
-            **{NESTED + key: value for key, value in output.state.items()},
-        }
-
-    def _shares(self, statistics: StepStatistics) -> Tensor:
-        """beta for each objective, float64 `[m]`."""
-        like = statistics.gramian[..., 0]
-        if not isinstance(self.beta, Mapping):
-            return torch.full_like(like, self.beta)
-        assert statistics.names is not None
-        # One scalar at a time: no copy from the host, which would synchronise a device.
-        return torch.stack(
-            [torch.full_like(like[0], self.beta.get(name, 0.0)) for name in statistics.names]
-        )
+        answer = self.weighting.weigh(problem, nested)
+        solved = answer if isinstance(answer, Solved) else Solved(answer)
+        following = {NESTED + key: value for key, value in (solved.state or nested).items()}
+        return solved._replace(state={**state, **following})

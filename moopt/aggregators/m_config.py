@@ -6,18 +6,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
-from moopt.aggregators.base import State
-from moopt.aggregators.tracking import TrackingAggregator
-from moopt.records.step_statistics import StepStatistics
+from moopt.aggregators.tracking import NUM_STEPS, TrackingAggregator
+from moopt.records.result import Array, Solved, State
 from moopt.settings.numbers import check_number
 from moopt.solvers.pseudo_inverse import DEFAULT_RTOL
-from moopt.weightings import Guarantee
-from moopt.weightings.con_fig import config_weights
-
-NUM_STEPS = "num_steps"
+from moopt.weightings import ConFIG, Guarantee
+from moopt.weightings.base import StateEntry
+from moopt.weightings.problem import Problem
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,8 +39,8 @@ class MConFIG(TrackingAggregator):
 
     Numerics: see `TrackingAggregator` for memory; the rows are the corrected momenta. The noise
         floor (`inactive_tol`) is that of the momenta: one below it has weight 0. A loss that is
-        given no more stays as it was last seen. What ConFIG promises holds for the momenta; the
-        record measures `-g_i . d` for the losses of the step. No synchronisation.
+        given no more stays as it last was. Status and what ConFIG promises are those of the
+        momenta; the record measures `-g_i . d` for the losses of the step.
 
     Example:
         >>> import torch, moopt
@@ -59,26 +54,25 @@ class MConFIG(TrackingAggregator):
         >>> w.grad.tolist()  # of both, where the step had "b" alone
         [3.0, 3.0]
 
-    Source: Q. Liu, M. Chu and N. Thuerey, "ConFIG: Towards Conflict-free Training of Physics
-    Informed Neural Networks", ICLR 2025 (arXiv 2408.11104), M-ConFIG, compared with
-    `PseudoMomentumOperator` of the authors' code. There the step goes on as Adam's: d is divided
-    by the root of a second moment, entry by entry, with beta_2. That acts on d alone and belongs to
-    the wrapped optimizer: `torch.optim.Adam(parameters, betas=(0.0, 0.999))`, whose second moment
-    is of d, where theirs is of the pseudo-gradient `(M_t d_t - beta M_(t-1) d_(t-1)) / (1 - beta)`
-    with `M_t = 1 - beta^t`. Before every loss was given once their step is zero; ours goes along
-    what is known.
+    Source: Liu, Chu and Thuerey, ICLR 2025, https://arxiv.org/abs/2408.11104, M-ConFIG, compared
+    with `PseudoMomentumOperator` of the authors' code. There the step goes on as Adam's: d is
+    divided by the root of a second moment, entry by entry, with beta_2. That acts on d alone and
+    belongs to the wrapped optimizer: `torch.optim.Adam(parameters, betas=(0.0, 0.999))`, whose
+    second moment is of d, where theirs is of the pseudo-gradient
+    `(M_t d_t - beta M_(t-1) d_(t-1)) / (1 - beta)` with `M_t = 1 - beta^t`. Before every loss was
+    given once their step is zero; ours goes along what is known.
     """
 
     beta: float = 0.9
     rtol: float = DEFAULT_RTOL
 
     name: ClassVar[str] = "MConFIG"
+    year: ClassVar[int | None] = 2025
     source: ClassVar[str] = (
         "Q. Liu, M. Chu and N. Thuerey, ConFIG: Towards Conflict-free Training of Physics Informed"
         " Neural Networks, ICLR 2025"
     )
-    tracked: ClassVar[str] = "momentum"
-    combines_tracked: ClassVar[bool] = True
+    row_name: ClassVar[str] = "momentum"
     combines_absent: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -93,25 +87,14 @@ class MConFIG(TrackingAggregator):
         return frozenset({Guarantee.POSITIVELY_HOMOGENEOUS, Guarantee.PERMUTATION_EQUIVARIANT})
 
     @property
-    def state_axes(self) -> Mapping[str, int]:
-        return {NUM_STEPS: 1}
+    def state_entries(self) -> Mapping[str, StateEntry]:
+        return {NUM_STEPS: StateEntry(1, 0, int)}
 
-    def initial_state(self, num_objectives: int, device: torch.device | None = None) -> State:
-        """No step yet."""
-        return {NUM_STEPS: torch.zeros(num_objectives, dtype=torch.int64, device=device)}
+    def share(self, problem: Problem, state: State) -> Array:
+        """`(1 - beta) / (1 - beta^t_i)`, which makes the row the corrected momentum."""
+        share: Array = (1.0 - self.beta) / (1.0 - self.beta ** state[NUM_STEPS])
+        return share
 
-    def follow(
-        self, tracked: Tensor, gradients: Tensor, statistics: StepStatistics, state: State
-    ) -> tuple[Tensor, None]:
-        """The corrected momentum: with t steps, the new gradient's share of it is as below."""
-        steps = (state[NUM_STEPS] + 1).double()
-        share = (1.0 - self.beta) / (1.0 - self.beta**steps)
-        share = share.to(gradients).reshape(-1, *[1] * (gradients.dim() - 1))
-        return torch.lerp(tracked, gradients, share), None
-
-    def weigh(
-        self, summary: Tensor, statistics: StepStatistics, state: State
-    ) -> tuple[Tensor, State]:
+    def weigh(self, problem: Problem, state: State) -> Array | Solved:
         """ConFIG's, for the Gramian of the momenta."""
-        result = config_weights(summary, active=statistics.active, rtol=self.rtol)
-        return result.weights, {NUM_STEPS: state[NUM_STEPS] + 1}
+        return ConFIG(rtol=self.rtol).weigh(problem, {})

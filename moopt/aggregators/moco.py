@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from moopt.aggregators.base import State
 from moopt.aggregators.tracking import TrackingAggregator
-from moopt.records.step_statistics import StepStatistics
+from moopt.records.result import Array, Solved, State
 from moopt.settings.numbers import check_number
-from moopt.solvers import simplex_projection
+from moopt.solvers.simplex import project_onto_simplex
 from moopt.weightings import Guarantee
+from moopt.weightings.base import StateEntry
+from moopt.weightings.problem import Problem
 
 WEIGHTS = "weights"
+Normalize = Literal["none", "loss"]
+Simplex = Literal["projection", "softmax"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,7 +48,7 @@ class MoCo(TrackingAggregator):
         ValueError: a setting is out of range.
 
     Numerics: see `TrackingAggregator` for memory. Zero gradients are averaged as they are under
-        either `normalize`. No synchronisation.
+        either `normalize`.
 
     Example:
         >>> import torch, moopt
@@ -57,11 +59,11 @@ class MoCo(TrackingAggregator):
         >>> [round(weight, 3) for weight in record.weights.tolist()]
         [0.8, 0.2]
 
-    Source: H. Fernando, H. Shen, M. Liu, S. Chaudhury, K. Murugesan and T. Chen, "Mitigating
-    Gradient Bias in Multi-objective Learning: A Provably Convergent Approach", ICLR 2023. Where
-    the authors' code differs from the paper it is an option here: it normalises the gradients and
-    takes the softmax. The defaults of the numbers are the code's, and so is the order of the three
-    updates. The paper also projects y onto a ball, for its proof; that is left out.
+    Source: Fernando, Shen, Liu, Chaudhury, Murugesan and Chen, ICLR 2023,
+    https://arxiv.org/abs/2210.12624. Where the authors' code differs from the paper it is an option
+    here: it normalises the gradients and takes the softmax. The defaults of the numbers are the
+    code's, and so is the order of the three updates. The paper also projects y onto a ball, for its
+    proof; that is left out.
     """
 
     beta: float = 0.5
@@ -69,30 +71,30 @@ class MoCo(TrackingAggregator):
     gamma: float = 0.1
     gamma_decay: float = 0.5
     regularization: float = 0.0
-    normalize: Literal["none", "loss"] = "none"
-    simplex: Literal["projection", "softmax"] = "projection"
+    normalize: Normalize = "none"
+    simplex: Simplex = "projection"
 
     name: ClassVar[str] = "MoCo"
+    year: ClassVar[int | None] = 2023
     source: ClassVar[str] = (
-        "H. Fernando, H. Shen, M. Liu, S. Chaudhury, K. Murugesan and T. Chen, Mitigating Gradient"
-        " Bias in Multi-objective Learning: A Provably Convergent Approach, ICLR 2023"
+        "H. Fernando et al., Mitigating Gradient Bias in Multi-objective Learning: A Provably"
+        " Convergent Approach, ICLR 2023"
     )
-    tracked: ClassVar[str] = "average"
-    combines_tracked: ClassVar[bool] = True
+    row_name: ClassVar[str] = "average"
+    sees_zero_gradients: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_number(self.name, "beta", self.beta, "in (0, 1]", use="0.5")
         check_number(self.name, "gamma", self.gamma, "finite and > 0", use="0.1")
         for name in ("beta_decay", "gamma_decay", "regularization"):
             check_number(self.name, name, getattr(self, name), "finite and >= 0", use="0")
-        if self.normalize not in ("none", "loss"):
-            raise ValueError(
-                f'`normalize` of `MoCo` must be "none" or "loss"; got {self.normalize!r}.'
-            )
-        if self.simplex not in ("projection", "softmax"):
-            raise ValueError(
-                f'`simplex` of `MoCo` must be "projection" or "softmax"; got {self.simplex!r}.'
-            )
+        for name, allowed in (("normalize", Normalize), ("simplex", Simplex)):
+            value = getattr(self, name)
+            if value not in get_args(allowed):
+                raise ValueError(
+                    f"`{name}` of `MoCo` must be one of {list(get_args(allowed))}; got {value!r}."
+                    f" Use {get_args(allowed)[0]!r}, as in the paper."
+                )
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:
@@ -103,48 +105,33 @@ class MoCo(TrackingAggregator):
         return frozenset({"losses"} if self.normalize == "loss" else ())
 
     @property
-    def state_axes(self) -> Mapping[str, int]:
-        return {WEIGHTS: 1}
+    def state_entries(self) -> Mapping[str, StateEntry]:
+        return {WEIGHTS: StateEntry(1, lambda m: 1.0 / m)}
 
-    def initial_state(self, num_objectives: int, device: torch.device | None = None) -> State:
-        """Uniform weights."""
-        weight = 1.0 / num_objectives
-        return {WEIGHTS: torch.full((num_objectives,), weight, dtype=torch.float64, device=device)}
+    def factors(self, problem: Problem) -> Array:
+        """`loss_i / ||g_i||` where they are normalised; 1 for a gradient that is zero."""
+        if self.normalize == "none" or problem.losses is None:
+            return super().factors(problem)
+        return np.where(problem.norms > 0.0, problem.losses / problem.norms, 1.0)
 
-    def factors(self, statistics: StepStatistics) -> Tensor:
-        """`loss_i / ||g_i||` where they are normalised."""
-        if self.normalize == "none" or statistics.losses is None:
-            return super().factors(statistics)
-        norms = statistics.gramian.diagonal().clamp_min(0.0).sqrt()
-        return torch.where(norms > 0, statistics.losses / norms.where(norms > 0, 1.0), 1.0)
+    def share(self, problem: Problem, state: State) -> float:
+        """`beta_k`."""
+        return self.beta / _step(problem) ** self.beta_decay
 
-    def follow(
-        self, tracked: Tensor, gradients: Tensor, statistics: StepStatistics, state: State
-    ) -> tuple[Tensor, None]:
-        """The moving average."""
-        share = self.beta / _step(statistics) ** self.beta_decay
-        return torch.lerp(tracked, gradients, share), None
-
-    def weigh(
-        self, summary: Tensor, statistics: StepStatistics, state: State
-    ) -> tuple[Tensor, State]:
+    def weigh(self, problem: Problem, state: State) -> Solved:
         """One step of the weights towards the minimum norm of the averages."""
-        active = statistics.active
-        assert active is not None
-        gamma = self.gamma / _step(statistics) ** self.gamma_decay
-        # The former weights of this step's objectives, should others have taken part before.
-        w = simplex_projection(state[WEIGHTS], active=active)
-        clean = torch.where(active[:, None] & active, summary, 0.0)
-        moved = w - gamma * (clean @ w + self.regularization * w)
+        gamma = self.gamma / _step(problem) ** self.gamma_decay
+        # The last weights of this step's objectives, should others have taken part before.
+        w = project_onto_simplex(state[WEIGHTS])
+        moved = w - gamma * (problem.gramian @ w + self.regularization * w)
         if self.simplex == "projection":
-            weights = simplex_projection(moved, active=active)
+            weights = project_onto_simplex(moved)
         else:
-            # Not -inf: where no objective is active there is no softmax of nothing.
-            least = torch.finfo(moved.dtype).min
-            weights = torch.softmax(moved.masked_fill(~active, least), -1) * active
-        return weights, {WEIGHTS: torch.where(active, weights, state[WEIGHTS])}
+            powers = np.exp(moved - moved.max())
+            weights = powers / powers.sum()
+        return Solved(weights, state={WEIGHTS: weights})
 
 
-def _step(statistics: StepStatistics) -> int:
+def _step(problem: Problem) -> int:
     """k = 1, 2, ..."""
-    return 1 + (statistics.step or 0)
+    return 1 + (problem.step or 0)

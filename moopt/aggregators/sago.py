@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from moopt.aggregators.base import State
 from moopt.aggregators.entrywise import EntrywiseAggregator
-from moopt.settings.roles import membership, refuse_overlap, role_names
+from moopt.records.result import State
+from moopt.settings.roles import positions_of, refuse_overlap, role_names
 from moopt.weightings import Guarantee
 
 
@@ -36,7 +36,7 @@ class SAGO(EntrywiseAggregator):
 
     Numerics: signs are compared, not products, so that small gradients do not vanish. With one role
     absent from a step, d is the gradient of the other. With several retain objectives their sum is
-    protected, not each. No synchronisation.
+    protected, not each.
 
     Example:
         >>> import torch
@@ -45,20 +45,21 @@ class SAGO(EntrywiseAggregator):
         >>> SAGO(forget="f", retain="r")(rows, names=("f", "r")).tolist()
         [1.0, -3.0, 2.0]
 
-    Source: "Modeling LLM Unlearning as an Asymmetric Two-Task Learning Problem", ACL 2026 (arXiv
-    2604.14808), Z. Xiao, S. Li, Y. Wang, X. Wei, J. Yang, Y. Chen and G. Chen; the rule is that of
-    its authors' code, whose default keeps the forget gradient alone where the signs agree.
-    Several objectives in one role are ours.
+    Source: Xiao, Li, Wang, Wei, Yang, Chen and Chen, ACL 2026, https://arxiv.org/abs/2604.14808;
+    the rule is that of the authors' code, whose default keeps the forget gradient alone where the
+    signs agree. Several objectives in one role are ours.
     """
 
     forget: str | Sequence[str]
     retain: str | Sequence[str]
 
     name: ClassVar[str] = "SAGO"
+    year: ClassVar[int | None] = 2026
     source: ClassVar[str] = (
-        "Z. Xiao, S. Li, Y. Wang, X. Wei, J. Yang, Y. Chen and G. Chen, Modeling LLM Unlearning as"
-        " an Asymmetric Two-Task Learning Problem, ACL 2026"
+        "Z. Xiao et al., Modeling LLM Unlearning as an Asymmetric Two-Task Learning Problem,"
+        " ACL 2026"
     )
+    example: ClassVar[Mapping[str, Any]] = {"forget": "forget", "retain": ("retain", "third")}
 
     def __post_init__(self) -> None:
         for keyword in ("forget", "retain"):
@@ -84,32 +85,9 @@ class SAGO(EntrywiseAggregator):
     def _aggregate(
         self, rows: Tensor, active: Tensor, names: Sequence[str] | None, state: State, position: int
     ) -> Tensor:
-        forget, retain = self._positions(names, rows.shape[0])
-        wanted, kept = (
-            torch.stack([rows[i] for i in positions]).sum(0) if positions else None
-            for positions in (forget, retain)
-        )
-        if wanted is None or kept is None:
-            alone = kept if wanted is None else wanted
-            return torch.zeros_like(rows[0]) if alone is None else alone
-        # A role without an active objective is absent too.
-        present = (membership(forget, rows.shape[0], rows.device) & active).any()
-        return torch.where((wanted.sign() * kept.sign() < 0) | ~present, kept, wanted)
-
-    def _positions(self, names: Sequence[str] | None, m: int) -> tuple[list[int], list[int]]:
-        if names is None:
-            raise ValueError(
-                "`SAGO` needs the objectives' names; got none. Pass the losses as a mapping."
-            )
-        roles = self._roles
-        without = [name for name in names if name not in roles["forget"] + roles["retain"]]
-        if without:
-            raise ValueError(
-                f"`SAGO` must know the role of every objective; {without} have none in {roles}."
-                " Name each in one of `forget`, `retain`."
-            )
-        forget, retain = (
-            [i for i, name in enumerate(names) if name in roles[role]]
-            for role in ("forget", "retain")
-        )
-        return forget, retain
+        roles = positions_of(None if names is None else tuple(names), self._roles, self.name)
+        present = [[i for i in role if active[i]] for role in roles]
+        forget, retain = (rows[role].sum(0) for role in present)
+        if not all(present):
+            return forget + retain  # of which one is zero
+        return torch.where(forget.sign() * retain.sign() < 0, retain, forget)

@@ -5,78 +5,115 @@ from __future__ import annotations
 import abc
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from moopt.aggregators.base import GradientAggregator, State
-from moopt.records.step_statistics import StepStatistics
+from moopt.aggregators.base import GradientAggregator
+from moopt.records.result import Array, Solved, State
+from moopt.weightings.problem import Problem
+
+NUM_STEPS = "num_steps"
+"""The key of the state under which the gradients that went into each row are counted."""
 
 
 class TrackingAggregator(GradientAggregator):
-    """Weights over rows that follow the gradients from step to step.
+    """Weights of rows that are kept from step to step, such as averages of the gradients.
 
-    Beside its small state it keeps one number for each objective and parameter entry, the tracked
-    rows `t_1 ... t_m`: m times the memory of the parameters, in float32 at least. In a step
+    Beside its small state it keeps one number for each objective and parameter entry, the rows
+    `t_1 ... t_m`: m times the memory of the parameters, in float32 at least. In a step
 
-    1. `t_i <- follow(t_i, c_i g_i)`, entry by entry, with a factor `c_i` for each objective;
-    2. the weights are made of a summary of the rows: their Gramian, or one number each;
-    3. `d = sum_i w_i t_i`, or `sum_i w_i g_i`.
+    1. `t_i <- t_i + a_i (c_i g_i - t_i)`, a moving average of the gradients with a share a_i and a
+       factor c_i for each objective (`share`, `factors`), or another rule (`follow`);
+    2. the weights w are made of the rows' Gramian, as those of any weighting (`weigh`);
+    3. `d = sum_i w_i t_i`.
 
     The rows lie where the parameters lie, and in the optimizer's state dict. An objective that is
     inactive or absent keeps its row; one that joins late starts with zeros. A step whose gradients
     are not finite changes no row and no state, and its direction is NaN. (A distributed checkpoint
     with `flatten_optimizer_state_dict=True` writes each row once per parameter: leave it False.)
 
+    A state with the entry `NUM_STEPS` has it counted: it holds how many gradients went into each
+    row, that of the present step included.
+
     Class attributes:
-        tracked: what a row is, in the keys of the state dict.
-        combines_tracked: whether the direction combines the tracked rows, and the summary is their
-            Gramian `[m, m]`; else it combines the gradients, and the summary is `[m]`.
-        combines_absent: whether the tracked rows of objectives that are absent from a step take
-            part in its direction. Then `weigh` sees every objective that was ever given, in
-            `statistics.names`, and `active` marks rows above the noise floor; every parameter
-            counts as shared; and a step with a single objective is one like any other.
+        row_name: what a row is, in the keys of the state dict.
+        combines_gradients: the direction is `sum_i w_i c_i g_i`, of the step's gradients.
+        combines_absent: whether the rows of objectives that are absent from a step take part in
+            its direction. Then `weigh` sees every objective that was ever given whose row is above
+            the noise floor; every parameter counts as shared; and a step with a single objective
+            is one like any other.
+        reads_gradients, sees_zero_gradients: as for a `Weighting`, of the rows.
 
     Example:
         >>> from moopt.aggregators import MoCo
-        >>> MoCo.tracked, MoCo.combines_tracked
-        ('average', True)
+        >>> MoCo.row_name, MoCo.combines_absent
+        ('average', False)
     """
 
-    tracked: ClassVar[str]
-    combines_tracked: ClassVar[bool]
+    row_name: ClassVar[str]
+    combines_gradients: ClassVar[bool] = False
     combines_absent: ClassVar[bool] = False
+    reads_gradients: ClassVar[bool] = True
+    sees_zero_gradients: ClassVar[bool] = False
 
-    def factors(self, statistics: StepStatistics) -> Tensor:
-        """c, float64 `[m]`: what each gradient is multiplied by before it is tracked."""
-        return torch.ones_like(statistics.gramian[..., 0])
+    @property
+    def stops_at_zero_gradients(self) -> bool:
+        """Whether a row that is zero makes the direction zero."""
+        return False
 
-    @abc.abstractmethod
-    def follow(
-        self, tracked: Tensor, gradients: Tensor, statistics: StepStatistics, state: State
-    ) -> tuple[Tensor, Tensor | None]:
+    @property
+    def tracked(self) -> str:
+        """Another name of `row_name`."""
+        return self.row_name
+
+    def factors(self, problem: Problem) -> Array:
+        """c, float64 `[m]`: what each gradient is multiplied by before its row follows it.
+
+        Args:
+            problem: of the step's own gradients, those that are zero included.
+        """
+        return np.ones(problem.m)
+
+    def share(self, problem: Problem, state: State) -> Array | float:
+        """a, float64 `[m]` or one number: the share of this step's gradient in an average.
+
+        Args:
+            problem: as for `factors`.
+            state: the present one, for the objectives of `problem`.
+        """
+        return 1.0
+
+    def follow(self, rows: Tensor, gradients: Tensor, problem: Problem, state: State) -> Tensor:
         """The rows after this step, of one parameter.
 
         Args:
-            tracked: `[m, ...]`, the rows so far; not to be written to.
+            rows: `[m, ...]`, those so far; not to be written to.
             gradients: `[m, ...]`, `c_i g_i` in the rows' dtype.
-            statistics: of the step.
-            state: the present one.
-
-        Returns:
-            The new rows, and this parameter's share `[m]` of the summary (None where the summary
-            is the rows' Gramian).
+            problem, state: as for `share`.
         """
+        share = np.asarray(self.share(problem, state), dtype=np.float64)
+        column = torch.from_numpy(share.reshape(-1, *[1] * (rows.ndim - 1)))
+        return torch.lerp(rows, gradients, column.to(rows))
 
-    @abc.abstractmethod
-    def weigh(
-        self, summary: Tensor, statistics: StepStatistics, state: State
-    ) -> tuple[Tensor, State]:
-        """(the weights, float64 `[m]`, 0 where inactive; the next state).
-
-        What it returns for an objective that is absent from the step is not kept.
+    def compared(self, rows: Tensor, gradients: Tensor) -> Tensor:
+        """The rows `[m, ...]` of whose Gramian the weights are made, of one parameter.
 
         Args:
-            summary: float64, see `combines_tracked`.
-            statistics: of the step; `active` is given.
-            state: the present one.
+            rows: as `follow` returned them, and what is compared unless a method says otherwise.
+            gradients: as for `follow`.
         """
+        return rows
+
+    @abc.abstractmethod
+    def weigh(self, problem: Problem, state: State) -> Array | Solved:
+        """The weights, float64 `[m]`, and the next state in a `Solved`; as for a `Weighting`.
+
+        Args:
+            problem: of the rows, cleared of trouble; m >= 1.
+            state: the present one, not to be written to.
+        """
+
+    def unweighed(self, state: State) -> State:
+        """The state after a step whose weights were undefined; by default as it was."""
+        return state

@@ -6,11 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from moopt.aggregators.base import State
 from moopt.aggregators.entrywise import EntrywiseAggregator
+from moopt.records.result import State
 from moopt.weightings import Guarantee
 
 
@@ -38,13 +37,14 @@ class TrimmedMean(EntrywiseAggregator):
         >>> TrimmedMean()([torch.tensor([v]) for v in (0.0, 1.0, 3.0, 100.0)]).tolist()
         [2.0]
 
-    Source: D. Yin, Y. Chen, K. Ramchandran and P. Bartlett, "Byzantine-Robust Distributed Learning:
-    Towards Optimal Statistical Rates", ICML 2018. Inactive objectives are ours.
+    Source: Yin, Chen, Ramchandran and Bartlett, ICML 2018, https://arxiv.org/abs/1803.01498.
+    Inactive objectives are ours.
     """
 
     trim: int = 1
 
     name: ClassVar[str] = "TrimmedMean"
+    year: ClassVar[int | None] = 2018
     source: ClassVar[str] = (
         "D. Yin, Y. Chen, K. Ramchandran and P. Bartlett, Byzantine-Robust Distributed Learning:"
         " Towards Optimal Statistical Rates, ICML 2018"
@@ -67,16 +67,13 @@ class TrimmedMean(EntrywiseAggregator):
     def _aggregate(
         self, rows: Tensor, active: Tensor, names: Sequence[str] | None, state: State, position: int
     ) -> Tensor:
-        m = rows.shape[0]
+        m, count = len(rows), int(active.sum())
         if m < 2 * self.trim + 1:
             raise ValueError(
                 f"`trim` of `TrimmedMean` must leave an objective: {self.trim} on either side needs"
                 f" at least {2 * self.trim + 1}; got {m}. Use a smaller `trim`."
             )
-        column = (m, *[1] * (rows.dim() - 1))
-        ranked = rows.masked_fill(~active.reshape(column), torch.inf).sort(dim=0).values
-        count = active.sum()
-        cut = torch.clamp((count - 1) // 2, min=0, max=self.trim)
-        rank = torch.arange(m, device=rows.device)
-        kept = ((rank >= cut) & (rank < count - cut)).reshape(column)
-        return torch.where(kept, ranked, 0.0).sum(0) / (count - 2 * cut).clamp_min(1)
+        if count == 0:
+            return rows.sum(0)  # zero
+        cut = min(self.trim, (count - 1) // 2)
+        return rows[active].sort(dim=0).values[cut : count - cut].mean(0)

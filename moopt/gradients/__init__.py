@@ -1,6 +1,6 @@
 """The only package that knows parameters, devices and shards."""
 
-from moopt.gradients.capture import resume_row, set_aside_gradients, take_gradients
+from moopt.gradients.capture import Row
 from moopt.gradients.store import GradientStore
 
-__all__ = ["GradientStore", "resume_row", "set_aside_gradients", "take_gradients"]
+__all__ = ["GradientStore", "Row"]

@@ -1,68 +1,83 @@
-"""capture: run a backward pass and take what it left in `.grad`."""
+"""capture: what a backward pass left in `.grad`, as a row that owns its memory."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
+from moopt.gradients.shards import refuse_unsupported
 
-@contextlib.contextmanager
-def set_aside_gradients(parameters: Sequence[Tensor]) -> Iterator[None]:
-    """Empty every `.grad` inside the block and put the former gradients back afterwards.
+Row = list[Tensor | None]
+"""One entry per parameter: a gradient, or None where the objective does not reach it."""
 
-    With `.grad` empty, autograd hands its own buffer over without a copy. The former gradients
-    come back whatever happens inside, so an exception loses nothing of them.
-    """
-    former = [p.grad for p in parameters]
-    for p in parameters:
-        p.grad = None
-    try:
-        yield
-    finally:
-        for p, gradient in zip(parameters, former, strict=True):
-            p.grad = gradient
+# A tensor and the Python object of its storage: whoever else holds the memory may write to it.
+_ALONE = 2
+_holders = torch._C._storage_Use_Count
 
 
-def resume_row(parameters: Sequence[Tensor], row: Sequence[Tensor | None]) -> None:
-    """Put a row back into `.grad`, so that the next backward pass accumulates into it.
+def own_(row: Row, name: str, owners: dict[int, str]) -> list[int]:
+    """Make every gradient of a row own its memory, by a copy where it does not.
 
-    As torch does, and so that a wrapper that synchronises only the last of several micro-batches
-    (`no_sync`) reduces their sum.
-    """
-    for p, gradient in zip(parameters, row, strict=True):
-        p.grad = gradient
+    Autograd hands over slices of one buffer, and one storage for two parameters that enter a sum;
+    a wrapper hands over its own buffer (DistributedDataParallel with `gradient_as_bucket_view`),
+    and the next backward pass writes over it.
 
+    Args:
+        row: what lay in `.grad`; changed in place.
+        name: whose row it is.
+        owners: for each address in use the name of its row; this row is entered.
 
-def take_gradients(parameters: Sequence[Tensor]) -> list[Tensor | None]:
-    """Move every `.grad` into a list, leaving None behind; each entry owns its memory.
-
-    Autograd may hand over tensors that share one storage (two parameters that enter a sum through
-    views, slices of one buffer); those are copied, so that writing into one entry in place never
-    changes another.
+    Returns:
+        The positions that hold no gradient.
 
     Raises:
-        TypeError: a gradient is sparse.
+        TypeError: a gradient is sparse, a DTensor, or wraps other tensors.
+        RuntimeError: a gradient lies where that of another row lies.
     """
-    row: list[Tensor | None] = []
-    storages: set[int] = set()
-    for p in parameters:
-        gradient = p.grad
-        p.grad = None
-        if gradient is not None:
-            if gradient.is_sparse or gradient.is_sparse_csr:
-                raise TypeError(
-                    f"gradients must be dense; got {gradient.layout} for a parameter of shape"
-                    f" {list(p.shape)}. Build the module with sparse=False."
-                )
-            # Lazy conjugates and negatives would be written into as if they were plain memory.
-            gradient = gradient.resolve_conj().resolve_neg()
+    missing = []
+    try:
+        for t, gradient in enumerate(row):
+            if gradient is None:
+                missing.append(t)
+                continue
             storage = gradient.untyped_storage()
             address = storage.data_ptr()
-            if storage.nbytes() != gradient.nbytes or (address in storages and gradient.nbytes):
-                gradient = gradient.clone()
-            else:
-                storages.add(address)
-        row.append(gradient)
-    return row
+            if (
+                address in owners
+                or _holders(storage._cdata) > _ALONE
+                or storage.nbytes() != gradient.nbytes
+                # A lazy conjugate would be written into as if it were plain memory.
+                or gradient.is_conj()
+                or gradient.requires_grad
+            ):
+                if owners.get(address, name) != name:
+                    raise RuntimeError(
+                        f"the gradients of {name!r} were written over those of"
+                        f" {owners[address]!r}: one buffer serves several backward passes. Give"
+                        " every backward pass gradients of its own."
+                    )
+                row[t] = gradient.detach().resolve_conj().resolve_neg().clone()
+            elif address:  # empty tensors and those of the meta device lie at address 0
+                owners[address] = name
+    except (NotImplementedError, RuntimeError):  # there is no memory to ask for
+        for gradient in row:
+            if gradient is not None:
+                refuse_unsupported(gradient)
+        raise
+    return missing
+
+
+def foreign(gradients: Sequence[Tensor | None]) -> list[tuple[Tensor, Tensor]]:
+    """The gradients that wait in memory of somebody else, each with a copy of its values.
+
+    A backward pass may write over them; `gradient.copy_(values)` puts them back.
+    """
+    copies = []
+    for gradient in gradients:
+        if type(gradient) is not Tensor or gradient.layout is not torch.strided:
+            continue
+        if _holders(gradient.untyped_storage()._cdata) > _ALONE:
+            copies.append((gradient, gradient.detach().clone()))
+    return copies

@@ -1,14 +1,15 @@
-"""sharding: the only place that knows torch.distributed."""
+"""replicas: what the processes of a group must agree on, compared and averaged."""
 
 from __future__ import annotations
 
-import sys
 import zlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from moopt.gradients.shards import is_sharded as is_sharded  # TODO(lead): import from shards
 
 CHECKED_STEPS = 2
 """Replicas are compared in the first steps of each set of objectives: a check synchronises."""
@@ -20,28 +21,6 @@ REPLICA_RTOL = 1e-6
 """All-reduced gradients are equal bit for bit; different batches differ by far more than this."""
 
 
-def is_sharded(row: Iterable[Tensor | None]) -> bool:
-    """Whether a gradient is a DTensor: this process holds a part of it."""
-    module = sys.modules.get("torch.distributed.tensor")
-    if module is None:
-        return False
-    return any(isinstance(gradient, module.DTensor) for gradient in row if gradient is not None)
-
-
-def refuse_sharded(row: Iterable[Tensor | None]) -> None:
-    """Raise where a gradient is a DTensor: its local shard is not the whole inner product.
-
-    Raises:
-        TypeError: a gradient is a `torch.distributed.tensor.DTensor`.
-    """
-    if is_sharded(row):
-        raise TypeError(
-            "gradients must be plain tensors; got a DTensor (FSDP2 or tensor parallelism), which"
-            " this version does not support yet. Use DistributedDataParallel with one forward and"
-            " backward per objective, or a single process."
-        )
-
-
 def mean_over_processes(losses: Tensor) -> Tensor:
     """The mean of `losses` over the processes of the group; itself without one.
 
@@ -51,7 +30,7 @@ def mean_over_processes(losses: Tensor) -> Tensor:
     Args:
         losses: float64 `[m]`; the same objectives in every process.
     """
-    if not _has_replicas():
+    if not has_replicas():
         return losses
     mean = losses / torch.distributed.get_world_size()
     torch.distributed.all_reduce(mean)
@@ -66,7 +45,7 @@ def is_checked_step(names: tuple[str, ...], checked: Counter[tuple[str, ...]]) -
         checked: how often each set of objectives was combined. The processes are compared in the
             first `CHECKED_STEPS` of each and in every `CHECK_EVERY`-th step.
     """
-    if not _has_replicas():
+    if not has_replicas():
         return False
     checked[names] += 1
     return checked[names] <= CHECKED_STEPS or sum(checked.values()) % CHECK_EVERY == 0
@@ -79,7 +58,8 @@ def refuse_other_names(names: tuple[str, ...], device: torch.device) -> None:
         RuntimeError: in every process of the group, if any two disagree.
     """
     identity = float(zlib.crc32("\0".join(names).encode()))
-    if _spread(torch.full((1,), identity, dtype=torch.float64, device=device)) > 0:
+    smallest, largest = _ends(torch.full((1,), identity, dtype=torch.float64, device=device))
+    if bool(smallest != largest):
         raise RuntimeError(
             f"the processes combine different objectives; this one has {', '.join(names)}. Record"
             " the same names in the same order in every process."
@@ -90,22 +70,29 @@ def refuse_other_gradients(gramian: Tensor, remedy: str) -> None:
     """Raise where the processes hold different gradients.
 
     Args:
-        gramian: float64 `[m, m]`, inner products of this process's gradients.
+        gramian: float64 `[m, m]`, inner products of this process's gradients. Each is compared in
+            units of the two norms, so that a small gradient counts as much as a large one.
         remedy: what to do instead.
 
     Raises:
         RuntimeError: in every process of the group, if any two disagree.
     """
     finite = torch.nan_to_num(gramian, nan=-1.0, posinf=-2.0, neginf=-3.0)
-    if _spread(finite) > REPLICA_RTOL:
+    smallest, largest = _ends(finite)
+    norms = torch.maximum(smallest.diagonal().abs(), largest.diagonal().abs()).sqrt()
+    units = norms[:, None] * norms
+    if bool((largest - smallest > REPLICA_RTOL * units).any()):
         raise RuntimeError(
             f"the processes hold different gradients: {remedy} Processes that train different"
             " models: CommonDescent(..., check_replicas=False)."
         )
 
 
-def refuse_unsynchronised(
-    gramian: Tensor, names: tuple[str, ...], checked: Counter[tuple[str, ...]]
+def check(
+    gramian: Tensor,
+    names: tuple[str, ...],
+    checked: Counter[tuple[str, ...]],
+    outside: Callable[[], Tensor] | None = None,
 ) -> None:
     """Raise where the replicas of a process group hold different rows of gradients.
 
@@ -115,7 +102,9 @@ def refuse_unsynchronised(
     Args:
         gramian: float64 `[m, m]` of this process.
         names: the objectives, which must be the same in every process.
-        checked: for `is_checked_step`.
+        checked: for `is_checked_step`; one for each model, kept by the caller.
+        outside: gives float64 `[k]`, squared norms of gradients that the Gramian leaves out; called
+            where the processes are compared.
 
     Raises:
         RuntimeError: in every process of the group, if any two disagree.
@@ -123,6 +112,8 @@ def refuse_unsynchronised(
     if not is_checked_step(names, checked):
         return
     refuse_other_names(names, gramian.device)
+    if outside is not None:
+        gramian = torch.block_diag(gramian, outside().diag())
     refuse_other_gradients(
         gramian,
         "DistributedDataParallel synchronises one backward per forward, so losses of one forward"
@@ -132,16 +123,29 @@ def refuse_unsynchronised(
     )
 
 
-def _has_replicas() -> bool:
+def any_process(flags: Tensor) -> Tensor:
+    """Whether each flag is set in any process of the group; itself without one.
+
+    Args:
+        flags: bool `[m]`; the same objectives in every process.
+    """
+    if not has_replicas():
+        return flags
+    counts = flags.to(torch.int32)
+    torch.distributed.all_reduce(counts, op=torch.distributed.ReduceOp.MAX)
+    return counts.bool()
+
+
+def has_replicas() -> bool:
+    """Whether this process is one of several in a process group."""
     distributed = torch.distributed
     if not distributed.is_available() or not distributed.is_initialized():
         return False
     return distributed.get_world_size() > 1
 
 
-def _spread(values: Tensor) -> float:
-    """The largest difference between processes, relative to the largest value."""
-    ends = torch.stack([values, -values])
+def _ends(values: Tensor) -> tuple[Tensor, Tensor]:
+    """The smallest and the largest of each value over the processes."""
+    ends = torch.stack([-values, values])
     torch.distributed.all_reduce(ends, op=torch.distributed.ReduceOp.MAX)
-    largest = ends.abs().max()
-    return float((ends[0] + ends[1]).max() / largest) if float(largest) > 0 else 0.0
+    return -ends[0], ends[1]

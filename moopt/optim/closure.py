@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from moopt.step.objectives import Losses, named_losses
 def weighted_closure(
     losses: Callable[[], Losses],
     *,
+    parameters: Sequence[Tensor],
     zero_grad: Callable[[], None],
     combine: Callable[[Losses], Tensor],
     combine_again: Callable[[tuple[str, ...], list[Tensor], Tensor], None],
@@ -25,6 +26,7 @@ def weighted_closure(
 
     Args:
         losses: returns the losses, and calls no backward.
+        parameters: of the optimizer.
         zero_grad: called before each evaluation.
         combine: of the first evaluation; leaves the direction in `.grad`, returns the weights.
         combine_again: of the later ones, with the names, the losses and their fixed weights.
@@ -35,7 +37,8 @@ def weighted_closure(
         with torch.enable_grad():
             zero_grad()
             returned = losses()
-            names, values, _ = named_losses(returned)
+            _refuse_torch_closure(returned, parameters)
+            names, values = named_losses(returned)
             if not fixed:
                 fixed.update(zip(names, combine(returned), strict=True))
             elif set(names) != set(fixed):
@@ -45,10 +48,33 @@ def weighted_closure(
                 )
             else:
                 combine_again(names, values, torch.stack([fixed[name] for name in names]))
-        terms = [fixed[n] * v.detach().to(fixed[n]) for n, v in zip(names, values, strict=True)]
+        terms = [
+            v.detach().double() * fixed[n].to(v.device) for n, v in zip(names, values, strict=True)
+        ]
         return torch.stack(terms).sum()
 
     return evaluate
+
+
+def _refuse_torch_closure(returned: object, parameters: Sequence[Tensor]) -> None:
+    """Refuse the closure that torch's own optimizers take: it returns one loss, or calls backward.
+
+    Raises:
+        RuntimeError: gradients arrived while it ran.
+        ValueError: it returned a single scalar, or nothing.
+    """
+    if any(p.grad is not None and bool(p.grad.any()) for p in parameters):
+        raise RuntimeError(
+            "the closure of CommonDescent.step must not call backward: step() differentiates each"
+            " loss itself, and gradients that are there already would be added. Return the losses,"
+            " for instance {'forget': loss_a, 'retain': loss_b}."
+        )
+    if returned is None or (isinstance(returned, Tensor) and returned.dim() == 0):
+        raise ValueError(
+            "the closure of CommonDescent.step must return the losses by name, and call no"
+            f" backward; got {'nothing' if returned is None else 'one scalar'}, as torch's own"
+            " closures return. Return for instance {'forget': loss_a, 'retain': loss_b}."
+        )
 
 
 def warn_of_unweighted(optimizer: str, unweighted: int) -> None:

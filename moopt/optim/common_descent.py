@@ -3,30 +3,43 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor
 
-from moopt.aggregators.base import Method
-from moopt.optim.closure import weighted_closure
-from moopt.optim.combining_optimizer import CombiningOptimizer
-from moopt.optim.resolve_method import resolve_weighting
-from moopt.optim.unrecorded_step import note_bypass
+from moopt.aggregators import GradientAggregator, TrackingAggregator
+from moopt.gradients import GradientStore
+from moopt.gradients.averaged import allocate_rows
+from moopt.optim.closure import warn_of_unweighted, weighted_closure
+from moopt.optim.pending_step import SCALES_CHECKED, PendingStep
+from moopt.optim.resolve_method import resolve_method
+from moopt.optim.wrapped_optimizer import WrappedOptimizer
 from moopt.records.step_record import StepRecord
+from moopt.scalarizations import Scalarization
 from moopt.settings.numbers import check_number
-from moopt.step.differentiate import ids_of
-from moopt.step.method_state import is_stateful, refuse_other_state, refuse_unknown, roster_of
-from moopt.step.objectives import Losses, loss_value
+from moopt.step.differentiate import differentiate, ids_of, scale_of
+from moopt.step.method_state import Method, MethodState, is_stateful, missing_state
+from moopt.step.objectives import (
+    Losses,
+    loss_value,
+    named_losses,
+    objective_names,
+    refuse_unknown,
+    sample_losses,
+)
 from moopt.step.observe import observe_
-from moopt.step.weigh import DEFAULT_INACTIVE_TOL
+from moopt.step.one_pass import one_pass, weighted_backward_
+from moopt.step.take_step import refuse_unused, take_step
+from moopt.weightings import Sum
 
 if TYPE_CHECKING:
     from torch.amp import GradScaler
 
 
-class CommonDescent(CombiningOptimizer):
+class CommonDescent(WrappedOptimizer):
     """Several losses, one step: a common descent direction for any optimizer.
 
     Each step solves, over the objectives' gradients `g_1 ... g_m`, the weighting's problem on
@@ -58,18 +71,23 @@ class CommonDescent(CombiningOptimizer):
             that step and are named in the record; 0 disables the rule.
         record_every: build a record in every k-th step only. With `Sum()` the steps between need
             one backward pass in all.
+        skip_non_finite: leave an objective whose loss or gradient is NaN or infinite out of the
+            step, by name in the record, where the others go on; in a process group all processes
+            leave it out where one must. The default, False, lets it reach `.grad`, where a
+            GradScaler or the user sees it.
         check_replicas: in a process group, compare the processes' gradients in the first steps of
             each set of objectives and in every 100th, and raise where they differ; and average the
             losses of a method that looks at them. False for processes that train different models.
 
     Raises:
-        TypeError: `optimizer` is not a torch optimizer instance, or `weighting` not a weighting.
+        TypeError: `optimizer` is not a torch optimizer instance, or is wrapped already, or
+            `weighting` is not a weighting.
         ValueError: a value out of range, or a parameter in `shared` that is not the optimizer's.
 
     Numerics:
-        The Gramian accumulates in float64 whatever the gradients' dtype. A step reads each
-        gradient twice and writes the direction into the memory of the first: peak extra memory is
-        the m gradients. Nothing reads a value back from the device inside a step. With a single
+        What is summed in which precision: docs/numerics.md. A step reads each gradient twice and
+        writes the direction into the memory of the first: peak extra memory is the m gradients.
+        The m x m Gramian and the losses are read from the device once per step. With a single
         objective the step is bit for bit the wrapped optimizer's, whatever the weighting (but for
         `MConFIG`, which remembers the others).
 
@@ -94,14 +112,22 @@ class CommonDescent(CombiningOptimizer):
         *,
         shared: Iterable[Tensor] | None = None,
         objectives: Iterable[str] | None = None,
-        inactive_tol: float = DEFAULT_INACTIVE_TOL,
+        inactive_tol: float = 1e-5,
         record_every: int = 1,
+        skip_non_finite: bool = False,
         check_replicas: bool = True,
     ) -> None:
-        if not isinstance(optimizer, torch.optim.Optimizer) or isinstance(optimizer, CommonDescent):
+        if isinstance(optimizer, CommonDescent):
+            raise TypeError(
+                "`optimizer` of CommonDescent must be an instance of a torch optimizer that is not"
+                " wrapped yet; got a CommonDescent, which would combine the losses twice. Use it as"
+                " it is, or pass its `.optimizer`."
+            )
+        if not isinstance(optimizer, torch.optim.Optimizer):
             raise TypeError(
                 "`optimizer` of CommonDescent must be an instance of a torch optimizer; got"
-                f" {optimizer!r}. Pass for instance torch.optim.AdamW(model.parameters())."
+                f" {type(optimizer).__name__}. Pass for instance"
+                " torch.optim.AdamW(model.parameters())."
             )
         check_number("CommonDescent", "inactive_tol", inactive_tol, "in [0, 1)", use="1e-5")
         if not isinstance(record_every, int) or record_every < 1:
@@ -109,11 +135,12 @@ class CommonDescent(CombiningOptimizer):
         self.__setstate__(
             {
                 "optimizer": optimizer,
-                "weighting": resolve_weighting(weighting),
+                "weighting": resolve_method(weighting),
                 "shared": None if shared is None else list(shared),
-                "objectives": None if objectives is None else roster_of(objectives),
+                "objectives": None if objectives is None else objective_names(objectives),
                 "inactive_tol": float(inactive_tol),
                 "record_every": record_every,
+                "skip_non_finite": bool(skip_non_finite),
                 "check_replicas": bool(check_replicas),
             }
         )
@@ -130,25 +157,68 @@ class CommonDescent(CombiningOptimizer):
         optimizer = f"{type(self.optimizer).__name__}({groups})"
         return f"CommonDescent({optimizer}, weighting={self.weighting!r})"
 
+    def __getstate__(self) -> dict[str, Any]:
+        pending = self._pending
+        kept = (pending.step, pending.bypassed, pending.fallbacks, pending.skipped)
+        return super().__getstate__() | {"moopt_counts": kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        pending = PendingStep()
+        pending.step, pending.bypassed, pending.fallbacks, pending.skipped = state.pop(
+            "moopt_counts", (0, 0, 0, 0)
+        )
+        # torch's own __setstate__ creates the hook tables, as Optimizer.__init__ would.
+        super().__setstate__(state | {"_pending": pending})
+
+    def state_dict(self) -> dict[str, Any]:
+        """The wrapped optimizer's state; a weighting's own lies in its first parameter group.
+
+        Raises:
+            RuntimeError: a distributed checkpoint would drop the state of a stateful weighting.
+        """
+        missing = missing_state(self.weighting, self.param_groups[0])
+        if missing is not None and self._pending.probed:
+            raise RuntimeError(missing)
+        return super().state_dict()
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned, or a state dict of the wrapped optimizer alone."""
         super().load_state_dict(state_dict)
-        self._progress.drop_rows()
+        self._pending.drop()
         if is_stateful(self.weighting):
-            refuse_other_state(self.param_groups[0], self.weighting)
+            self._memory().refuse_other()
         self._allocate_state()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear `.grad`, and drop rows that were recorded and not yet combined."""
-        self._progress.drop_rows()
+        self._pending.drop()
         self.optimizer.zero_grad(set_to_none=set_to_none)
 
     @property
     def record(self) -> StepRecord:
         """The last `StepRecord`; an empty one before the first step."""
-        self._progress.record.bypassed = self._progress.bypassed
-        return self._progress.record
+        record, bypassed = self._pending.record, self._pending.bypassed
+        return record if not bypassed else dataclasses.replace(record, bypassed=bypassed)
 
+    @overload
+    def backward(
+        self,
+        losses: Losses,
+        *,
+        samples: Sequence[Losses] = ...,
+        scaler: GradScaler | None = ...,
+        accumulate: Literal[False] = ...,
+    ) -> StepRecord: ...
+    @overload
+    def backward(
+        self,
+        losses: Losses,
+        *,
+        samples: Sequence[Losses] = ...,
+        scaler: GradScaler | None = ...,
+        accumulate: bool,
+    ) -> StepRecord | None: ...
     def backward(
         self,
         losses: Losses,
@@ -174,16 +244,21 @@ class CommonDescent(CombiningOptimizer):
             `accumulate=True`.
 
         Raises:
-            TypeError, ValueError: malformed losses.
+            TypeError, ValueError: malformed losses, or one that reaches no parameter.
             RuntimeError: the previous direction was not used by `step()`, or a backward failed.
         """
-        self._progress.refuse_second_direction(self._parameters())
+        parameters = self._parameters()
+        self._pending.begin(parameters)
         names, values = self._named(losses)
-        alone = not samples and not accumulate
-        if alone and self._single_backward(names, values, scaler) is not None:
-            return self.record
-        self._record_losses(names, values, scaler, samples)
-        return None if accumulate else self.combine_(scaler=scaler)
+        if not samples and not accumulate:
+            record = self._one_pass(names, values, parameters, scaler)
+            if record is not None:
+                return self.record
+        self._differentiate(names, values, parameters, scaler, samples)
+        if accumulate:
+            self._pending.pause(parameters)
+            return None
+        return self.combine_(scaler=scaler)
 
     @contextlib.contextmanager
     def objective(self, name: str, loss: Tensor | None = None) -> Iterator[None]:
@@ -201,18 +276,16 @@ class CommonDescent(CombiningOptimizer):
             RuntimeError: no gradient arrived, blocks are nested, or a direction waits for `step()`.
             TypeError, ValueError: `name` is not a string, or `loss` not a real scalar.
         """
-        refuse_unknown((name,), self.objectives)
+        if self.objectives is not None:
+            refuse_unknown((name,), self.objectives)
         value = None if loss is None else loss_value(name, loss)
-        with self._captured(name):
+        with self._recorded(name):
             yield
-        if value is None:
-            self._progress.losses.setdefault(name, None)
-        else:
-            self._progress.add_loss(name, value)
+        self._pending.store.add_loss(name, value)
 
     @contextlib.contextmanager
     def auxiliary(self, name: str) -> Iterator[None]:
-        """Record what the block leaves in `.grad` as a row that is no objective.
+        """Record what the block leaves in `.grad` as a row that is not an objective.
 
         For methods that compare the objectives with other vectors: another batch's gradient
         (`MoDo`; see `moopt.sample_name`), or the drift from the original parameters
@@ -226,7 +299,7 @@ class CommonDescent(CombiningOptimizer):
             RuntimeError: no gradient arrived, blocks are nested, or a direction waits for `step()`.
             ValueError: an objective has that name; at `combine_`, if the method uses no such rows.
         """
-        with self._captured(name, auxiliary=True):
+        with self._recorded(name, auxiliary=True):
             yield
 
     def combine_(self, *, scaler: GradScaler | None = None) -> StepRecord:
@@ -253,14 +326,8 @@ class CommonDescent(CombiningOptimizer):
             TypeError: the weighting does not learn from them.
             ValueError: malformed losses, or an objective that was not in the last step.
         """
-        observe_(
-            losses,
-            self.weighting,
-            self.param_groups[0],
-            self._progress.stepped,
-            replicas=self.check_replicas,
-        )
-        self._progress.unobserved = 0
+        observe_(losses, self._memory(), self._pending.stepped, replicas=self.check_replicas)
+        self._pending.unobserved = 0
 
     def step(self, closure: Callable[[], Losses] | None = None) -> Any:  # type: ignore[override]
         """Take the wrapped optimizer's step along the direction in `.grad`.
@@ -276,25 +343,209 @@ class CommonDescent(CombiningOptimizer):
         Raises:
             RuntimeError: rows were recorded and never combined.
         """
-        progress = self._progress
-        if len(progress.store):
-            waiting = (*progress.store.rows, *progress.store.auxiliary)
-            raise RuntimeError(
-                f"step() found rows of {', '.join(map(repr, waiting))} that were never combined;"
-                " call optimizer.combine_() first (before clipping), or backward(...)"
-                " without accumulate=True."
-            )
+        if self._optimizer_step_pre_hooks:
+            closure = self._before_step(closure)
+        pending = self._pending
+        if pending.store.rows or pending.store.auxiliary:
+            pending.refuse_uncombined()
         if closure is not None:
             evaluate = weighted_closure(
                 closure,
+                parameters=self._parameters(),
                 zero_grad=self.zero_grad,
                 combine=self._combine_losses,
                 combine_again=self._combine_with,
             )
             result: Any = self.optimizer.step(evaluate)  # type: ignore[arg-type]
         else:
-            if not progress.combined:
-                note_bypass(progress, self.param_groups, self._parameters(), self.weighting)
+            if not pending.waiting:
+                self._note_unrecorded_step()
+            if pending.step <= SCALES_CHECKED:
+                pending.warn_of_scaled_losses()
             result = self.optimizer.step()
-        progress.combined = False
+        pending.waiting = False
+        if self._optimizer_step_post_hooks:
+            self._after_step(closure)
         return result
+
+    # torch would wrap `step` to run the hooks, this optimizer's own and those registered for all
+    # optimizers; the latter run in the wrapped optimizer's step already.
+    step.hooked = True  # type: ignore[attr-defined]
+
+    def _parameters(self) -> list[Tensor]:
+        """The trainable parameters, read afresh: wrappers swap them in place."""
+        groups = self.optimizer.param_groups
+        return [p for group in groups for p in group["params"] if p.requires_grad]
+
+    def _positions(self, parameters: Sequence[Tensor]) -> list[int]:
+        """The number of each parameter in the order of torch's own state dict."""
+        groups = self.optimizer.param_groups
+        number = {id(p): k for k, p in enumerate(p for group in groups for p in group["params"])}
+        return [number[id(p)] for p in parameters]
+
+    def _lr(self) -> float | None:
+        """The learning rate of the first group; None where it is not a plain number."""
+        lr = self.optimizer.param_groups[0].get("lr")
+        return float(lr) if isinstance(lr, int | float) else None
+
+    def _memory(self) -> MethodState:
+        return MethodState(self.weighting, self.optimizer.param_groups[0])
+
+    def _allocate_state(self) -> None:
+        """Make room for the state of the objectives that were named beforehand."""
+        if self.objectives is not None and is_stateful(self.weighting):
+            memory = self._memory()
+            memory.make_room(self.objectives)
+            if isinstance(self.weighting, TrackingAggregator):
+                kept = self._parameters() if self.shared is None else self.shared
+                allocate_rows(memory, self.weighting, kept, self._positions(kept))
+
+    def _named(self, losses: Losses) -> tuple[tuple[str, ...], list[Tensor]]:
+        names, values = named_losses(losses)
+        if not isinstance(losses, Mapping):
+            self._pending.check_unnamed_length(len(names))
+        if self.objectives is not None:
+            refuse_unknown(names, self.objectives)
+        return names, values
+
+    def _one_pass(
+        self,
+        names: tuple[str, ...],
+        values: list[Tensor],
+        parameters: list[Tensor],
+        scaler: GradScaler | None = None,
+    ) -> StepRecord | None:
+        """The step where one pass is enough; None where rows are needed."""
+        pending, method = self._pending, self.weighting
+        if isinstance(method, Sum):  # its record needs the rows
+            enough = pending.step % self.record_every != 0
+        else:
+            enough = isinstance(method, Scalarization)
+        if pending.store.rows or not enough:
+            return None
+        record = one_pass(
+            names,
+            values,
+            method,  # type: ignore[arg-type]
+            self._memory(),
+            parameters,
+            scaler=scaler,
+            lr=self._lr(),
+            step=pending.step,
+            checked=pending.checked if self.check_replicas else None,
+        )
+        return pending.finish(record, self.record_every, method)
+
+    def _differentiate(
+        self,
+        names: tuple[str, ...],
+        values: list[Tensor],
+        parameters: list[Tensor],
+        scaler: GradScaler | None = None,
+        samples: Sequence[Losses] = (),
+    ) -> None:
+        others: dict[str, Tensor] = {}
+        if samples:
+            others = sample_losses(names, samples)
+            refuse_unused(self.weighting, others)
+        try:
+            differentiate(
+                self._pending.store,
+                [*names, *others],
+                [*values, *others.values()],
+                parameters,
+                scaler,
+                auxiliary=others,
+            )
+        except BaseException as error:
+            self._pending.fail(error)
+            raise
+
+    @contextlib.contextmanager
+    def _recorded(self, name: str, *, auxiliary: bool = False) -> Iterator[None]:
+        """What the block leaves in `.grad` becomes a row."""
+        pending, parameters = self._pending, self._parameters()
+        pending.begin(parameters)
+        with pending.block(name):
+            with pending.store.recording(name, parameters, auxiliary=auxiliary):
+                yield
+            if not pending.store.reached(name):
+                raise RuntimeError(
+                    f"no gradient arrived in the block of {name!r}; call loss.backward() inside it,"
+                    " on a loss that depends on the optimizer's parameters."
+                )
+        pending.pause(parameters)
+
+    def _combine(self, scaler: GradScaler | None = None) -> StepRecord:
+        pending = self._pending
+        store = pending.store
+        if pending.marker is not None:
+            pending.resume()
+        if not store.rows:
+            raise RuntimeError(
+                "combine_() found no recorded objective; run `with optimizer.objective(name):"
+                " loss.backward()` for each one first."
+            )
+        try:
+            record = take_step(
+                store,
+                self.weighting,
+                self._memory(),
+                shared=None if self.shared is None else frozenset(map(id, self.shared)),
+                inactive_tol=self.inactive_tol,
+                scale=None if scaler is None else scale_of(scaler, store.parameters[0]),
+                lr=self._lr(),
+                step=pending.step,
+                checked=pending.checked if self.check_replicas else None,
+                positions=self._positions,
+                skip_non_finite=self.skip_non_finite,
+            )
+        except BaseException as error:
+            pending.fail(error)
+            raise
+        if scaler is None and pending.step < SCALES_CHECKED:
+            pending.remember_length(store.parameters or self._parameters())
+        return pending.finish(record, self.record_every, self.weighting)
+
+    def _combine_losses(self, losses: Losses) -> Tensor:
+        """The first evaluation of a closure: combine, and return this step's weights."""
+        if isinstance(self.weighting, GradientAggregator):
+            raise ValueError(
+                f"step(closure) needs weights, and {type(self.weighting).__name__} has none: call"
+                " backward(losses) and step()."
+            )
+        names, values = self._named(losses)
+        parameters = self._parameters()
+        record = self._one_pass(names, values, parameters)
+        if record is None:
+            self._differentiate(names, values, parameters)
+            record = self._combine()
+        return record.weights
+
+    def _combine_with(self, names: tuple[str, ...], losses: list[Tensor], weights: Tensor) -> None:
+        """A later evaluation of a closure: the gradient of `sum_i w_i loss_i` at another point."""
+        if isinstance(self.weighting, Scalarization):
+            weighted_backward_(losses, weights.tolist())
+            return
+        store = GradientStore()
+        differentiate(store, names, losses, self._parameters())
+        flags = store.shared(None if self.shared is None else frozenset(map(id, self.shared)))
+        warn_of_unweighted(type(self.optimizer).__name__, store.unweighted(flags))
+        store.write_direction_(weights.numpy(), flags)
+
+    def _note_unrecorded_step(self) -> None:
+        """Count a plain step on gradients that nobody recorded.
+
+        Distributed checkpointing builds the optimizer's state by one step with zero learning rate
+        and zero gradients: that is not a plain step, but a stateful weighting must have its state
+        by then. It must not be refused here, where torch would leave the learning rate at zero:
+        `state_dict`, which comes next, refuses it.
+        """
+        gradients = [p.grad for p in self._parameters() if p.grad is not None]
+        if not gradients:
+            return
+        frozen = all(group.get("lr", 1.0) == 0 for group in self.param_groups)
+        if frozen and not any(bool(gradient.any()) for gradient in gradients):
+            self._pending.probed = True
+        else:
+            self._pending.count_unrecorded_step()

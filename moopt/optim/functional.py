@@ -9,24 +9,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from moopt.aggregators.base import Method
 from moopt.gradients import GradientStore
 from moopt.optim.common_descent import CommonDescent
-from moopt.optim.resolve_method import resolve_weighting
+from moopt.optim.resolve_method import resolve_method
 from moopt.records.step_record import StepRecord
-from moopt.step.differentiate import ids_of, record_rows, scale_of
-from moopt.step.method_state import is_stateful
+from moopt.scalarizations import Scalarization
+from moopt.step.differentiate import differentiate, ids_of, scale_of
+from moopt.step.method_state import Method, MethodState, is_stateful
 from moopt.step.objectives import Losses, named_losses
-from moopt.step.one_pass import one_pass_is_enough, single_backward_
-from moopt.step.take_step import combine_rows_
+from moopt.step.one_pass import one_pass
+from moopt.step.take_step import take_step
 from moopt.step.weigh import DEFAULT_INACTIVE_TOL
 
 if TYPE_CHECKING:
     from torch.amp import GradScaler
-
-
-_CHECKED: Counter[tuple[str, ...]] = Counter()
-"""How often this process combined each set of objectives without a `CommonDescent`."""
 
 
 def backward(
@@ -90,7 +86,7 @@ def backward(
             "`accumulate=True` needs a CommonDescent, which keeps the rows; got"
             f" {type(owner).__name__}. Wrap it: CommonDescent(optimizer)."
         )
-    method = resolve_weighting(weighting)
+    method = resolve_method(weighting)
     if is_stateful(method) and state is None:
         raise ValueError(
             f"{type(method).__name__} keeps state from step to step and none was given. Pass"
@@ -101,25 +97,24 @@ def backward(
             f"{type(method).__name__} learns from the losses after the step, which this function"
             " never sees. Use moopt.CommonDescent and its observe(losses)."
         )
-    names, values, _ = named_losses(losses)
+    names, values = named_losses(losses)
     parameters = _parameters_of(owner)
-    bank = {} if state is None else state
+    memory = MethodState(method, {} if state is None else state)
     chosen = None if shared is None else ids_of(shared, parameters)
-    if one_pass_is_enough(method):
-        return single_backward_(
-            names, values, method, bank, parameters, scaler=scaler, checked=_CHECKED
-        )
+    # A fresh count: nothing here outlives the call, so the processes are compared in each.
+    checked: Counter[tuple[str, ...]] = Counter()
+    if isinstance(method, Scalarization):
+        return one_pass(names, values, method, memory, parameters, scaler=scaler, checked=checked)
     store = GradientStore()
-    record_rows(store, names, values, parameters, scaler)
-    return combine_rows_(
+    differentiate(store, names, values, parameters, scaler)
+    return take_step(
         store,
-        dict(zip(names, (v.detach() for v in values), strict=True)),
         method,
-        bank,
+        memory,
         shared=chosen,
         inactive_tol=DEFAULT_INACTIVE_TOL,
         scale=scale_of(scaler, values[0]),
-        checked=_CHECKED,
+        checked=checked,
     )
 
 

@@ -1,126 +1,219 @@
-"""Progress: what a `CommonDescent` remembers between two calls."""
+"""PendingStep: what waits between two calls, and every misuse that is refused."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import math
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+import torch
 from torch import Tensor
 
-from moopt.aggregators.base import Method
 from moopt.gradients import GradientStore
 from moopt.records.step_record import StepRecord
+from moopt.step.method_state import Method
+
+SCALES_CHECKED = 3
+"""In so many first steps the direction is looked at again before it is used."""
+
+SMALLEST_SCALE = 256.0
+"""A GradScaler's factor is a power of two, 65536 at first: a smaller one is left to clipping."""
+
+ALWAYS_INACTIVE = 20
+"""An objective at its noise floor in so many steps in a row is named in a warning, once."""
 
 
-class Progress:
+class PendingStep:
     """The rows in flight and the counters; a container, so that proxies never rebind anything.
 
     Attributes:
-        store: rows that were recorded and not yet combined.
-        losses: their unscaled losses; None where the caller gave none.
-        record: the last published record.
+        store: rows that were recorded and not yet combined, with their losses.
+        record: the last record that was kept.
         step: combined steps so far.
         bypassed: plain steps on gradients that no objective recorded.
-        fallbacks: int64 scalar on the device, steps whose weighting broke its promise.
-        combined: a direction waits in `.grad`.
-        capturing: the objective whose block is open.
+        fallbacks: steps whose weighting broke its promise.
+        skipped: objectives that were left out because they were not finite.
+        waiting: a direction waits in `.grad` for `step()`.
+        recording: the objective whose block is open.
         unnamed: the length of an unnamed sequence of losses.
         checked: how often the processes combined each set of objectives.
         stepped: the objectives of the last combined step.
         unobserved: steps in a row after which the losses were not observed.
+        inactive: for each objective, the steps in a row in which it was at its noise floor.
+        probed: a distributed checkpoint took its trial step before the method had a state.
+        marker: between two micro-batches, a parameter with what lies in its `.grad`, by which to
+            see that somebody cleared the gradients.
     """
 
     def __init__(self) -> None:
         self.store = GradientStore()
-        self.losses: dict[str, Tensor | None] = {}
         self.record = StepRecord()
         self.step = 0
         self.bypassed = 0
-        self.fallbacks: Tensor | None = None
-        self.combined = False
-        self.capturing: str | None = None
+        self.fallbacks = 0
+        self.skipped = 0
+        self.waiting = False
+        self.recording: str | None = None
         self.unnamed: int | None = None
         self.checked: Counter[tuple[str, ...]] = Counter()
         self.stepped: tuple[str, ...] = ()
         self.unobserved = 0
+        self.inactive: Counter[str] = Counter()
+        self.probed = False
+        self._witness: tuple[Tensor, float] | None = None
+        self.marker: tuple[Tensor, Tensor, int, bool] | None = None
 
-    def drop_rows(self) -> None:
+    def drop(self) -> None:
         """Forget what was recorded and not yet stepped along.
 
         Raises:
             RuntimeError: an objective's block is open.
         """
-        if self.capturing is not None:
+        if self.recording is not None:
             raise RuntimeError(
-                f"the gradients cannot be cleared inside objective({self.capturing!r}): that would"
+                f"the gradients cannot be cleared inside objective({self.recording!r}): that would"
                 " drop the other objectives. Call optimizer.zero_grad() before the first block."
             )
+        if self.marker is not None:
+            self._unmark()
         self.store.clear()
-        self.losses.clear()
-        self.combined = False
+        self.waiting = False
+
+    def begin(self, parameters: Sequence[Tensor]) -> None:
+        """Get ready to record: refuse a second direction, and see who cleared the gradients.
+
+        `model.zero_grad()` in the middle of an accumulation clears it, as it does in torch.
+
+        Raises:
+            RuntimeError: a direction waits for `step()`.
+        """
+        if self.waiting and all(p.grad is None for p in parameters):
+            self.waiting = False  # somebody else cleared the gradients: the step was skipped
+        if self.waiting:
+            raise RuntimeError(
+                "the direction of the previous backward was not used; call optimizer.step() or"
+                " optimizer.zero_grad() first, or pass accumulate=True for micro-batches."
+            )
+        if self.marker is not None:
+            self.resume()
+
+    def resume(self) -> None:
+        """Take the rows up again after `pause`; drop them where the gradients were cleared."""
+        if self.marker is not None and not self._unmark():
+            self.drop()
+
+    def _unmark(self) -> bool:
+        """Put `.grad` back as it was before `pause`; whether nobody cleared it since."""
+        assert self.marker is not None
+        parameter, gradient, version, ours = self.marker
+        self.marker = None
+        if parameter.grad is not gradient:
+            return False
+        if ours:
+            parameter.grad = None
+        return gradient._version == version
+
+    def pause(self, parameters: Sequence[Tensor]) -> None:
+        """Rows stay for further micro-batches: leave something in `.grad` that can be cleared."""
+        marked = next((p for p in parameters if p.grad is not None), None)
+        ours = marked is None
+        if marked is None:
+            marked = min(parameters, key=Tensor.numel)
+            marked.grad = torch.zeros_like(marked, requires_grad=False)
+        gradient = marked.grad
+        assert gradient is not None
+        self.marker = (marked, gradient, gradient._version, ours)
 
     @contextlib.contextmanager
-    def capture(self, name: str) -> Iterator[None]:
+    def block(self, name: str) -> Iterator[None]:
         """Mark the block of one objective as open; blocks do not nest."""
-        if self.capturing is not None:
+        if self.recording is not None:
             raise RuntimeError(
-                f"objective({name!r}) was entered inside objective({self.capturing!r}); close one"
+                f"objective({name!r}) was entered inside objective({self.recording!r}); close one"
                 " block before the next."
             )
-        with self.dropping_rows_on_failure():
-            self.capturing = name
-            try:
-                yield
-            finally:
-                self.capturing = None
-
-    @contextlib.contextmanager
-    def dropping_rows_on_failure(self) -> Iterator[None]:
-        """After an exception, start over: half a step's rows would mix into the next one."""
+        self.recording = name
         try:
             yield
         except BaseException as error:
-            error.add_note("moopt dropped the rows of this step; `.grad` is as it was before.")
-            self.drop_rows()
+            self.recording = None
+            self.fail(error)
             raise
+        finally:
+            self.recording = None
 
-    def add_loss(self, name: str, loss: Tensor) -> None:
-        """Add the value of a micro-batch's loss."""
-        value = loss.detach().reshape(()).double()
-        former = self.losses.get(name)
-        self.losses[name] = value if former is None else former + value
+    def fail(self, error: BaseException) -> None:
+        """After an exception, start over: half a step's rows would mix into the next one."""
+        error.add_note("moopt dropped the rows of this step; `.grad` is as it was before.")
+        self.drop()
 
-    def publish(self, record: StepRecord, every: int, weighting: Method) -> None:
-        """Count the step and its fallback; keep the record in every k-th step.
+    def finish(self, record: StepRecord, every: int, method: Method) -> StepRecord:
+        """Count a combined step; keep its record in every k-th one.
 
-        Warn, once in a row, where the weighting learns from the losses after each step and was
-        given none after the last one.
+        Warn, once each, where the method learns from the losses after a step and was given none,
+        and where an objective is at its noise floor all the time.
         """
-        if self.fallbacks is not None:
-            record.fallbacks = record.fallbacks + self.fallbacks.to(record.fallbacks.device)
-        self.fallbacks = record.fallbacks
+        self.fallbacks += record.fallbacks
+        self.skipped += record.skipped
+        record = dataclasses.replace(record, fallbacks=self.fallbacks, skipped=self.skipped)
         if self.step % every == 0:
             self.record = record
         self.stepped = record.names
-        self.losses.clear()
-        self.combined = True
+        self.waiting = True
         self.step += 1
-        self.unobserved += weighting.observes
+        self.unobserved += method.observes
         if self.unobserved == 2:
-            warnings.warn(
-                f"{type(weighting).__name__} learns from the losses after the step and was given"
+            _warn(
+                f"{type(method).__name__} learns from the losses after the step and was given"
                 " none; call optimizer.observe(losses) after optimizer.step(), with the losses of"
-                " the same batch computed again.",
-                UserWarning,
-                stacklevel=4,
+                " the same batch computed again."
+            )
+        if self.inactive or not record.active.all():
+            self._follow_inactive(record)
+        return record
+
+    def remember_length(self, parameters: Sequence[Tensor]) -> None:
+        """Remember how long one gradient of the direction is, for `warn_of_scaled_losses`."""
+        smallest = min(
+            (p for p in parameters if p.grad is not None), key=Tensor.numel, default=None
+        )
+        if smallest is not None:
+            self._witness = (smallest, _largest(smallest))
+
+    def warn_of_scaled_losses(self) -> None:
+        """Warn where a GradScaler divided a direction by a factor that it never carried."""
+        witness, self._witness = self._witness, None
+        if witness is None or witness[0].grad is None:
+            return
+        before, now = witness[1], _largest(witness[0])
+        ratio = before / now if now > 0.0 else 0.0
+        if ratio >= SMALLEST_SCALE and math.frexp(ratio)[0] == 0.5:
+            _warn(
+                f"the direction was divided by {ratio:.0f} between backward and step(), as a"
+                " GradScaler does with scaled losses, but nothing told moopt of a scale, and most"
+                " methods' directions do not carry it. Pass the losses unscaled, and the scaler:"
+                " optimizer.backward(losses, scaler=scaler), or combine_(scaler=scaler)."
             )
 
-    def check_unnamed_length(self, length: int, named: bool) -> None:
+    def _follow_inactive(self, record: StepRecord) -> None:
+        for name in record.names:
+            if name not in record.inactive or name in record.left_out:
+                self.inactive.pop(name, None)
+                continue
+            self.inactive[name] += 1
+            if self.inactive[name] == ALWAYS_INACTIVE:
+                _warn(
+                    f"objective {name!r} was left out of {ALWAYS_INACTIVE} steps in a row: its"
+                    " gradient is below `inactive_tol` of the longest one, which looks like"
+                    " rounding. If the loss is only small, multiply it by a constant, or pass"
+                    " CommonDescent(inactive_tol=0)."
+                )
+
+    def check_unnamed_length(self, length: int) -> None:
         """Refuse an unnamed sequence of another length than the last one."""
-        if named:
-            return
         if self.unnamed not in (None, length):
             raise ValueError(
                 f"an unnamed sequence of losses must keep its length; got {length} after"
@@ -128,23 +221,35 @@ class Progress:
             )
         self.unnamed = length
 
-    def refuse_second_direction(self, parameters: Sequence[Tensor]) -> None:
-        """Refuse to record while a direction waits for `step()`."""
-        if self.combined and all(p.grad is None for p in parameters):
-            self.combined = False  # somebody else cleared the gradients: the step was skipped
-        if self.combined:
+    def refuse_uncombined(self) -> None:
+        """Refuse a step while rows wait to be combined.
+
+        Raises:
+            RuntimeError: rows were recorded and never combined.
+        """
+        if self.store.rows or self.store.auxiliary:
+            rows = (*self.store.rows, *self.store.auxiliary)
             raise RuntimeError(
-                "the direction of the previous backward was not used; call optimizer.step() or"
-                " optimizer.zero_grad() first, or pass accumulate=True for micro-batches."
+                f"step() found rows of {', '.join(map(repr, rows))} that were never combined;"
+                " call optimizer.combine_() first (before clipping), or backward(...)"
+                " without accumulate=True."
             )
 
-    def count_bypass(self) -> None:
+    def count_unrecorded_step(self) -> None:
         """Count a plain step on gradients that no objective recorded; warn the first time."""
         self.bypassed += 1
         if self.bypassed == 1:
-            warnings.warn(
+            _warn(
                 "CommonDescent.step() ran on gradients that no objective recorded: a plain step of"
-                " the wrapped optimizer. Call optimizer.backward(losses), not loss.backward().",
-                UserWarning,
-                stacklevel=5,
+                " the wrapped optimizer. Call optimizer.backward(losses), not loss.backward()."
             )
+
+
+def _largest(parameter: Tensor) -> float:
+    """The largest size of an entry of `.grad`."""
+    assert parameter.grad is not None
+    return float(parameter.grad.detach().abs().max()) if parameter.numel() else 0.0
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, UserWarning, stacklevel=5)

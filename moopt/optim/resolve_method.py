@@ -1,14 +1,15 @@
-"""resolve_weighting: None, a registered name or an instance, as a weighting."""
+"""resolve_method: None, a registered name or an instance, as a method."""
 
 from __future__ import annotations
 
 from moopt.aggregators import AGGREGATORS, GradientAggregator
-from moopt.aggregators.base import Method
 from moopt.scalarizations import SCALARIZATIONS
+from moopt.step.method_state import Method
 from moopt.weightings import MGDA, WEIGHTINGS, Weighting, weighting_from_name
+from moopt.weightings.base import refuse_old_contract
 
 
-def resolve_weighting(weighting: Method | str | None) -> Method:
+def resolve_method(weighting: Method | str | None) -> Method:
     """The weighting (or gradient aggregator) meant by an argument.
 
     Args:
@@ -33,4 +34,6 @@ def resolve_weighting(weighting: Method | str | None) -> Method:
             "`weighting` must be a moopt weighting, its registered name or None; got"
             f" {type(weighting).__name__}. Pass for instance moopt.MGDA()."
         )
+    if isinstance(weighting, Weighting):
+        refuse_old_contract(weighting)
     return weighting

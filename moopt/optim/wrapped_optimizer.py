@@ -1,14 +1,13 @@
-"""DelegatingOptimizer: a torch optimizer whose groups, state and defaults are another's."""
+"""WrappedOptimizer: a torch optimizer whose groups, state and defaults are another's."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch import Tensor
 
 
-class DelegatingOptimizer(torch.optim.Optimizer):
+class WrappedOptimizer(torch.optim.Optimizer):
     """Everything but `step` and `zero_grad` of a `torch.optim.Optimizer` around another one.
 
     `param_groups`, `state` and `defaults` are properties: a copied reference would point at dead
@@ -76,6 +75,16 @@ class DelegatingOptimizer(torch.optim.Optimizer):
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
 
-    def _parameters(self) -> list[Tensor]:
-        """The trainable parameters, read afresh: wrappers swap them in place."""
-        return [p for group in self.param_groups for p in group["params"] if p.requires_grad]
+    def _before_step(self, closure: Any) -> Any:
+        """Run the hooks before a step of this optimizer; they may replace its closure."""
+        args, kwargs = (self, closure), {}
+        for hook in self._optimizer_step_pre_hooks.values():
+            replaced = hook(self, args, kwargs)
+            if replaced is not None:
+                args, kwargs = replaced
+        return kwargs.get("closure", args[1] if len(args) > 1 else None)
+
+    def _after_step(self, closure: Any) -> None:
+        """Run the hooks after a step of this optimizer."""
+        for hook in self._optimizer_step_post_hooks.values():
+            hook(self, (self, closure), {})

@@ -51,8 +51,9 @@ _EXPLANATIONS = {
         " Pareto stationary and no direction lowers every objective; stop, or change preference."
     ),
     SolverStatus.NON_FINITE: (
-        "the Gramian holds NaN or infinity: a loss or a gradient overflowed; the weights are"
-        " uniform so that the non-finite values reach `.grad`, where a GradScaler can see them."
+        "a loss or a gradient holds NaN or infinity: the weights are uniform, so that non-finite"
+        " gradients reach `.grad`, where a GradScaler can see them, and the method's state stays;"
+        " lower the scale, or pass CommonDescent(..., skip_non_finite=True)."
     ),
     SolverStatus.RANK_DEFICIENT: (
         "the gradients are linearly dependent, so the equations of the method have no solution:"

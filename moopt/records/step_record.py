@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 
 import torch
 from torch import Tensor
@@ -30,24 +31,33 @@ def cosine_key(first: str, second: str) -> str:
     return f"cosine/{left},{right}"
 
 
-@dataclasses.dataclass(eq=False)
+def _nothing() -> Tensor:
+    return torch.zeros(0, dtype=torch.float64)
+
+
+@dataclasses.dataclass(eq=False, frozen=True)
 class StepRecord:
-    """What one step saw and did. The tensors stay on the device; reading one synchronises.
+    """What one step saw and did, in plain numbers and small CPU tensors that nobody changes.
 
     Attributes:
         names: the objectives' names, in the order of every `[m]` tensor below.
         losses: float64 `[m]`, unscaled; NaN where the caller passed none.
         weights: float64 `[m]`; the direction on shared parameters is `sum_i w_i g_i`.
         gramian: float64 `[m, m]`, unscaled, over the shared parameters.
-        active: bool `[m]`; False where the gradient is at its noise floor.
-        stationarity_value: float64 scalar; see `stationarity`.
-        status_code: int64 scalar, a `SolverStatus` code of the weighting's solver.
-        gap: float64 scalar, the relative duality gap of the weighting's solver; NaN without one.
-        descent: bool scalar; whether the direction lowers (or keeps), to first order and on
-            this batch, every active objective: the certificate `G w >= 0` up to rounding.
-        fell_back: bool scalar; the weighting promised common descent, failed the check on this
-            step, and was replaced by l2-normalised MGDA.
-        fallbacks: int64 scalar, how often that happened so far.
+        active: bool `[m]`; False where the gradient is at its noise floor, or was left out.
+        stationarity: the smallest norm in the convex hull of the active *unit* gradients, in
+            [0, 1]: 0 at a Pareto-stationary point, 1 where all gradients point the same way.
+            Independent of the scale of every loss.
+        status: how the weighting's solver ended; `.explanation` says what to do about it.
+        gap: the relative duality gap of the weighting's solver; NaN without one.
+        descent: whether the direction lowers (or keeps), to first order and on this batch, every
+            active objective: the certificate `G w >= 0` up to rounding.
+        fell_back: the weighting promised common descent, failed the check on this step, and was
+            replaced by l2-normalised MGDA.
+        fallbacks: how often that happened so far.
+        left_out: the objectives that were left out of this step because their loss or gradient was
+            not finite (`CommonDescent(skip_non_finite=True)`).
+        skipped: how many objectives were left out so far.
         bypassed: how many plain `step()` calls ran on gradients that no objective recorded.
         step: the number of combined steps of this object before this one; a resumed run starts
             again at 0 (a state dict is the wrapped optimizer's, and holds no more than it needs).
@@ -68,22 +78,18 @@ class StepRecord:
     """
 
     names: tuple[str, ...] = ()
-    losses: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
-    weights: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
-    gramian: Tensor = dataclasses.field(
-        default_factory=lambda: torch.zeros(0, 0, dtype=torch.float64)
-    )
-    active: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
-    stationarity_value: Tensor = dataclasses.field(
-        default_factory=lambda: torch.tensor(float("nan"), dtype=torch.float64)
-    )
-    status_code: Tensor = dataclasses.field(default_factory=lambda: torch.tensor(0))
-    gap: Tensor = dataclasses.field(
-        default_factory=lambda: torch.tensor(float("nan"), dtype=torch.float64)
-    )
-    descent: Tensor = dataclasses.field(default_factory=lambda: torch.tensor(True))
-    fell_back: Tensor = dataclasses.field(default_factory=lambda: torch.tensor(False))
-    fallbacks: Tensor = dataclasses.field(default_factory=lambda: torch.tensor(0))
+    losses: Tensor = dataclasses.field(default_factory=_nothing)
+    weights: Tensor = dataclasses.field(default_factory=_nothing)
+    gramian: Tensor = dataclasses.field(default_factory=lambda: _nothing().reshape(0, 0))
+    active: Tensor = dataclasses.field(default_factory=lambda: _nothing().bool())
+    stationarity: float = math.nan
+    status: SolverStatus = SolverStatus.CONVERGED
+    gap: float = math.nan
+    descent: bool = True
+    fell_back: bool = False
+    fallbacks: int = 0
+    left_out: tuple[str, ...] = ()
+    skipped: int = 0
     bypassed: int = 0
     step: int = 0
     measured: bool = True
@@ -142,25 +148,21 @@ class StepRecord:
             RuntimeError: the step saw no gradient of a single objective.
         """
         self._refuse_unmeasured("raised")
-        if bool(self.descent) or not self.names:
+        if self.descent or not self.names:
             return ()
         slopes = -self.gramian @ self.weights if self.slopes is None else self.slopes
         found = zip(self.names, self.active.tolist(), slopes.tolist(), strict=True)
         return tuple(name for name, on, slope in found if on and slope > 0)
 
     @property
-    def stationarity(self) -> float:
-        """The smallest norm in the convex hull of the active *unit* gradients, in [0, 1].
-
-        0 at a Pareto-stationary point, 1 where all gradients point the same way. Independent of
-        the scale of every loss.
-        """
-        return float(self.stationarity_value)
+    def stationarity_value(self) -> Tensor:
+        """`stationarity` as a float64 scalar."""
+        return torch.tensor(self.stationarity, dtype=torch.float64)
 
     @property
-    def status(self) -> SolverStatus:
-        """How the weighting's solver ended; `.explanation` says what to do about it."""
-        return SolverStatus(int(self.status_code))
+    def status_code(self) -> Tensor:
+        """The code of `status`, an int64 scalar."""
+        return torch.tensor(int(self.status))
 
     def as_dict(self) -> dict[str, float]:
         """Plain floats for any logger, with keys such as `weight/forget` and `cosine/a,b`.
@@ -185,13 +187,13 @@ class StepRecord:
         values |= {} if self.slopes is None else {"slope": self.slopes}
         for key, entries in values.items():
             out |= {f"{key}/{n}": v for n, v in zip(self.names, entries.tolist(), strict=True)}
-        gap = float(self.gap)
         return out | {
             **(self._of_gradients() if self.measured else {}),
             "status": float(self.status),
-            **({} if gap != gap else {"gap": gap}),
+            **({} if math.isnan(self.gap) else {"gap": self.gap}),
             "fell_back": float(self.fell_back),
             "fallbacks": float(self.fallbacks),
+            **({"skipped": float(self.skipped)} if self.skipped else {}),
             "bypassed": float(self.bypassed),
             "step": float(self.step),
         }
@@ -237,15 +239,19 @@ class StepRecord:
 
     def _findings(self) -> list[str]:
         """The part of `__str__` that compares gradients."""
+        if math.isnan(self.stationarity) and bool(torch.isfinite(self.gramian).all()):
+            return ["the losses share no parameter: each took its own gradient"]
         found = [f"stationarity {self.stationarity:.2g}"]
         if self.conflicts:
             found.append("conflict " + ", ".join(f"{a}-{b}" for a, b in self.conflicts))
         if self.inactive:
             found.append("inactive " + ", ".join(self.inactive))
+        if self.left_out:
+            found.append("left out, not finite: " + ", ".join(self.left_out))
         if self.raised:
             found.append("raises " + ", ".join(self.raised))
-        elif not bool(self.descent):
+        elif not self.descent:
             found.append("NOT a common descent direction: the gradients cancel or are not finite")
-        if bool(self.fell_back):
+        if self.fell_back:
             found.append("fell back to l2-normalised MGDA")
         return found

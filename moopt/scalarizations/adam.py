@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moopt.records.result import Array, State
+from moopt.weightings import StateEntry
 
 BETAS = (0.9, 0.999)
 EPS = 1e-8
@@ -12,21 +17,16 @@ EPS = 1e-8
 MEAN = "mean_gradient"
 SQUARE = "mean_square"
 NUM_UPDATES = "num_updates"
-AXES = {MEAN: 1, SQUARE: 1, NUM_UPDATES: 1}
-
-
-def adam_state(like: Tensor) -> dict[str, Tensor]:
-    """Moments 0 of no update, for m numbers `like`."""
-    return {
-        MEAN: torch.zeros_like(like),
-        SQUARE: torch.zeros_like(like),
-        NUM_UPDATES: torch.zeros_like(like, dtype=torch.int64),
-    }
+ADAM_ENTRIES: Mapping[str, StateEntry] = {
+    MEAN: StateEntry(1),
+    SQUARE: StateEntry(1),
+    NUM_UPDATES: StateEntry(1, 0, int),
+}
 
 
 def adam_step(
-    values: Tensor, gradient: Tensor, state: dict[str, Tensor], *, lr: float, active: Tensor
-) -> tuple[Tensor, dict[str, Tensor]]:
+    values: Array, gradient: Array, state: State, *, lr: float, active: NDArray[np.bool_]
+) -> tuple[Array, State]:
     """The values after a step down `gradient`, and the next moments.
 
     Each entry has its own bias correction, so that entries may come and go.
@@ -34,20 +34,20 @@ def adam_step(
     Args:
         values: `[m]`.
         gradient: `[m]`.
-        state: as `adam_state`.
+        state: with the entries of `ADAM_ENTRIES`, among others.
         lr: learning rate.
         active: bool `[m]`; the others stay as they are.
 
-    Source: D. P. Kingma and J. Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015.
+    Source: D. P. Kingma and J. Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015,
+    https://arxiv.org/abs/1412.6980.
     """
     count = state[NUM_UPDATES] + 1
     mean = BETAS[0] * state[MEAN] + (1 - BETAS[0]) * gradient
-    square = BETAS[1] * state[SQUARE] + (1 - BETAS[1]) * gradient.square()
-    steps = count.to(values.dtype)
-    unbiased = mean / (1 - BETAS[0] ** steps)
-    size = (square / (1 - BETAS[1] ** steps)).sqrt() + EPS
+    square = BETAS[1] * state[SQUARE] + (1 - BETAS[1]) * gradient**2
+    unbiased = mean / (1 - BETAS[0] ** count)
+    size = np.sqrt(square / (1 - BETAS[1] ** count)) + EPS
     following = {MEAN: mean, SQUARE: square, NUM_UPDATES: count}
     return (
-        torch.where(active, values - lr * unbiased / size, values),
-        {key: torch.where(active, value, state[key]) for key, value in following.items()},
+        np.where(active, values - lr * unbiased / size, values),
+        {key: np.where(active, value, state[key]) for key, value in following.items()},
     )

@@ -8,11 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from moopt.scalarizations.base import mask_of
-from moopt.scalarizations.preference import Vector, preference_or_uniform, shifted_losses
-from moopt.scalarizations.preferred import PreferredScalarization
+from moopt.records.result import State
+from moopt.scalarizations.arguments import mask_of, preference_or_uniform, shifted_losses
+from moopt.scalarizations.base import differentiated
+from moopt.scalarizations.preferred import ReferencedScalarization
 from moopt.settings.numbers import check_number
-from moopt.weightings import Guarantee
+from moopt.weightings import Guarantee, Problem, Solved
 
 
 def augmented_tchebycheff(
@@ -51,7 +52,7 @@ def augmented_tchebycheff(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AugmentedTchebycheff(PreferredScalarization):
+class AugmentedTchebycheff(ReferencedScalarization):
     """Lower the worst weighted loss, and a little all of them: `w_i = p_i [i is worst] + rho`.
 
     The derivative of `augmented_tchebycheff`. The maximum alone accepts weakly Pareto optimal
@@ -68,8 +69,7 @@ class AugmentedTchebycheff(PreferredScalarization):
         TypeError: if a vector is not one of numbers.
         ValueError: if a setting is out of range; at the call, if an objective has no entry.
 
-    Numerics: defined for losses of any sign; ties share the maximum's derivative equally. No
-    synchronisation.
+    Numerics: defined for losses of any sign; ties share the maximum's derivative equally.
 
     Example:
         >>> import torch, moopt
@@ -79,16 +79,16 @@ class AugmentedTchebycheff(PreferredScalarization):
         >>> AugmentedTchebycheff(preference=[2.0, 1.0], rho=0.5)(statistics).weights.tolist()
         [0.5, 1.5]
 
-    Source: R. E. Steuer and E.-U. Choo, "An interactive weighted Tchebycheff procedure for multiple
-    objective programming", Mathematical Programming 26, 1983 (from memory). They take absolute
-    values, which are the same above the ideal point; the default of `rho` is that of J. Knowles'
-    ParEGO, 2006, which weighs the sum by the preference too (from memory).
+    Source: Steuer and Choo, 1983, https://doi.org/10.1007/BF02591870 (from memory). They take
+    absolute values, which are the same above the ideal point; the default of `rho` is that of J.
+    Knowles' ParEGO, 2006, https://doi.org/10.1109/TEVC.2005.851274, which weighs the sum by the
+    preference too (from memory).
     """
 
-    reference: Vector | None = None
     rho: float = 0.05
 
     name: ClassVar[str] = "AugmentedTchebycheff"
+    year: ClassVar[int | None] = 1983
     source: ClassVar[str] = (
         "R. E. Steuer and E.-U. Choo, An interactive weighted Tchebycheff procedure for multiple"
         " objective programming, Mathematical Programming 26, 1983"
@@ -103,5 +103,9 @@ class AugmentedTchebycheff(PreferredScalarization):
         homogeneous = {Guarantee.POSITIVELY_HOMOGENEOUS} if self.reference is None else set()
         return super().guarantees | homogeneous
 
-    def _scalar(self, losses: Tensor, active: Tensor, **vectors: Tensor | None) -> Tensor:
-        return augmented_tchebycheff(losses, rho=self.rho, active=active, **vectors)
+    def weigh(self, problem: Problem, state: State) -> Solved:
+        """`p_i / (number of worst)` for the worst, and rho for all."""
+        p = problem.vector(self.preference, self.name)
+        values = p * self._above_reference(problem)
+        worst = values == values.max()
+        return differentiated(p * worst / worst.sum() + self.rho)

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import abc
-from collections.abc import Callable, Mapping
+from typing import ClassVar
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from moopt.records.result import Array, State
 from moopt.records.status import SolverStatus
-from moopt.records.step_statistics import StepStatistics
-from moopt.solvers import SolverResult
-from moopt.weightings import Guarantee, Weighting, WeightingOutput
-from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
-
-State = dict[str, Tensor]
+from moopt.weightings import Guarantee, Problem, Solved, Weighting
 
 
 class Scalarization(Weighting):
@@ -29,9 +23,10 @@ class Scalarization(Weighting):
     micro-batches (`accumulate=True`), the rows are there and the record is complete; the weights
     are those of the *summed* losses, since `s` of a sum is not the sum of the parts.
 
-    A loss that is NaN or infinite gives uniform weights and status NON_FINITE; one for which the
-    method has no derivative gives uniform weights and status OUT_OF_DOMAIN. Both leave the state
-    as it was. With a single objective `CommonDescent` takes the wrapped optimizer's own step.
+    Where `s` has no derivative (a logarithm of a loss that is not positive) the weights of that
+    step are uniform, its status is OUT_OF_DOMAIN, and the method learns nothing from it; with the
+    next loss inside the domain it goes on as if the step had not been. With a single objective
+    `CommonDescent` takes the wrapped optimizer's own step.
 
     Example:
         >>> import torch, moopt
@@ -43,6 +38,8 @@ class Scalarization(Weighting):
         [1.0, 0.25]
     """
 
+    reads_gradients: ClassVar[bool] = False
+
     @property
     def guarantees(self) -> frozenset[Guarantee]:
         return frozenset({Guarantee.PERMUTATION_EQUIVARIANT})
@@ -51,81 +48,24 @@ class Scalarization(Weighting):
     def needs(self) -> frozenset[str]:
         return frozenset({"losses"})
 
-    @abc.abstractmethod
-    def _weigh(
-        self, losses: Tensor, active: Tensor, state: State, names: tuple[str, ...] | None
-    ) -> tuple[Tensor, State]:
-        """Weights and next state of one step.
 
-        Args:
-            losses: float64 `[..., m]`, finite, 1 where inactive.
-            active: bool `[..., m]`.
-            state: the present one.
-            names: the `m` objective names, where the caller has them.
-        """
-
-    def __call__(self, statistics: StepStatistics, state: State | None = None) -> WeightingOutput:
-        losses, active = objective_losses(statistics, type(self).__name__)
-        if state is None:
-            state = self.initial_state(statistics.num_objectives, losses.device)
-        usable = torch.where(active, losses, 1.0)
-        finite = torch.isfinite(usable).all(-1, keepdim=True)
-        weights, following = self._weigh(
-            torch.where(finite, usable, 1.0), active, state, statistics.names
-        )
-        weights = torch.where(active, weights, 0.0)
-        defined = torch.isfinite(weights).all(-1, keepdim=True)
-        good = finite & defined
-        uniform = active.to(losses) / active.sum(-1, keepdim=True).clamp_min(1)
-        weights = torch.where(good, weights, uniform)
-        status = torch.where(defined, int(SolverStatus.CONVERGED), int(SolverStatus.OUT_OF_DOMAIN))
-        status = torch.where(finite, status, int(SolverStatus.NON_FINITE)).squeeze(-1)
-        gap = torch.full_like(weights[..., 0], float("nan"))
-        axes: Mapping[str, int] = self.state_axes
-        kept = {
-            key: torch.where(good if axes[key] else good.all(), value, state[key])
-            for key, value in following.items()
-        }
-        result = SolverResult(weights, status, gap, torch.zeros_like(status))
-        return WeightingOutput(with_auxiliary_rows(weights, statistics), kept, result)
+def differentiated(weights: Array, state: State | None = None) -> Solved:
+    """The weights where the scalar has a derivative, and the next state; None leaves it."""
+    return Solved(weights, SolverStatus.CONVERGED, state=state)
 
 
-def objective_losses(statistics: StepStatistics, owner: str) -> tuple[Tensor, Tensor]:
-    """float64 losses and bool mask, `[..., m]` each, on the Gramian's device.
+def out_of_domain(problem: Problem, state: State | None = None) -> Solved:
+    """Uniform weights, for losses at which the scalar has no derivative.
 
-    Raises:
-        ValueError: the losses are missing.
+    Args:
+        problem: the step.
+        state: the next state; None leaves it as it was.
     """
-    gramian, active = objective_rows(statistics)
-    if statistics.losses is None:
-        raise ValueError(
-            f"`{owner}` needs the losses; got none. Pass them in `StepStatistics.losses`, or to"
-            " optimizer.objective(name, loss)."
-        )
-    shape = gramian.shape[:-1]
-    losses = statistics.losses.detach().to(device=gramian.device, dtype=torch.float64)
-    if active is None:
-        active = torch.ones(shape, dtype=torch.bool, device=gramian.device)
-    return losses.expand(shape), active.expand(shape)
+    weights = np.full(problem.m, 1.0 / problem.m)
+    return Solved(weights, SolverStatus.OUT_OF_DOMAIN, state=state)
 
 
-def derivatives(scalar: Callable[..., Tensor], *arguments: Tensor) -> tuple[Tensor, ...]:
-    """The derivatives of a scalarization `[..., m] -> [...]` in each argument, `[..., m]`."""
-    if torch.compiler.is_compiling():  # where leaves cannot be made
-        numbers = tuple(range(len(arguments)))
-        return torch.func.grad(lambda *values: scalar(*values).sum(), argnums=numbers)(*arguments)
-    with torch.enable_grad():  # half the overhead of torch.func
-        leaves = [argument.detach().requires_grad_() for argument in arguments]
-        return torch.autograd.grad(scalar(*leaves).sum(), leaves)
-
-
-def derivative(scalar: Callable[[Tensor], Tensor], losses: Tensor) -> Tensor:
-    """`ds / dloss_i`, `[..., m]`."""
-    return derivatives(scalar, losses)[0]
-
-
-def mask_of(losses: Tensor, active: Tensor | None) -> Tensor:
-    """bool like `losses`: the mask, and all True for None."""
-    if active is None:
-        return torch.ones_like(losses, dtype=torch.bool)
-    return active.to(losses.device).expand(losses.shape)
+def softmax(logits: Array, temperature: float = 1.0) -> Array:
+    """`exp(logits / temperature)` divided by its sum; no temperature > 0 makes it overflow."""
+    exponentials = np.exp((logits - logits.max()) / temperature)
+    return exponentials / exponentials.sum()

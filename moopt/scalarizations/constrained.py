@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from moopt.scalarizations.base import Scalarization, State
+from moopt.scalarizations.base import Scalarization
 from moopt.settings.numbers import check_number
-from moopt.settings.roles import membership, positions_of
-from moopt.weightings import Guarantee
+from moopt.settings.roles import positions_of
+from moopt.weightings import Guarantee, Problem, StateEntry
 from moopt.weightings.forget_retain import ForgetRetain
 
 MULTIPLIERS = "multipliers"
@@ -26,6 +27,8 @@ class ConstrainedScalarization(ForgetRetain, Scalarization):
     """
 
     initial: float = 0.0
+
+    example: ClassVar[Mapping[str, Any]] = {"forget": "forget", "retain": ("retain", "third")}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,21 +45,12 @@ class ConstrainedScalarization(ForgetRetain, Scalarization):
         return frozenset({"losses", "names"})
 
     @property
-    def state_axes(self) -> Mapping[str, int]:
-        return {MULTIPLIERS: 1}
+    def state_entries(self) -> Mapping[str, StateEntry]:
+        return {MULTIPLIERS: StateEntry(1, self.initial)}
 
-    def initial_state(self, num_objectives: int, device: torch.device | None = None) -> State:
-        """Every multiplier `initial`."""
-        shape = (num_objectives,)
-        return {MULTIPLIERS: torch.full(shape, self.initial, dtype=torch.float64, device=device)}
-
-    def _retained(self, names: tuple[str, ...] | None, losses: Tensor) -> Tensor:
+    def _retained(self, problem: Problem) -> NDArray[np.bool_]:
         """bool `[m]`: the objectives to retain."""
-        _, retain = positions_of(names, self._roles, self.name)
-        return membership(retain, losses.shape[-1], losses.device)
-
-    def _weigh(
-        self, losses: Tensor, active: Tensor, state: State, names: tuple[str, ...] | None
-    ) -> tuple[Tensor, State]:
-        multipliers = state[MULTIPLIERS].expand(losses.shape)
-        return torch.where(self._retained(names, losses), multipliers, 1.0), state
+        _, retain = positions_of(problem.names, self._roles, self.name)
+        retained = np.zeros(problem.m, dtype=bool)
+        retained[retain] = True
+        return retained

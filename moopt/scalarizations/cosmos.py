@@ -5,12 +5,21 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
+import numpy as np
 from torch import Tensor
 
-from moopt.scalarizations.base import mask_of
-from moopt.scalarizations.preference import preference_or_uniform, shifted_losses
-from moopt.scalarizations.preferred import PreferredScalarization
+from moopt.records.result import State
+from moopt.scalarizations.arguments import (
+    mask_of,
+    preference_or_uniform,
+    shifted_losses,
+    unit_preference,
+)
+from moopt.scalarizations.base import differentiated, out_of_domain
+from moopt.scalarizations.preferred import PreferredScalarization, unit_vector
 from moopt.settings.numbers import check_number
+from moopt.weightings import Problem, Solved
+from moopt.weightings.problem import EPS
 
 
 def cosmos(
@@ -40,7 +49,7 @@ def cosmos(
     on = mask_of(losses, active)
     values = shifted_losses(losses, None, on)
     weights = preference_or_uniform(preference, losses, on)
-    unit = weights / weights.norm(dim=-1, keepdim=True)
+    unit = unit_preference(preference, losses, on)
     # The cosine does not depend on a constant scale, which keeps the squares in range.
     scaled = values / values.detach().abs().amax(-1, keepdim=True)
     cosine = (scaled * unit).sum(-1) / scaled.norm(dim=-1)
@@ -52,9 +61,9 @@ class COSMOS(PreferredScalarization):
     """A weighted sum of the losses l, drawn to a ray: `w = p - penalty (u - cos l/||l||) / ||l||`.
 
     The derivative of `cosmos`, with `u = p / ||p||` and `cos = cos(p, l)`. In the paper the
-    network also takes p as an input and p is sampled anew for each batch, which gives a whole front
-    from one network; that is the model's part. Here p is fixed. The penalty does not scale with the
-    losses: choose it beside their size.
+    network also takes p as an input and p is sampled again for each batch, which gives a whole
+    front from one network; that is the model's part. Here p is fixed. The penalty does not scale
+    with the losses: choose it beside their size.
 
     Args:
         preference: p, >= 0; a sequence in the order of the objectives, or a mapping from objective
@@ -65,7 +74,9 @@ class COSMOS(PreferredScalarization):
         TypeError: if the preference is not one of numbers.
         ValueError: if a setting is out of range; at the call, if an objective has no entry.
 
-    Numerics: all losses 0 give status OUT_OF_DOMAIN; a weight may be negative. No synchronisation.
+    Numerics: a weight may be negative. The penalty's part grows as `1 / ||l||`: losses that are all
+    0, or so small beside the penalty that p is lost in the rounding of that part, give status
+    OUT_OF_DOMAIN and uniform weights.
 
     Example:
         >>> import torch, moopt
@@ -75,13 +86,14 @@ class COSMOS(PreferredScalarization):
         >>> COSMOS(penalty=0.0)(statistics).weights.tolist()
         [0.5, 0.5]
 
-    Source: M. Ruchte and J. Grabocka, "Scalable Pareto Front Approximation for Deep Multi-Objective
-    Learning", ICDM 2021. The default of `penalty` is ours.
+    Source: Ruchte and Grabocka, ICDM 2021, https://arxiv.org/abs/2103.13392. The default of
+    `penalty` is ours.
     """
 
     penalty: float = 1.0
 
     name: ClassVar[str] = "COSMOS"
+    year: ClassVar[int | None] = 2021
     source: ClassVar[str] = (
         "M. Ruchte and J. Grabocka, Scalable Pareto Front Approximation for Deep Multi-Objective"
         " Learning, ICDM 2021"
@@ -91,5 +103,15 @@ class COSMOS(PreferredScalarization):
         super().__post_init__()
         check_number(self.name, "penalty", self.penalty, "finite and >= 0", use="1.0")
 
-    def _scalar(self, losses: Tensor, active: Tensor, **vectors: Tensor | None) -> Tensor:
-        return cosmos(losses, penalty=self.penalty, active=active, **vectors)
+    def weigh(self, problem: Problem, state: State) -> Solved:
+        """`p - penalty (u - cos l/||l||) / ||l||`."""
+        assert problem.losses is not None
+        p = problem.vector(self.preference, self.name)
+        size = np.abs(problem.losses).max()
+        scaled = problem.losses / size
+        length = np.linalg.norm(scaled)
+        ray, unit = scaled / length, unit_vector(p)
+        away = self.penalty / length / size * (unit - (unit @ ray) * ray)
+        if not EPS * self.penalty / length / size < p.max():
+            return out_of_domain(problem)
+        return differentiated(p - away)

@@ -6,12 +6,15 @@ import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from moopt.scalarizations.base import Scalarization, State, derivative, mask_of
+from moopt.records.result import State
+from moopt.scalarizations.arguments import mask_of, softmax_of
+from moopt.scalarizations.base import Scalarization, differentiated, softmax
 from moopt.settings.numbers import check_number
-from moopt.weightings import Guarantee
+from moopt.weightings import Guarantee, Problem, Solved, StateEntry
 
 LOSS_SUM = "loss_sum"
 NUM_STEPS = "num_steps"
@@ -45,10 +48,8 @@ def dwa(
         3.0
     """
     on = mask_of(losses, active)
-    logits = torch.zeros_like(losses) if rates is None else rates.expand(losses.shape) / temperature
-    # The lowest finite number, where -inf would make the softmax of no objective NaN.
-    shares = logits.masked_fill(~on, torch.finfo(losses.dtype).min).softmax(-1)
-    return on.sum(-1) * (shares * torch.where(on, losses, 0.0)).sum(-1)
+    logits = torch.zeros_like(losses) if rates is None else rates / temperature
+    return on.sum(-1) * (softmax_of(logits, losses, on) * torch.where(on, losses, 0.0)).sum(-1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,7 @@ class DWA(Scalarization):
     `r_i` is the ratio of the objective's average loss over the last epoch to that over the one
     before; 1 until there are two. Epochs are counted in steps, for each objective by itself, so
     that objectives may come and go. The weights sum to m: with equal rates it is the plain sum.
+    Take it to reproduce published results.
 
     Args:
         steps_per_epoch: how many steps one average spans, >= 1; default 100. Give the length of
@@ -68,7 +70,7 @@ class DWA(Scalarization):
         ValueError: if a setting is out of range.
 
     Numerics: defined for losses of any sign; a ratio that is not finite (an average of 0) counts
-    as 1. Independent of the losses' scales. No synchronisation.
+    as 1. Independent of the losses' scales.
 
     Example:
         >>> import torch, moopt
@@ -80,14 +82,15 @@ class DWA(Scalarization):
         >>> [round(w, 3) for w in weights.tolist()]  # the second loss does not fall
         [0.876, 1.124]
 
-    Source: S. Liu, E. Johns and A. J. Davison, "End-to-End Multi-Task Learning with Attention",
-    CVPR 2019. The count of steps in place of epochs is ours.
+    Source: Liu, Johns and Davison, CVPR 2019, https://arxiv.org/abs/1803.10704. The count of steps
+    in place of epochs is ours.
     """
 
     steps_per_epoch: int = 100
     temperature: float = 2.0
 
     name: ClassVar[str] = "DWA"
+    year: ClassVar[int | None] = 2019
     source: ClassVar[str] = (
         "S. Liu, E. Johns and A. J. Davison, End-to-End Multi-Task Learning with Attention, CVPR"
         " 2019"
@@ -106,33 +109,28 @@ class DWA(Scalarization):
         return super().guarantees | {Guarantee.POSITIVELY_HOMOGENEOUS}
 
     @property
-    def state_axes(self) -> Mapping[str, int]:
-        return {LOSS_SUM: 1, NUM_STEPS: 1, LAST: 1, BEFORE_LAST: 1}
-
-    def initial_state(self, num_objectives: int, device: torch.device | None = None) -> State:
-        """No step counted, no average known (0, whose ratio counts as 1)."""
-        zero = torch.zeros(num_objectives, dtype=torch.float64, device=device)
+    def state_entries(self) -> Mapping[str, StateEntry]:
+        # An average of 0 is none yet: its ratio counts as 1.
         return {
-            LOSS_SUM: zero,
-            NUM_STEPS: zero.to(torch.int64),
-            LAST: zero.clone(),
-            BEFORE_LAST: zero.clone(),
+            LOSS_SUM: StateEntry(1),
+            NUM_STEPS: StateEntry(1, 0, int),
+            LAST: StateEntry(1),
+            BEFORE_LAST: StateEntry(1),
         }
 
-    def _weigh(
-        self, losses: Tensor, active: Tensor, state: State, names: tuple[str, ...] | None
-    ) -> tuple[Tensor, State]:
-        rates = state[LAST] / state[BEFORE_LAST]
-        rates = rates.where(rates.isfinite(), 1.0)
-        weights = derivative(
-            lambda values: dwa(values, rates, temperature=self.temperature, active=active), losses
-        )
-        total = torch.where(active, state[LOSS_SUM] + losses, state[LOSS_SUM])
-        count = state[NUM_STEPS] + active
+    def weigh(self, problem: Problem, state: State) -> Solved:
+        """`m softmax_i(r_j / T)`, and the next averages."""
+        assert problem.losses is not None
+        last, before_last = state[LAST], state[BEFORE_LAST]
+        rates = last / before_last
+        rates = np.where(np.isfinite(rates), rates, 1.0)
+        total, count = state[LOSS_SUM] + problem.losses, state[NUM_STEPS] + 1
         full = count >= self.steps_per_epoch
-        return weights, {
-            LOSS_SUM: torch.where(full, 0.0, total),
-            NUM_STEPS: torch.where(full, 0, count),
-            LAST: torch.where(full, total / count.clamp_min(1), state[LAST]),
-            BEFORE_LAST: torch.where(full, state[LAST], state[BEFORE_LAST]),
+        following = {
+            LOSS_SUM: np.where(full, 0.0, total),
+            NUM_STEPS: np.where(full, 0, count),
+            LAST: np.where(full, total / count, last),
+            BEFORE_LAST: np.where(full, last, before_last),
         }
+        weights = problem.m * softmax(rates, self.temperature)
+        return differentiated(weights, following)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from moopt.records.status import SolverStatus
-from moopt.records.step_statistics import StepStatistics
-from moopt.scalarizations.base import State, objective_losses
+from moopt.records.result import Array, State
+from moopt.scalarizations.base import differentiated
 from moopt.scalarizations.constrained import MULTIPLIERS, ConstrainedScalarization
 from moopt.settings.numbers import check_number
-from moopt.weightings import WeightingOutput
+from moopt.weightings import Problem, Solved, StateEntry
 
 LOSSES = "losses"
 
@@ -23,11 +21,12 @@ LOSSES = "losses"
 class EUPMU(ConstrainedScalarization):
     """Implicit gradient surgery: weights 1 and w, w moved by what the step did to the retain loss.
 
-    Among the directions with `g_r . d >= -eps`, the nearest to the forget gradient is
-    `d = g_f + w g_r`, where `w >= 0` minimises `||g_f + w g_r||^2 / 2 + w eps`. The slope of that
-    in w, `g_r . d + eps`, is read off the losses: a step of plain gradient descent lowers the
-    retain loss by `lr g_r . d` to first order. After `optimizer.step()`, compute the losses of the
-    *same batch* again and call `optimizer.observe(losses)`:
+    For unlearning where no step may raise the retain loss. Among the directions with
+    `g_r . d >= -eps`, the nearest to the forget gradient is `d = g_f + w g_r`, where `w >= 0`
+    minimises `||g_f + w g_r||^2 / 2 + w eps`. The slope of that in w, `g_r . d + eps`, is read off
+    the losses: a step of plain gradient descent lowers the retain loss by `lr g_r . d` to first
+    order. After `optimizer.step()`, compute the losses of the *same batch* again and call
+    `optimizer.observe(losses)`:
 
         w <- max(0, w - step_size ((loss_r before - loss_r after) / lr + eps))
 
@@ -51,8 +50,7 @@ class EUPMU(ConstrainedScalarization):
 
     Numerics: losses of any sign. An absent objective keeps its w; one that is not finite before or
     after the step teaches nothing. Leave `observe` out after a step that a GradScaler skipped. An
-    optimizer that rescales the step (Adam) makes `lr` a unit: `step_size` and
-    `eps` count in it. No synchronisation.
+    optimizer that rescales the step (Adam) makes `lr` a unit: `step_size` and `eps` count in it.
 
     Example:
         >>> import torch, moopt
@@ -66,13 +64,12 @@ class EUPMU(ConstrainedScalarization):
         >>> weights.tolist(), weighting(statistics, state).weights.tolist()
         ([1.0, 0.0], [1.0, 0.5])
 
-    Source: S. Zhou, T. Yu, Z. Zhang, H. Chang, X. Zhou, D. Wu and H. Zhao, "Efficient
-    Utility-Preserving Machine Unlearning with Implicit Gradient Surgery", NeurIPS 2025 (arXiv
-    2510.22124); its abstract states the constraint, and the recursion is from notes on the paper,
-    not compared with its text. The authors' code differs: it moves w by Adam with weight decay and
-    cuts off at 0 only where w is used, takes the losses' logarithms, *subtracts* its `error` where
-    eps is added (so that a positive one asks the retain loss to fall), divides by the learning
-    rate as an option, and in one version by `1 + w`. The default of `step_size` is ours.
+    Source: Zhou et al., NeurIPS 2025, https://arxiv.org/abs/2510.22124; its abstract states
+    the constraint, and the recursion is from notes on the paper, not compared with its text. The
+    authors' code differs: it moves w by Adam with weight decay and cuts off at 0 only where w is
+    used, takes the losses' logarithms, *subtracts* its `error` where eps is added (so that a
+    positive one asks the retain loss to fall), divides by the learning rate as an option, and in
+    one version by `1 + w`. The default of `step_size` is ours.
     """
 
     lr: float
@@ -80,6 +77,8 @@ class EUPMU(ConstrainedScalarization):
     step_size: float = 0.1
 
     name: ClassVar[str] = "EUPMU"
+    year: ClassVar[int | None] = 2025
+    example: ClassVar[Mapping[str, Any]] = {**ConstrainedScalarization.example, "lr": 0.01}
     source: ClassVar[str] = (
         "S. Zhou, T. Yu, Z. Zhang, H. Chang, X. Zhou, D. Wu and H. Zhao, Efficient"
         " Utility-Preserving Machine Unlearning with Implicit Gradient Surgery, NeurIPS 2025"
@@ -92,41 +91,28 @@ class EUPMU(ConstrainedScalarization):
         check_number(self.name, "step_size", self.step_size, "finite and >= 0", use="0.1")
 
     @property
-    def observes(self) -> bool:
-        return True
+    def state_entries(self) -> Mapping[str, StateEntry]:
+        return {**super().state_entries, LOSSES: StateEntry(1, np.inf)}
 
-    @property
-    def state_axes(self) -> Mapping[str, int]:
-        return {MULTIPLIERS: 1, LOSSES: 1}
+    def weigh(self, problem: Problem, state: State) -> Solved:
+        """1 to forget and w to retain; the losses wait for those after the step."""
+        assert problem.losses is not None
+        retained = self._retained(problem)
+        multipliers = state[MULTIPLIERS]
+        # What forgets has no multiplier.
+        before = np.where(retained, problem.losses, np.inf)
+        weights = np.where(retained, multipliers, 1.0)
+        return differentiated(weights, {MULTIPLIERS: multipliers, LOSSES: before})
 
-    def initial_state(self, num_objectives: int, device: torch.device | None = None) -> State:
-        """Every w `initial`, and no losses yet (infinity)."""
-        start = super().initial_state(num_objectives, device)
-        return start | {LOSSES: torch.full_like(start[MULTIPLIERS], float("inf"))}
+    def unweighed(self, state: State) -> State:
+        """The state with no losses to learn from: those of an earlier step are out of date."""
+        return {**state, LOSSES: np.full_like(state[LOSSES], np.inf)}
 
-    def __call__(self, statistics: StepStatistics, state: State | None = None) -> WeightingOutput:
-        output = super().__call__(statistics, state)
-        assert output.result is not None
-        losses, active = objective_losses(statistics, self.name)
-        sound = (output.result.status == int(SolverStatus.CONVERGED))[..., None]
-        # What came before an unsound step is out of date; what forgets has no multiplier.
-        learned = sound & active & self._retained(statistics.names, losses)
-        before = torch.where(learned, losses, float("inf"))
-        return output._replace(state=output.state | {LOSSES: before})
-
-    def observe(
-        self,
-        state: State,
-        losses_after: Tensor,
-        *,
-        names: tuple[str, ...] | None = None,
-    ) -> State:
+    def learn(self, state: State, losses_after: Array, names: Sequence[str] | None) -> State:
         """One projected step of each w, from the losses before and after the update."""
-        former, before = state[MULTIPLIERS], state[LOSSES]
-        rates = (before - losses_after.detach().to(before)) / self.lr
-        moved = (former - self.step_size * (rates + self.eps)).clamp_min(0.0)
-        known = before.isfinite() & moved.isfinite()
-        return {
-            MULTIPLIERS: torch.where(known, moved, former),
-            LOSSES: torch.full_like(before, float("inf")),
-        }
+        multipliers, before = state[MULTIPLIERS], state[LOSSES]
+        with np.errstate(all="ignore"):
+            fall = (before - losses_after) / self.lr
+            moved = np.maximum(multipliers - self.step_size * (fall + self.eps), 0.0)
+        known = np.isfinite(before) & np.isfinite(losses_after) & np.isfinite(moved)
+        return self.unweighed({**state, MULTIPLIERS: np.where(known, moved, multipliers)})

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from moopt.records.status import SolverStatus
-from moopt.records.step_statistics import StepStatistics
-from moopt.scalarizations.adam import AXES, adam_state, adam_step
-from moopt.scalarizations.base import Scalarization, State, derivative, mask_of, objective_losses
-from moopt.scalarizations.preference import Vector, frozen_vector, vector_in_order
+from moopt.records.result import Array, State
+from moopt.scalarizations.adam import ADAM_ENTRIES, adam_step
+from moopt.scalarizations.arguments import mask_of, softmax_of
+from moopt.scalarizations.base import Scalarization, differentiated, out_of_domain, softmax
 from moopt.settings.numbers import check_number
-from moopt.weightings import Guarantee, WeightingOutput
+from moopt.settings.preference import (
+    Preference,
+    checked_vector,
+    names_needed,
+    numbers_in_order,
+)
+from moopt.weightings import Guarantee, Problem, Solved, StateEntry
 
 LOGITS = "logits"
 LOG_LOSSES = "log_losses"
@@ -53,34 +59,29 @@ def famo(
         [0.8, 0.2]
     """
     on = mask_of(losses, active)
-    above = torch.where(on, _above(losses, min_losses, eps), 1.0)
-    # The lowest finite number, where -inf would make the softmax of no objective NaN.
-    shares = logits.expand(losses.shape).masked_fill(~on, torch.finfo(losses.dtype).min).softmax(-1)
-    shares = torch.where(on, shares, 0.0)
+    above = losses if min_losses is None else losses - min_losses
+    # A factor, so that the derivative is NaN too.
+    above = (above + eps) * torch.where(above > 0, 1.0, float("nan")).to(above.dtype)
+    above = torch.where(on, above, 1.0)
+    shares = softmax_of(logits, losses, on)
     scale = 1.0 / (shares / above.detach()).sum(-1)
     return scale * (shares * above.log()).sum(-1)
-
-
-def _above(losses: Tensor, min_losses: Tensor | None, eps: float) -> Tensor:
-    """`loss - b + eps`, and NaN where that is not positive."""
-    above = losses + eps if min_losses is None else losses - min_losses + eps
-    # A factor, so that the derivative is NaN too.
-    return above * torch.where(above > 0, 1.0, float("nan")).to(above.dtype)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FAMO(Scalarization):
     """Lower all losses at the same relative rate: `w_i = c z_i / (loss_i - b_i + eps)`.
 
-    The derivative of `famo`: weights on the simplex. The logits learn from what the step did. After
-    `optimizer.step()`, compute the losses of the *same batch* again and call
+    For many objectives with positive losses: it costs one forward pass more than plain training,
+    whatever their number. The derivative of `famo`: weights on the simplex. The logits learn from
+    what the step did. After `optimizer.step()`, compute the losses of the *same batch* again and
+    call
 
         optimizer.observe(losses)
 
     Adam then lowers the logits of the objectives whose logarithm fell most, along
     `d/dlogits sum_i softmax_i(logits) delta_i` with `delta_i = log(loss before) - log(loss after)`.
-    Without `observe` the logits stay equal; `CommonDescent` warns then. It costs one forward pass
-    more than plain training, whatever the number of objectives.
+    Without `observe` the logits stay equal; `CommonDescent` warns then.
 
     Args:
         min_losses: b, lower bounds; a sequence in the order of the objectives, or a mapping from
@@ -94,9 +95,9 @@ class FAMO(Scalarization):
         TypeError: if `min_losses` are no numbers.
         ValueError: if a setting is out of range; at the call, if an objective has no bound.
 
-    Numerics: a loss not above its bound gives status OUT_OF_DOMAIN and uniform weights; an
-    objective that is not finite before or after the step teaches the logits nothing. No
-    synchronisation.
+    Numerics: a loss that is not above its bound (exactly at it, too) gives status OUT_OF_DOMAIN and
+    uniform weights, and the logits learn nothing from that step; nor do they from an objective
+    that is not finite, or not above its bound, after the step.
 
     Example:
         >>> import torch, moopt
@@ -110,23 +111,23 @@ class FAMO(Scalarization):
         >>> bool(weighting(statistics, state).weights[0] < weights[0])
         True
 
-    Source: B. Liu, Y. Feng, P. Stone and Q. Liu, "FAMO: Fast Adaptive Multitask Optimization",
-    NeurIPS 2023.
+    Source: Liu, Feng, Stone and Liu, NeurIPS 2023, https://arxiv.org/abs/2306.03792.
     """
 
-    min_losses: Vector | None = None
+    min_losses: Preference | None = None
     lr: float = 0.025
     weight_decay: float = 1e-3
     eps: float = 1e-8
 
     name: ClassVar[str] = "FAMO"
+    year: ClassVar[int | None] = 2023
     source: ClassVar[str] = (
         "B. Liu, Y. Feng, P. Stone and Q. Liu, FAMO: Fast Adaptive Multitask Optimization, NeurIPS"
         " 2023"
     )
 
     def __post_init__(self) -> None:
-        bounds = frozen_vector(self.min_losses, "`min_losses` of `FAMO`", preference=False)
+        bounds = checked_vector(self.min_losses, self.name, "min_losses")
         object.__setattr__(self, "min_losses", bounds)
         for field in ("lr", "weight_decay", "eps"):
             value, default = getattr(self, field), getattr(type(self), field)
@@ -140,63 +141,43 @@ class FAMO(Scalarization):
 
     @property
     def needs(self) -> frozenset[str]:
-        return super().needs | ({"names"} if isinstance(self.min_losses, dict) else set())
+        return super().needs | names_needed(self.min_losses)
 
     @property
-    def observes(self) -> bool:
-        return True
+    def state_entries(self) -> Mapping[str, StateEntry]:
+        return {LOGITS: StateEntry(1), LOG_LOSSES: StateEntry(1, np.inf), **ADAM_ENTRIES}
 
-    @property
-    def state_axes(self) -> Mapping[str, int]:
-        return {LOGITS: 1, LOG_LOSSES: 1, **AXES}
+    def weigh(self, problem: Problem, state: State) -> Solved:
+        """`z_i / (loss_i - b_i + eps)` divided by their sum; the losses wait for those after."""
+        assert problem.losses is not None
+        above = problem.losses
+        if self.min_losses is not None:
+            above = above - problem.vector(self.min_losses, self.name, "min_losses")
+        if above.min() <= 0.0:
+            return out_of_domain(problem, self.unweighed(state))
+        logarithms = np.log(above + self.eps)
+        weights = softmax(state[LOGITS] - logarithms)
+        following = {**state, LOG_LOSSES: logarithms}
+        return differentiated(weights, following)
 
-    def initial_state(self, num_objectives: int, device: torch.device | None = None) -> State:
-        """Equal logits, and no losses yet (infinity)."""
-        zero = torch.zeros(num_objectives, dtype=torch.float64, device=device)
-        return {LOGITS: zero, LOG_LOSSES: zero + float("inf"), **adam_state(zero)}
+    def unweighed(self, state: State) -> State:
+        """The state with no losses to learn from: those of an earlier step are out of date."""
+        return {**state, LOG_LOSSES: np.full_like(state[LOG_LOSSES], np.inf)}
 
-    def __call__(self, statistics: StepStatistics, state: State | None = None) -> WeightingOutput:
-        output = super().__call__(statistics, state)
-        assert output.result is not None
-        losses, active = objective_losses(statistics, "FAMO")
-        usable = (output.result.status == int(SolverStatus.CONVERGED))[..., None] & active
-        # A step that is not sound teaches nothing, and what came before it is out of date.
-        logarithms = torch.where(usable, self._log(losses, statistics.names), float("inf"))
-        return output._replace(state=output.state | {LOG_LOSSES: logarithms})
-
-    def _weigh(
-        self, losses: Tensor, active: Tensor, state: State, names: tuple[str, ...] | None
-    ) -> tuple[Tensor, State]:
-        logits, bounds = state[LOGITS], self._bounds(losses, names)
-        weights = derivative(
-            lambda values: famo(values, logits, min_losses=bounds, eps=self.eps, active=active),
-            losses,
-        )
-        return weights, state
-
-    def observe(
-        self,
-        state: State,
-        losses_after: Tensor,
-        *,
-        names: tuple[str, ...] | None = None,
-    ) -> State:
+    def learn(self, state: State, losses_after: Array, names: Sequence[str] | None) -> State:
         """One step of Adam on the logits, from the losses before and after the update."""
-        before = state[LOG_LOSSES]
-        after = self._log(losses_after.detach().to(before), names)
-        known = before.isfinite() & after.isfinite()
-        delta = torch.where(known, before - after, 0.0)
-        shares = state[LOGITS].masked_fill(~known, torch.finfo(before.dtype).min).softmax(-1)
-        shares = torch.where(known, shares, 0.0)
-        slope = shares * (delta - (shares * delta).sum(-1, keepdim=True))
-        slope = slope + self.weight_decay * state[LOGITS]
-        logits, moments = adam_step(state[LOGITS], slope, state, lr=self.lr, active=known)
-        return {LOGITS: logits, LOG_LOSSES: torch.full_like(before, float("inf")), **moments}
-
-    def _bounds(self, losses: Tensor, names: tuple[str, ...] | None) -> Tensor | None:
-        return vector_in_order(self.min_losses, names, losses, "`min_losses` of `FAMO`")
-
-    def _log(self, losses: Tensor, names: tuple[str, ...] | None) -> Tensor:
-        """The logarithms that are learned from; infinity where there is none."""
-        logarithms = _above(losses, self._bounds(losses, names), self.eps).log()
-        return torch.where(logarithms.isfinite(), logarithms, float("inf"))
+        before, logits = state[LOG_LOSSES], state[LOGITS]
+        above = losses_after
+        if self.min_losses is not None:
+            count = len(losses_after)
+            above = above - numbers_in_order(self.min_losses, names, count, self.name, "min_losses")
+        known = np.isfinite(before) & np.isfinite(above) & (above > 0.0)
+        following = self.unweighed(state)
+        if not known.any():
+            return following
+        delta = before[known] - np.log(above[known] + self.eps)
+        shares = softmax(logits[known])
+        slope = self.weight_decay * logits
+        slope[known] += shares * (delta - shares @ delta)
+        moved, moments = adam_step(logits, slope, state, lr=self.lr, active=known)
+        return {**following, LOGITS: moved, **moments}

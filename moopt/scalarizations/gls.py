@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from moopt.scalarizations.base import Scalarization, State, derivative, mask_of
-from moopt.weightings import Guarantee
+from moopt.records.result import State
+from moopt.scalarizations.arguments import mask_of
+from moopt.scalarizations.base import Scalarization, differentiated, out_of_domain
+from moopt.weightings import Guarantee, Problem, Solved
 
 
 def gls(losses: Tensor, *, active: Tensor | None = None) -> Tensor:
@@ -43,7 +46,7 @@ class GLS(Scalarization):
     direction: the losses' units do not matter.
 
     Numerics: a loss <= 0 gives status OUT_OF_DOMAIN and uniform weights; a loss that goes to 0
-    takes all the weight. No synchronisation.
+    takes all the weight.
 
     Example:
         >>> import torch, moopt
@@ -53,11 +56,11 @@ class GLS(Scalarization):
         >>> [round(w, 12) for w in GLS()(statistics).weights.tolist()]
         [1.0, 0.25]
 
-    Source: S. Chennupati, G. Sistu, S. Yogamani and S. Rawashdeh, "MultiNet++: Multi-Stream Feature
-    Aggregation and Geometric Loss Strategy for Multi-Task Learning", CVPR Workshops 2019.
+    Source: Chennupati et al., CVPR Workshops 2019, https://arxiv.org/abs/1904.08492.
     """
 
     name: ClassVar[str] = "GLS"
+    year: ClassVar[int | None] = 2019
     source: ClassVar[str] = (
         "S. Chennupati, G. Sistu, S. Yogamani and S. Rawashdeh, MultiNet++: Multi-Stream Feature"
         " Aggregation and Geometric Loss Strategy for Multi-Task Learning, CVPR Workshops 2019"
@@ -70,7 +73,11 @@ class GLS(Scalarization):
             Guarantee.POSITIVELY_HOMOGENEOUS,
         }
 
-    def _weigh(
-        self, losses: Tensor, active: Tensor, state: State, names: tuple[str, ...] | None
-    ) -> tuple[Tensor, State]:
-        return derivative(lambda values: gls(values, active=active), losses), {}
+    def weigh(self, problem: Problem, state: State) -> Solved:
+        """`gls(loss) / (m loss_i)`, through logarithms."""
+        assert problem.losses is not None
+        if problem.losses.min() <= 0.0:
+            return out_of_domain(problem)
+        logarithms = np.log(problem.losses)
+        weights = np.exp(logarithms.mean() - logarithms) / problem.m
+        return differentiated(weights)

@@ -6,11 +6,16 @@ import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from moopt.scalarizations.base import Scalarization, State, derivatives, mask_of
+from moopt.records.result import State
+from moopt.scalarizations.arguments import mask_of
+from moopt.scalarizations.base import Scalarization, differentiated, out_of_domain
+from moopt.scalarizations.log_scale import SMALLEST, log_scale_step
 from moopt.settings.numbers import check_number
+from moopt.weightings import Problem, Solved, StateEntry
 
 LOG_SCALES = "log_scales"
 
@@ -41,21 +46,26 @@ def imtl_l(losses: Tensor, log_scales: Tensor, *, active: Tensor | None = None) 
 class IMTLL(Scalarization):
     """Learn a scale for each loss: `w_i = exp(s_i)`, so that `exp(s_i) loss_i` goes to 1.
 
-    Every step also takes a gradient step on the scales: `s_i <- s_i - lr (exp(s_i) loss_i - 1)`, as
-    in joint training by SGD with this `lr`. They settle at `s_i = -log loss_i`, so that the weight
-    goes to `1 / loss_i`; near there `1 / lr` steps close the gap by a factor e. Objectives that are
-    absent keep their scale. It is `UW` with `s -> -s`, times two.
+    For positive losses in different units. Every step also takes a gradient step on the scales:
+    `s_i <- s_i - lr (exp(s_i) loss_i - 1)`, as in joint training by SGD with this `lr`. They settle
+    at `s_i = -log loss_i`, so that the weight goes to `1 / loss_i`; near there `1 / lr` steps close
+    the gap by a factor e. Objectives that are absent keep their scale. It is `UW` with `s -> -s`,
+    times two.
+
+    A step that would carry `s_i` past `-log loss_i` by more than 1 ends at `-log loss_i`. With the
+    default `lr` that takes `exp(s_i) loss_i` above 760: the loss is weighed by `1 / loss_i` from
+    the next step on, where plain descent would drive its weight to zero for good. (A spike of that
+    size in a single batch silences its objective for some `1 / lr` steps per factor e.) Other steps
+    are as published.
 
     Args:
-        lr: learning rate of the scales, >= 0; default 0.01. 0 keeps them as they are. A loss far
-            above 1 moves its scale by about `lr loss` in the first step: choose `lr` below
-            1 / loss.
+        lr: learning rate of the scales, >= 0; default 0.01. 0 keeps them as they are.
 
     Raises:
         ValueError: if `lr` is out of range.
 
-    Numerics: the scales start at `exp(0) = 1`: the plain sum. They need losses > 0: with a loss
-    <= 0 its scale grows without end. No synchronisation.
+    Numerics: the scales start at `exp(0) = 1`: the plain sum. A loss <= 0 (or below 2.3e-308) gives
+    status OUT_OF_DOMAIN and uniform weights, and leaves every scale as it was.
 
     Example:
         >>> import torch, moopt
@@ -65,14 +75,15 @@ class IMTLL(Scalarization):
         >>> output.weights.tolist(), output.state["log_scales"].tolist()
         ([1.0, 1.0], [0.0, -0.2])
 
-    Source: L. Liu, Y. Li, Z. Kuang, J.-H. Xue, Y. Chen, W. Yang, Q. Liao and W. Zhang, "Towards
-    Impartial Multi-task Learning", ICLR 2021, the loss balance (IMTL-L). The paper learns the
-    scales with the model's own optimizer; here they have their own `lr`.
+    Source: Liu et al., ICLR 2021, https://openreview.net/forum?id=IMPnRXEWpvr, the loss balance
+    (IMTL-L). The paper learns the scales with the model's own optimizer; here they have their own
+    `lr`. The limit of the step is ours.
     """
 
     lr: float = 0.01
 
     name: ClassVar[str] = "IMTLL"
+    year: ClassVar[int | None] = 2021
     source: ClassVar[str] = (
         "L. Liu, Y. Li, Z. Kuang, J.-H. Xue, Y. Chen, W. Yang, Q. Liao and W. Zhang, Towards"
         " Impartial Multi-task Learning, ICLR 2021"
@@ -82,18 +93,14 @@ class IMTLL(Scalarization):
         check_number(self.name, "lr", self.lr, "finite and >= 0", use="0.01")
 
     @property
-    def state_axes(self) -> Mapping[str, int]:
-        return {LOG_SCALES: 1}
+    def state_entries(self) -> Mapping[str, StateEntry]:
+        return {LOG_SCALES: StateEntry(1)}
 
-    def initial_state(self, num_objectives: int, device: torch.device | None = None) -> State:
-        """Log-scales 0: the plain sum."""
-        return {LOG_SCALES: torch.zeros(num_objectives, dtype=torch.float64, device=device)}
-
-    def _weigh(
-        self, losses: Tensor, active: Tensor, state: State, names: tuple[str, ...] | None
-    ) -> tuple[Tensor, State]:
-        logs = state[LOG_SCALES].expand(losses.shape)
-        weights, slopes = derivatives(
-            lambda values, s: imtl_l(values, s, active=active), losses, logs
-        )
-        return weights, {LOG_SCALES: logs - self.lr * slopes}
+    def weigh(self, problem: Problem, state: State) -> Solved:
+        """`exp(s_i)`, and the next scales."""
+        losses, logs = problem.losses, state[LOG_SCALES]
+        assert losses is not None
+        if losses.min() < SMALLEST:
+            return out_of_domain(problem)
+        following = {LOG_SCALES: logs - log_scale_step(-logs, losses, self.lr)}
+        return differentiated(np.exp(logs), following)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from moopt.scalarizations.base import mask_of
-from moopt.scalarizations.preference import Vector, preference_or_uniform, shifted_losses
-from moopt.scalarizations.preferred import PreferredScalarization
+from moopt.records.result import State
+from moopt.scalarizations.arguments import mask_of, shifted_losses, unit_preference
+from moopt.scalarizations.base import differentiated
+from moopt.scalarizations.preferred import ReferencedScalarization, unit_vector
 from moopt.settings.numbers import check_number
-from moopt.weightings import Guarantee
+from moopt.weightings import Guarantee, Problem, Solved
+from moopt.weightings.problem import EPS
 
 ON_THE_RAY = 64
 """Units of rounding: a distance to the ray below this many, relative to ||loss - z||, is zero."""
@@ -50,8 +53,7 @@ def pbi(
     """
     on = mask_of(losses, active)
     values = shifted_losses(losses, reference, on)
-    unit = preference_or_uniform(preference, losses, on)
-    unit = unit / unit.norm(dim=-1, keepdim=True)
+    unit = unit_preference(preference, losses, on)
     # s is homogeneous in f: dividing by a constant keeps the squares in range.
     size = values.detach().abs().amax(-1, keepdim=True)
     size = size.where(size > 0, 1.0)
@@ -67,12 +69,12 @@ def pbi(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PBI(PreferredScalarization):
+class PBI(ReferencedScalarization):
     """Go down a preference ray: `w = u + theta (f - d1 u) / d2`, with `f` and `u` as in `pbi`.
 
     The derivative of `pbi`. The losses are drawn to the ray `z + t p`, t > 0: a trade-off in
     proportion p. An objective far below the ray gets a *negative* weight: it is raised to bring
-    the others down, so this is no common descent.
+    the others down, so this is not common descent.
 
     Args:
         preference: p, >= 0, the proportion of the losses aimed at; a sequence in the order of the
@@ -86,7 +88,8 @@ class PBI(PreferredScalarization):
         ValueError: if a setting is out of range; at the call, if an objective has no entry.
 
     Numerics: defined for losses of any sign; within 64 units of rounding of the ray the penalty has
-    no derivative and is left out. Independent of a common scale of the losses. No synchronisation.
+    no derivative and is left out. Independent of a common scale of the losses. Present objectives
+    that all have preference 0 make no ray: status OUT_OF_DOMAIN and uniform weights.
 
     Example:
         >>> import torch, moopt
@@ -96,15 +99,14 @@ class PBI(PreferredScalarization):
         >>> PBI(preference=[1.0, 0.0], theta=2.0)(statistics).weights.tolist()
         [1.0, 2.0]
 
-    Source: Q. Zhang and H. Li, "MOEA/D: A Multiobjective Evolutionary Algorithm Based on
-    Decomposition", IEEE Transactions on Evolutionary Computation 11, 2007; theta = 5 is theirs
-    (from memory).
+    Source: Zhang and Li, 2007, https://doi.org/10.1109/TEVC.2007.892759; theta = 5 is theirs (from
+    memory).
     """
 
-    reference: Vector | None = None
     theta: float = 5.0
 
     name: ClassVar[str] = "PBI"
+    year: ClassVar[int | None] = 2007
     source: ClassVar[str] = (
         "Q. Zhang and H. Li, MOEA/D: A Multiobjective Evolutionary Algorithm Based on"
         " Decomposition, IEEE Transactions on Evolutionary Computation 11, 2007"
@@ -119,5 +121,13 @@ class PBI(PreferredScalarization):
         homogeneous = {Guarantee.POSITIVELY_HOMOGENEOUS} if self.reference is None else set()
         return super().guarantees | homogeneous
 
-    def _scalar(self, losses: Tensor, active: Tensor, **vectors: Tensor | None) -> Tensor:
-        return pbi(losses, theta=self.theta, active=active, **vectors)
+    def weigh(self, problem: Problem, state: State) -> Solved:
+        """`u + theta (f - d1 u) / d2`; u alone on the ray."""
+        unit = unit_vector(problem.vector(self.preference, self.name))
+        values = self._above_reference(problem)
+        values = values / (np.abs(values).max() or 1.0)
+        away = values - (values @ unit) * unit
+        distance = np.linalg.norm(away)
+        far = distance > ON_THE_RAY * EPS * np.linalg.norm(values)
+        weights = unit + self.theta * away / distance if far else unit
+        return differentiated(weights)

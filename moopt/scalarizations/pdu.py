@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from moopt.scalarizations.base import State
+from moopt.records.result import State
+from moopt.scalarizations.base import differentiated
 from moopt.scalarizations.constrained import MULTIPLIERS, ConstrainedScalarization
 from moopt.settings.numbers import check_number
+from moopt.weightings import Problem, Solved, StateEntry
 
 NUM_STEPS = "num_steps"
 
@@ -20,8 +21,9 @@ NUM_STEPS = "num_steps"
 class PDU(ConstrainedScalarization):
     """Primal-dual unlearning: `min loss_f` subject to `loss_r <= eps`, weights 1 and lambda.
 
-    The step goes along the gradient of the Lagrangian `loss_f + lambda (loss_r - eps)`, and
-    lambda then follows the constraint, with the losses of that same step:
+    For unlearning with a bound on the retain loss. The step goes along the gradient of the
+    Lagrangian `loss_f + lambda (loss_r - eps)`, and lambda then follows the constraint, with the
+    losses of that same step:
 
         lambda <- max(0, lambda + step_size (loss_r - eps))
 
@@ -47,7 +49,7 @@ class PDU(ConstrainedScalarization):
 
     Numerics: losses of any sign. An absent objective keeps its lambda. A step whose losses are not
     finite leaves every lambda; one that a GradScaler skips moves them, since the losses are known
-    and the gradients not yet. No synchronisation.
+    and the gradients not yet. A lambda that would overflow stays.
 
     Example:
         >>> import torch, moopt
@@ -60,13 +62,11 @@ class PDU(ConstrainedScalarization):
         >>> weights.tolist(), weighting(statistics, state).weights.tolist()
         ([1.0, 1.0], [1.0, 1.1])
 
-    Source: T. Entesari, A. Hatami, R. Khaziev, A. Ramakrishna and M. Fazlyab, "Constrained Entropic
-    Unlearning: A Primal-Dual Framework for Large Language Models", arXiv 2506.05314, 2025; the
-    order of the two updates and the defaults are those of the authors' code (`PDU` of
-    open-unlearning), which we compared with, not the paper's text. That code counts its warm-up in
-    epochs, can update lambda once per epoch from the mean loss instead (not here), and leaves the
-    weight of the forget loss to the user (here 1; scale the loss). Its forget loss, the logit
-    margin, is a loss like any other.
+    Source: Entesari et al., 2025, https://arxiv.org/abs/2506.05314; the order of the two updates
+    and the defaults are those of the authors' code (`PDU` of open-unlearning), which we compared
+    with, not the paper's text. That code counts its warm-up in epochs, can update lambda once per
+    epoch from the mean loss instead (not here), and leaves the weight of the forget loss to the
+    user (here 1; scale the loss). Its forget loss, the logit margin, is a loss like any other.
     """
 
     eps: float
@@ -75,6 +75,8 @@ class PDU(ConstrainedScalarization):
     warmup_steps: int = 0
 
     name: ClassVar[str] = "PDU"
+    year: ClassVar[int | None] = 2025
+    example: ClassVar[Mapping[str, Any]] = {**ConstrainedScalarization.example, "eps": 0.5}
     source: ClassVar[str] = (
         "T. Entesari, A. Hatami, R. Khaziev, A. Ramakrishna and M. Fazlyab, Constrained Entropic"
         " Unlearning: A Primal-Dual Framework for Large Language Models, arXiv 2506.05314, 2025"
@@ -90,22 +92,19 @@ class PDU(ConstrainedScalarization):
             )
 
     @property
-    def state_axes(self) -> Mapping[str, int]:
-        return {MULTIPLIERS: 1, NUM_STEPS: 1}
+    def state_entries(self) -> Mapping[str, StateEntry]:
+        return {**super().state_entries, NUM_STEPS: StateEntry(1, 0, int)}
 
-    def initial_state(self, num_objectives: int, device: torch.device | None = None) -> State:
-        """Every lambda `initial`, and no step counted."""
-        counts = torch.zeros(num_objectives, dtype=torch.int64, device=device)
-        return {**super().initial_state(num_objectives, device), NUM_STEPS: counts}
-
-    def _weigh(
-        self, losses: Tensor, active: Tensor, state: State, names: tuple[str, ...] | None
-    ) -> tuple[Tensor, State]:
-        weights, _ = super()._weigh(losses, active, state, names)
-        former, count = state[MULTIPLIERS], state[NUM_STEPS]
-        moved = (former + self.step_size * (losses - self.eps)).clamp_min(0.0)
-        moves = active & self._retained(names, losses) & (count >= self.warmup_steps)
-        return weights, {
-            MULTIPLIERS: torch.where(moves, moved, former),
-            NUM_STEPS: count + active,
+    def weigh(self, problem: Problem, state: State) -> Solved:
+        """1 to forget and lambda to retain, and the next lambda."""
+        assert problem.losses is not None
+        retained = self._retained(problem)
+        multipliers, count = state[MULTIPLIERS], state[NUM_STEPS]
+        moved = np.maximum(multipliers + self.step_size * (problem.losses - self.eps), 0.0)
+        moves = retained & (count >= self.warmup_steps) & np.isfinite(moved)
+        following = {
+            MULTIPLIERS: np.where(moves, moved, multipliers),
+            NUM_STEPS: count + 1,
         }
+        weights = np.where(retained, multipliers, 1.0)
+        return differentiated(weights, following)

@@ -2,57 +2,72 @@
 
 from __future__ import annotations
 
-import abc
 import dataclasses
 
-from torch import Tensor
+import numpy as np
 
-from moopt.scalarizations.base import Scalarization, State, derivative
-from moopt.scalarizations.preference import Vector, frozen_vector, vector_in_order
-from moopt.weightings import Guarantee
+from moopt.records.result import Array
+from moopt.scalarizations.base import Scalarization
+from moopt.settings.preference import (
+    Preference,
+    checked_preference,
+    checked_vector,
+    names_needed,
+)
+from moopt.weightings import Guarantee, Problem
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PreferredScalarization(Scalarization):
-    """`w_i = ds / dloss_i` for an `s` that depends on a preference, and perhaps a reference point.
+    """A scalarization with a preference, by position or by objective name.
 
-    Vectors go by position or by objective name; by name, they may name absent objectives.
+    By name, it may name objectives that are absent.
     """
 
-    preference: Vector | None = None
+    preference: Preference | None = None
 
     def __post_init__(self) -> None:
-        for field, given in self._vectors().items():
-            frozen = frozen_vector(given, self._named(field), preference=field == "preference")
-            object.__setattr__(self, field, frozen)
+        object.__setattr__(self, "preference", checked_preference(self.preference, self.name))
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:
         # A number that belongs to a position stays there when the objectives are permuted.
-        positional = any(isinstance(given, tuple) for given in self._vectors().values())
+        positional = any(isinstance(given, tuple) for given in self._vectors)
         return frozenset() if positional else super().guarantees
 
     @property
     def needs(self) -> frozenset[str]:
-        named = any(isinstance(given, dict) for given in self._vectors().values())
-        return super().needs | ({"names"} if named else set())
+        return super().needs | names_needed(*self._vectors)
 
-    @abc.abstractmethod
-    def _scalar(self, losses: Tensor, active: Tensor, **vectors: Tensor | None) -> Tensor:
-        """s, `[...]`, differentiable in `losses`."""
+    @property
+    def _vectors(self) -> tuple[Preference | None, ...]:
+        return (self.preference,)
 
-    def _weigh(
-        self, losses: Tensor, active: Tensor, state: State, names: tuple[str, ...] | None
-    ) -> tuple[Tensor, State]:
-        vectors = {
-            field: vector_in_order(given, names, losses, self._named(field))
-            for field, given in self._vectors().items()
-        }
-        return derivative(lambda values: self._scalar(values, active, **vectors), losses), {}
 
-    def _vectors(self) -> dict[str, Vector | None]:
-        fields = ("preference", "reference")
-        return {field: getattr(self, field) for field in fields if hasattr(self, field)}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReferencedScalarization(PreferredScalarization):
+    """The same with a reference point, from which the losses count."""
 
-    def _named(self, field: str) -> str:
-        return f"`{field}` of `{type(self).__name__}`"
+    reference: Preference | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        reference = checked_vector(self.reference, self.name, "reference")
+        object.__setattr__(self, "reference", reference)
+
+    @property
+    def _vectors(self) -> tuple[Preference | None, ...]:
+        return (self.preference, self.reference)
+
+    def _above_reference(self, problem: Problem) -> Array:
+        """`loss - z`, float64 `[m]`."""
+        assert problem.losses is not None
+        if self.reference is None:
+            return problem.losses
+        return problem.losses - problem.vector(self.reference, self.name, "reference")
+
+
+def unit_vector(vector: Array) -> Array:
+    """A vector >= 0 divided by its length, at any scale; NaN where all of it is 0."""
+    scaled = vector / vector.max()
+    return scaled / np.linalg.norm(scaled)

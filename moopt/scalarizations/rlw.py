@@ -6,15 +6,20 @@ import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from moopt.scalarizations.base import Scalarization, State, derivative, mask_of
+from moopt.records.result import State
+from moopt.scalarizations.arguments import mask_of, softmax_of
+from moopt.scalarizations.base import Scalarization, differentiated, softmax
 from moopt.settings.numbers import check_seed
-from moopt.weightings import Guarantee
-from moopt.weightings.counter_random import counter_normal, stream_seed
+from moopt.weightings import Guarantee, Problem, Solved, StateEntry
+from moopt.weightings.draws import draws
 
 COUNTER = "counter"
+STREAM = 1
+"""Not the numbers of the weighting `Random` of the same seed."""
 
 
 def rlw(losses: Tensor, noise: Tensor, *, active: Tensor | None = None) -> Tensor:
@@ -35,14 +40,12 @@ def rlw(losses: Tensor, noise: Tensor, *, active: Tensor | None = None) -> Tenso
         2.0
     """
     on = mask_of(losses, active)
-    # The lowest finite number, where -inf would make the softmax of no objective NaN.
-    logits = noise.expand(losses.shape).masked_fill(~on, torch.finfo(losses.dtype).min)
-    return (logits.softmax(-1) * torch.where(on, losses, 0.0)).sum(-1)
+    return (softmax_of(noise, losses, on) * torch.where(on, losses, 0.0)).sum(-1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RLW(Scalarization):
-    """Draw the weights anew in every step: `w = softmax(n)`, n standard normal.
+    """Draw other weights in every step: `w = softmax(n)`, n standard normal.
 
     A test of whether a method does more than noise would: weights on the simplex that know nothing
     of the losses. The weights of step k are a function of `seed` and k alone, the same on every
@@ -54,8 +57,7 @@ class RLW(Scalarization):
     Raises:
         TypeError: if `seed` is not an integer.
 
-    Numerics: defined for losses of any sign. The k-th active objective takes the k-th number. No
-    synchronisation.
+    Numerics: defined for losses of any sign. The k-th active objective takes the k-th number.
 
     Example:
         >>> import torch, moopt
@@ -66,13 +68,14 @@ class RLW(Scalarization):
         >>> round(first.sum().item(), 12), bool((first == second).any())
         (1.0, False)
 
-    Source: B. Lin, F. Ye, Y. Zhang and I. W. Tsang, "Reasonable Effectiveness of Random Weighting:
-    A Litmus Test for Multi-Task Learning", TMLR 2022; the normal distribution of its six.
+    Source: Lin, Ye, Zhang and Tsang, TMLR 2022, https://arxiv.org/abs/2111.10603; the normal
+    distribution of its six.
     """
 
     seed: int = 0
 
     name: ClassVar[str] = "RLW"
+    year: ClassVar[int | None] = 2022
     source: ClassVar[str] = (
         "B. Lin, F. Ye, Y. Zhang and I. W. Tsang, Reasonable Effectiveness of Random Weighting: A"
         " Litmus Test for Multi-Task Learning, TMLR 2022"
@@ -88,18 +91,11 @@ class RLW(Scalarization):
         )
 
     @property
-    def state_axes(self) -> Mapping[str, int]:
-        return {COUNTER: 0}
+    def state_entries(self) -> Mapping[str, StateEntry]:
+        return {COUNTER: StateEntry(0, 0, int)}
 
-    def initial_state(self, num_objectives: int, device: torch.device | None = None) -> State:
-        """No number drawn yet."""
-        return {COUNTER: torch.zeros((), dtype=torch.int64, device=device)}
-
-    def _weigh(
-        self, losses: Tensor, active: Tensor, state: State, names: tuple[str, ...] | None
-    ) -> tuple[Tensor, State]:
-        seed = stream_seed(self.seed, 1)  # not the numbers of the weighting `Random`
-        normal = counter_normal(seed, state[COUNTER], losses.shape[-1:])
-        noise = normal[(active.cumsum(-1) - 1).clamp_min(0)]
-        weights = derivative(lambda values: rlw(values, noise, active=active), losses)
-        return weights, {COUNTER: state[COUNTER] + 1}
+    def weigh(self, problem: Problem, state: State) -> Solved:
+        """`softmax(n)`."""
+        counter = int(state[COUNTER])
+        weights = softmax(draws(self.seed, counter, STREAM).standard_normal(problem.m))
+        return differentiated(weights, {COUNTER: np.array(counter + 1)})

@@ -8,10 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from moopt.scalarizations.base import mask_of
-from moopt.scalarizations.preference import Vector, preference_or_uniform, shifted_losses
-from moopt.scalarizations.preferred import PreferredScalarization
+from moopt.records.result import State
+from moopt.scalarizations.arguments import mask_of, preference_or_uniform, shifted_losses
+from moopt.scalarizations.base import differentiated, softmax
+from moopt.scalarizations.preferred import ReferencedScalarization
 from moopt.settings.numbers import check_number
+from moopt.weightings import Problem, Solved
 
 
 def stch(
@@ -52,7 +54,7 @@ def stch(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class STCH(PreferredScalarization):
+class STCH(ReferencedScalarization):
     """Lower the worst weighted loss: `w_i = p_i softmax_i(p_j (loss_j - z_j) / mu)`.
 
     The derivative of `stch`. Minimising it reaches every (weakly) Pareto optimal point for some
@@ -71,7 +73,7 @@ class STCH(PreferredScalarization):
         TypeError: if a vector is not one of numbers.
         ValueError: if a setting is out of range; at the call, if an objective has no entry.
 
-    Numerics: defined for losses of any sign. No synchronisation.
+    Numerics: defined for losses of any sign, and for every `mu`: nothing overflows.
 
     Example:
         >>> import torch, moopt
@@ -81,15 +83,14 @@ class STCH(PreferredScalarization):
         >>> STCH()(statistics).weights.tolist()
         [0.25, 0.25]
 
-    Source: X. Lin, X. Zhang, Z. Yang, F. Liu, Z. Wang and Q. Zhang, "Smooth Tchebycheff
-    Scalarization for Multi-Objective Optimization", ICML 2024. The default of `mu` is ours: the
-    paper compares 0.01 to 1 and finds no single best value.
+    Source: Lin et al., ICML 2024, https://arxiv.org/abs/2402.19078. The default of `mu` is ours:
+    the paper compares 0.01 to 1 and finds no single best value.
     """
 
-    reference: Vector | None = None
     mu: float = 0.1
 
     name: ClassVar[str] = "STCH"
+    year: ClassVar[int | None] = 2024
     source: ClassVar[str] = (
         "X. Lin, X. Zhang, Z. Yang, F. Liu, Z. Wang and Q. Zhang, Smooth Tchebycheff Scalarization"
         " for Multi-Objective Optimization, ICML 2024"
@@ -99,5 +100,8 @@ class STCH(PreferredScalarization):
         super().__post_init__()
         check_number(self.name, "mu", self.mu, "finite and > 0", use="0.1")
 
-    def _scalar(self, losses: Tensor, active: Tensor, **vectors: Tensor | None) -> Tensor:
-        return stch(losses, mu=self.mu, active=active, **vectors)
+    def weigh(self, problem: Problem, state: State) -> Solved:
+        """`p_i softmax_i(p_j (loss_j - z_j) / mu)`."""
+        p = problem.vector(self.preference, self.name)
+        values = p * self._above_reference(problem)
+        return differentiated(p * softmax(values, self.mu))

@@ -6,11 +6,16 @@ import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from moopt.scalarizations.base import Scalarization, State, derivatives, mask_of
+from moopt.records.result import State
+from moopt.scalarizations.arguments import mask_of
+from moopt.scalarizations.base import Scalarization, differentiated, out_of_domain
+from moopt.scalarizations.log_scale import SMALLEST, log_scale_step
 from moopt.settings.numbers import check_number
+from moopt.weightings import Problem, Solved, StateEntry
 
 LOG_VARIANCES = "log_variances"
 
@@ -41,21 +46,26 @@ def uw(losses: Tensor, log_variances: Tensor, *, active: Tensor | None = None) -
 class UW(Scalarization):
     """Learn each objective's uncertainty: `w_i = exp(-s_i) / 2`, `s_i` its log-variance.
 
-    Every step also takes a gradient step on the log-variances: `s_i <- s_i - lr ds/ds_i` with
-    `ds/ds_i = (1 - exp(-s_i) loss_i) / 2`, as in joint training by SGD with this `lr`. They settle
-    where `s_i = log loss_i`, so that the weight goes to `1 / (2 loss_i)`; near there `2 / lr` steps
-    close the gap by a factor e. Objectives that are absent keep their log-variance.
+    For positive losses in different units. Every step also takes a gradient step on the
+    log-variances: `s_i <- s_i - lr ds/ds_i` with `ds/ds_i = (1 - exp(-s_i) loss_i) / 2`, as in
+    joint training by SGD with this `lr`. They settle where `s_i = log loss_i`, so that the weight
+    goes to `1 / (2 loss_i)`; near there `2 / lr` steps close the gap by a factor e. Objectives that
+    are absent keep their log-variance.
+
+    A step that would carry `s_i` past `log loss_i` by more than 1 ends at `log loss_i`. With the
+    default `lr` that takes a loss 1700 times the variance: it is weighed by `1 / (2 loss_i)` from
+    the next step on, where plain descent would drive its weight to zero for good. (A spike of that
+    size in a single batch silences its objective for some `2 / lr` steps per factor e.) Other steps
+    are as published.
 
     Args:
         lr: learning rate of the log-variances, >= 0; default 0.01. 0 keeps them as they are.
-            A loss far above 1 moves its log-variance by about `lr loss / 2` in the first step:
-            choose `lr` below 1 / loss.
 
     Raises:
         ValueError: if `lr` is out of range.
 
-    Numerics: the log-variances start at 0. They need losses > 0: with a loss <= 0 its log-variance
-    falls without end and its weight grows. No synchronisation.
+    Numerics: the log-variances start at 0. A loss <= 0 (or below 2.3e-308) gives status
+    OUT_OF_DOMAIN and uniform weights, and leaves every log-variance as it was.
 
     Example:
         >>> import torch, moopt
@@ -65,15 +75,15 @@ class UW(Scalarization):
         >>> output.weights.tolist(), output.state["log_variances"].tolist()
         ([0.5, 0.5], [0.0, 0.1])
 
-    Source: A. Kendall, Y. Gal and R. Cipolla, "Multi-Task Learning Using Uncertainty to Weigh
-    Losses for Scene Geometry and Semantics", CVPR 2018. The paper learns the log-variances with
-    the model's own optimizer; here they have their own `lr`, so that they are neither decayed nor
-    clipped with the model.
+    Source: Kendall, Gal and Cipolla, CVPR 2018, https://arxiv.org/abs/1705.07115. The paper learns
+    the log-variances with the model's own optimizer; here they have their own `lr`, so that they
+    are neither decayed nor clipped with the model. The limit of the step is ours.
     """
 
     lr: float = 0.01
 
     name: ClassVar[str] = "UW"
+    year: ClassVar[int | None] = 2018
     source: ClassVar[str] = (
         "A. Kendall, Y. Gal and R. Cipolla, Multi-Task Learning Using Uncertainty to Weigh Losses"
         " for Scene Geometry and Semantics, CVPR 2018"
@@ -83,16 +93,14 @@ class UW(Scalarization):
         check_number(self.name, "lr", self.lr, "finite and >= 0", use="0.01")
 
     @property
-    def state_axes(self) -> Mapping[str, int]:
-        return {LOG_VARIANCES: 1}
+    def state_entries(self) -> Mapping[str, StateEntry]:
+        return {LOG_VARIANCES: StateEntry(1)}
 
-    def initial_state(self, num_objectives: int, device: torch.device | None = None) -> State:
-        """Log-variances 0: unit variances."""
-        return {LOG_VARIANCES: torch.zeros(num_objectives, dtype=torch.float64, device=device)}
-
-    def _weigh(
-        self, losses: Tensor, active: Tensor, state: State, names: tuple[str, ...] | None
-    ) -> tuple[Tensor, State]:
-        logs = state[LOG_VARIANCES].expand(losses.shape)
-        weights, slopes = derivatives(lambda values, s: uw(values, s, active=active), losses, logs)
-        return weights, {LOG_VARIANCES: logs - self.lr * slopes}
+    def weigh(self, problem: Problem, state: State) -> Solved:
+        """`exp(-s_i) / 2`, and the next log-variances."""
+        losses, logs = problem.losses, state[LOG_VARIANCES]
+        assert losses is not None
+        if losses.min() < SMALLEST:
+            return out_of_domain(problem)
+        following = {LOG_VARIANCES: logs + log_scale_step(logs, losses, 0.5 * self.lr)}
+        return differentiated(0.5 * np.exp(-logs), following)

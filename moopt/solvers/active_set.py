@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
-from moopt.kernels.min_norm.tolerances import DEPENDENT, ROUNDING
+from moopt.records.result import Array
 from moopt.solvers.exchanged_faces import EXCHANGES, exchanged_faces
+from moopt.solvers.sweep import sweep
+from moopt.solvers.tolerances import DEPENDENT, ROUNDING
 
 # From this m on a few equations on whole faces cost less than the first dozen pivots.
 EXCHANGE_FROM = 16
@@ -17,9 +18,7 @@ EXCHANGE_FROM = 16
 INVERTED = 1e-8
 
 
-def active_set(
-    cosines: NDArray[np.float64], r: NDArray[np.float64], max_iter: int
-) -> tuple[NDArray[np.float64], int]:
+def active_set(cosines: Array, r: Array, max_iter: int) -> tuple[Array, int]:
     """Solve `min_{v >= 0} 1/2 v^T A v - r^T v`, A = C + r r^T.
 
     With unit rows u_i = g_i / ||g_i||, C = U U^T and r_i = min_j ||g_j|| / ||g_i||, the
@@ -97,7 +96,7 @@ def active_set(
             joins = pivot == enter
             z[pivot] = grown if joins else 0.0
             inside[pivot], outside[pivot] = (1.0, 0.0) if joins else (0.0, 1.0)
-            _sweep(table, pivot, 1.0 if joins else -1.0)
+            sweep(table, pivot, 1.0 if joins else -1.0)
             pivots += 1
         if pivot != enter:
             # Out of pivots half way: the partly grown row is feasible, and better than nothing.
@@ -105,9 +104,7 @@ def active_set(
     return np.maximum(z, 0.0) * inside, pivots
 
 
-def _on_full_face(
-    cosines: NDArray[np.float64], a: NDArray[np.float64], r: NDArray[np.float64]
-) -> NDArray[np.float64] | None:
+def _on_full_face(cosines: Array, a: Array, r: Array) -> Array | None:
     """v of the face that holds every row, refined once; None where it is not the answer."""
     try:
         inverse = np.linalg.inv(a)
@@ -124,9 +121,7 @@ def _on_full_face(
     return v if v[v.argmin()] >= 0.0 else None
 
 
-def _on_exchanged_face(
-    cosines: NDArray[np.float64], a: NDArray[np.float64], r: NDArray[np.float64]
-) -> tuple[NDArray[np.float64] | None, int]:
+def _on_exchanged_face(cosines: Array, a: Array, r: Array) -> tuple[Array | None, int]:
     """v of the face that block principal pivoting finds, refined once; None where it is wrong."""
     candidates, pivots = exchanged_faces(a, -r[None])
     v = candidates[0]
@@ -147,25 +142,13 @@ def _on_exchanged_face(
     return v if right else None, pivots
 
 
-def _sweep(table: NDArray[np.float64], p: int, sign: float) -> None:
-    """Sweep row and column p in (sign 1) or out (sign -1); the table stays symmetric."""
-    row = table[p].copy()
-    scaled = row / row[p]
-    table -= row[:, None] * scaled
-    if sign < 0.0:
-        scaled = -scaled
-    table[p] = scaled
-    table[:, p] = scaled
-    table[p, p] = -1.0 / row[p]
-
-
 def _refined(
-    cosines: NDArray[np.float64],
-    r: NDArray[np.float64],
-    table: NDArray[np.float64],
-    inside: NDArray[np.float64],
-    z: NDArray[np.float64],
-) -> NDArray[np.float64]:
+    cosines: Array,
+    r: Array,
+    table: Array,
+    inside: Array,
+    z: Array,
+) -> Array:
     """One step of iterative refinement on the face, and the gradient off it from scratch."""
     v = z * inside
     residual = (r * (1.0 - float(r @ v)) - cosines @ v) * inside

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from moopt.kernels.min_norm.tolerances import RESOLUTION, STATIONARY
+from moopt.solvers.tolerances import RESOLUTION, STATIONARY
 
 # The closed forms lose digits where rows are nearly dependent; a larger gap than this sends the
 # problem to the active-set method, whatever the caller's tolerance is.

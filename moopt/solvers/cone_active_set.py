@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
-from moopt.kernels.min_norm.tolerances import DEPENDENT, ROUNDING
-
-Array = NDArray[np.float64]
+from moopt.records.result import Array
+from moopt.solvers.sweep import sweep
+from moopt.solvers.tolerances import DEPENDENT, ROUNDING
 
 
 def cone_active_set(cosines: Array, start: Array, max_iter: int) -> tuple[Array, int]:
@@ -70,25 +69,13 @@ def cone_active_set(cosines: Array, start: Array, max_iter: int) -> tuple[Array,
             z[pivot] = grown if joins else 0.0
             inside[pivot] = 1.0 if joins else 0.0
             open_ = 1.0 - inside if not joins else open_ * (1.0 - inside)
-            _sweep(table, pivot, 1.0 if joins else -1.0)
+            sweep(table, pivot, 1.0 if joins else -1.0)
             pivots += 1
         else:
             if pivot != enter:
                 # Out of pivots half way: what has grown is feasible, and better than nothing.
                 fixed[enter] += grown
     return np.maximum(z, 0.0) * inside + fixed, pivots
-
-
-def _sweep(table: Array, p: int, sign: float) -> None:
-    """Sweep row and column p in (sign 1) or out (sign -1); the table stays symmetric."""
-    row = table[p].copy()
-    scaled = row / row[p]
-    table -= row[:, None] * scaled
-    if sign < 0.0:
-        scaled = -scaled
-    table[p] = scaled
-    table[:, p] = scaled
-    table[p, p] = -1.0 / row[p]
 
 
 def _refined(

@@ -1,8 +1,10 @@
-"""each_problem: a solver of one Gramian in numpy, for tensors with leading dimensions."""
+"""Doors: what every public solver does around its core in numpy, for tensors of any shape."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import torch
@@ -10,64 +12,160 @@ from torch import Tensor
 
 from moopt.records.result import Array, Solved, SolverResult
 from moopt.records.status import SolverStatus
+from moopt.solvers.equilibrated import cosines_of
+from moopt.solvers.tolerances import EPS
+
+ZeroRows = Literal["stop", "keep", "pass"]
 
 
-def each_problem(
+def each_gramian(
     solve: Callable[..., Solved],
     gramian: Tensor,
     *more: Tensor,
     active: Tensor | None = None,
-    batch: torch.Size | None = None,
+    zero_rows: ZeroRows = "stop",
 ) -> SolverResult:
-    """Solve every `[m, m]` problem of a batch on the host; rows that are not active are left out.
+    """Solve every problem of a batch of Gramians on the host, cleared of trouble.
+
+    Rows that are not active are left out and get weight 0; where none is, the status is
+    DEGENERATE and the gap 0. Where an active number is NaN or infinite the weights are uniform,
+    the status is NON_FINITE and the gap NaN.
 
     Args:
-        solve: of a float64 Gramian `[k, k]` of the active rows, and the entries `[k]` of `more`.
+        solve: of the cosines `[k, k]`, the norms `[k]`, and the entries `[k]` of `more`.
         gramian: `[..., m, m]`, on any device, which is read once.
-        more: `[..., m]` each, further numbers per row.
-        active: bool `[..., m]`; the others get weight 0. None means all. Where none is, weights
-            are 0 and the status is DEGENERATE.
-        batch: the leading dimensions of the result; by default the Gramian's.
+        more: `[..., m]` each, further numbers per row; leading dimensions broadcast.
+        active: bool `[..., m]`; None means all.
+        zero_rows: "stop": where there are any they share the weight, and the status is DEGENERATE
+            with gap 0. "keep": they are left out, and their weight is their entry of `more`.
+            "pass": `solve` is given them.
+    """
+    m = gramian.shape[-1]
+    parts = [(gramian, 2), *((tensor, 1) for tensor in more)]
+
+    def cleared(rows: Array, *entries: Array) -> Solved:
+        squares = rows.diagonal()
+        # A sum is finite only if its terms are; a large one may overflow.
+        total = sum(np.add.reduce(array, axis=None) for array in (rows, *entries))
+        if not math.isfinite(total) and not all(np.isfinite(a).all() for a in (rows, *entries)):
+            return Solved(np.full(len(rows), 1.0 / len(rows)), SolverStatus.NON_FINITE)
+        if zero_rows != "pass" and not squares[squares.argmin()] > 0.0:
+            return _beside_zeros(solve, rows, entries, zero_rows)
+        norms = np.sqrt(np.maximum(squares, 0.0))
+        return solve(cosines_of(rows, norms), norms, *entries)
+
+    def masked(rows: Array, *others: Array) -> Solved:
+        weights, index = np.zeros(m), others[-1].nonzero()[0]
+        if not index.size:
+            return Solved(weights, SolverStatus.DEGENERATE, 0.0)
+        solved = cleared(rows[np.ix_(index, index)], *(other[index] for other in others[:-1]))
+        weights[index] = solved.weights
+        return solved._replace(weights=weights)
+
+    if active is None:
+        return each_problem(cleared, *parts)
+    return each_problem(masked, *parts, (active, 1))
+
+
+def _beside_zeros(
+    solve: Callable[..., Solved], rows: Array, entries: tuple[Array, ...], zero_rows: ZeroRows
+) -> Solved:
+    live = rows.diagonal() > 0.0
+    if zero_rows == "stop":
+        weights = ~live / np.count_nonzero(~live)
+        return Solved(weights, SolverStatus.DEGENERATE, 0.0)
+    weights, index = entries[0].copy(), live.nonzero()[0]
+    if not index.size:
+        return Solved(weights, SolverStatus.DEGENERATE, 0.0)
+    rows = rows[np.ix_(index, index)]
+    norms = np.sqrt(rows.diagonal())
+    solved = solve(cosines_of(rows, norms), norms, *(entry[index] for entry in entries))
+    weights[index] = solved.weights
+    return solved._replace(weights=weights)
+
+
+def each_problem(solve: Callable[..., Solved], *parts: tuple[Tensor, int]) -> SolverResult:
+    """Solve every problem of a batch in numpy; leading dimensions broadcast.
+
+    Args:
+        solve: of the parts of one problem: float64 arrays, or bool.
+        parts: each with the number of its own dimensions, which come last. The first has as many
+            columns as the weights are long.
 
     Returns:
-        A `SolverResult` on the Gramian's device.
+        A `SolverResult` on the device of the first part.
     """
-    m, device = gramian.shape[-1], gramian.device
-    batch = gramian.shape[:-2] if batch is None else batch
-    count = batch.numel()
-
-    def arrays(tensor: Tensor, *shape: int, dtype: torch.dtype = torch.float64) -> Array:
-        whole: Array = tensor.detach().to("cpu", dtype).expand(*batch, *shape).numpy()
-        return whole.reshape(count, *shape)
-
-    stack = arrays(gramian, m, m)
-    extras = [arrays(tensor, m) for tensor in more]
-    masks = None if active is None else arrays(active, m, dtype=torch.bool)
-    solved = []
-    for i in range(count):
-        row = [extra[i] for extra in extras]
-        if masks is None or masks[i].all():
-            solved.append(solve(stack[i], *row))
-        else:
-            solved.append(_on_active(solve, stack[i], row, masks[i].nonzero()[0]))
+    first = parts[0][0]
+    batch: tuple[int, ...] = ()
+    if any(tensor.ndim > ndim for tensor, ndim in parts):
+        batch = torch.broadcast_shapes(
+            *(tensor.shape[: tensor.ndim - ndim] for tensor, ndim in parts)
+        )
+    columns = [_stacked(tensor, ndim, batch) for tensor, ndim in parts]
+    # Extreme ratios may overflow on the way; the certificate is the judge.
+    with np.errstate(all="ignore"):
+        solved = [solve(*one) for one in zip(*columns, strict=True)]
 
     def joined(values: list[object], dtype: type, *shape: int) -> Tensor:
-        return torch.from_numpy(np.array(values, dtype=dtype).reshape((*batch, *shape))).to(device)
+        array: Array = np.array(values if batch else values[0], dtype=dtype)
+        whole = torch.from_numpy(array.reshape((*batch, *shape)) if batch else array)
+        return whole if first.is_cpu else whole.to(first.device)
 
     return SolverResult(
-        joined([s.weights for s in solved], np.float64, m),
+        joined([s.weights for s in solved], np.float64, first.shape[-1]),
         joined([int(s.status or 0) for s in solved], np.int64),
         joined([s.gap for s in solved], np.float64),
         joined([s.num_iter for s in solved], np.int64),
     )
 
 
-def _on_active(
-    solve: Callable[..., Solved], gramian: Array, more: list[Array], index: Array
-) -> Solved:
-    weights = np.zeros(len(gramian))
-    if not len(index):
-        return Solved(weights, SolverStatus.DEGENERATE, 0.0)
-    inner = solve(gramian[np.ix_(index, index)], *(extra[index] for extra in more))
-    weights[index] = inner.weights
-    return inner._replace(weights=weights)
+def _stacked(tensor: Tensor, ndim: int, batch: tuple[int, ...]) -> Array:
+    """The problems of a tensor, one after the other."""
+    dtype = torch.bool if tensor.dtype == torch.bool else torch.float64
+    array: Array = tensor.detach().to("cpu", dtype).numpy()
+    if not batch:
+        return array[None]
+    own = array.shape[array.ndim - ndim :]
+    return np.broadcast_to(array, (*batch, *own)).reshape(-1, *own)
+
+
+def rounding_of(tensor: Tensor) -> float:
+    """The relative rounding of the numbers of a tensor: that of its dtype, at least float64's."""
+    return max(EPS, torch.finfo(tensor.dtype).eps)
+
+
+def check_gramian(gramian: Tensor, owner: str) -> None:
+    """Refuse what is not a real floating `[..., m, m]` with m >= 1.
+
+    Raises:
+        TypeError: not a tensor, or not of a real floating-point dtype.
+        ValueError: a wrong shape.
+    """
+    if not isinstance(gramian, Tensor):
+        raise TypeError(
+            f"`gramian` of `{owner}` must be a tensor; got {type(gramian).__name__}. Pass"
+            " `torch.as_tensor(gramian)`."
+        )
+    if not gramian.dtype.is_floating_point:
+        raise TypeError(
+            f"`gramian` of `{owner}` must have a real floating-point dtype; got {gramian.dtype}."
+            " Pass `gramian.to(torch.float64)`, or the real part."
+        )
+    shape = gramian.shape
+    if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] == 0:
+        raise ValueError(
+            f"`gramian` of `{owner}` must have shape [..., m, m] with m >= 1; got {list(shape)}."
+            " Pass the Gramian J @ J.T, not the Jacobian."
+        )
+
+
+def check_limits(
+    tol: float, max_iter: int | None, owner: str, default: str, largest: float = math.inf
+) -> None:
+    """Raise ValueError unless `0 < tol < largest` and `max_iter` is None or at least 1."""
+    if not 0.0 < tol < largest or (max_iter is not None and max_iter < 1):
+        rule = "be positive" if largest == math.inf else f"be in (0, {largest:g})"
+        raise ValueError(
+            f"`tol` of `{owner}` must {rule} and `max_iter` at least 1; got {tol} and {max_iter}."
+            f" Use the defaults, {default} and None."
+        )

@@ -2,12 +2,170 @@
 
 from __future__ import annotations
 
-import torch
+import math
+from typing import NamedTuple
+
+import numpy as np
 from torch import Tensor
 
-from moopt.kernels.dual_cone import dual_cone_reference
-from moopt.records.result import SolverResult
-from moopt.solvers.pseudo_inverse import runs_on_host
+from moopt.records.result import Array, Solved, SolverResult
+from moopt.records.status import SolverStatus
+from moopt.solvers.cone_active_set import cone_active_set
+from moopt.solvers.door import check_gramian, check_limits, each_gramian, rounding_of
+from moopt.solvers.equilibrated import hidden_gap
+from moopt.solvers.exchanged_faces import exchanged_faces
+from moopt.solvers.shown_noise import shown_noise
+from moopt.solvers.tolerances import CERTIFIED, EPS, HIDDEN, RESOLUTION, ROUNDING
+
+LARGE = 1e3
+"""Terms of a direction, relative to those of the combination, that are too long where it has no
+certificate: gradients that are dependent but for noise make them."""
+
+RIDGES = (2.0, 32.0, 512.0)
+"""Ridges that make such gradients independent, in units of the noise: the first is enough but for
+rare accidents of rounding."""
+
+
+class _Judged(NamedTuple):
+    """The certificate of weights: size is that of the terms of d, ratio is size / ||d||."""
+
+    status: SolverStatus
+    gap: float
+    size: float
+    ratio: float
+
+
+def dual_cone(
+    cosines: Array,
+    norms: Array,
+    preference: Array,
+    *,
+    separate: bool = False,
+    tol: float = 1e-10,
+    max_iter: int | None = None,
+    noise: float = EPS,
+) -> Solved:
+    """`dual_cone_point` of one clean problem, split into cosines and norms; nothing is checked.
+
+    Args:
+        cosines: float64 `[m, m]`, symmetric with unit diagonal.
+        norms: float64 `[m]`, > 0.
+        preference: float64 `[m]`, the combination u.
+        separate: False projects `sum_i u_i g_i`; True returns `sum_i u_i` times the projection of
+            g_i. The gap of the sum is `sum_i u_i residual_i / ||d||` with the residual of each;
+            since projections of gradients never conflict, ||d|| is at least as long as each.
+        tol, max_iter: as for `dual_cone_point`.
+        noise: relative rounding of a cosine. Gradients that are dependent but for noise allow
+            weights as large as its inverse; a ridge of its size then keeps them bounded.
+    """
+    m = len(norms)
+    limit = 10 * m + 20 if max_iter is None else max_iter
+    # Extreme norm ratios may overflow on the way; the certificate is the judge.
+    with np.errstate(all="ignore"):
+        lengths = preference * norms
+        scale = float(np.maximum.reduce(np.abs(lengths))) or 1.0
+        relative = lengths / scale
+
+        def solved(matrix: Array) -> tuple[Array, float, int]:
+            shift, residual, more = _combined(matrix, relative, separate, limit)
+            return preference + shift * (scale / norms), residual, more
+
+        def judged(weights: Array, residual: float, ridge: float, noise: float) -> _Judged:
+            v = weights * norms / scale
+            shift = np.zeros(m) if separate else v - relative
+            return _judged(cosines, v, shift, residual, ridge, tol, noise)
+
+        weights, residual, num_iter = solved(cosines)
+        best = judged(weights, residual, 0.0, noise)
+        if HIDDEN * best.ratio > 1.0:
+            noise = shown_noise(cosines, noise)
+            best = judged(weights, residual, 0.0, noise)
+        if best.status is SolverStatus.DEGENERATE:
+            trusted = best.size <= LARGE * m
+        else:
+            trusted = noise * best.ratio <= HIDDEN
+            trusted = trusted and (best.gap <= CERTIFIED or max_iter is not None)
+        if trusted:
+            return Solved(weights, best.status, best.gap, num_iter)
+        noise = shown_noise(cosines, noise)
+        best = best._replace(gap=best.gap + noise * best.ratio)
+        for factor in RIDGES:
+            matrix = cosines.copy()
+            matrix.flat[:: m + 1] += factor * noise
+            other, residual, more = solved(matrix)
+            num_iter += more
+            found = judged(other, residual, factor * noise, noise)
+            if found.gap < best.gap or not found.size >= 0.1 * best.size:
+                weights, best = other, found
+            if best.size <= LARGE * m or best.gap <= CERTIFIED:
+                break
+    return Solved(weights, best.status, best.gap, num_iter)
+
+
+def _judged(
+    cosines: Array,
+    v: Array,
+    shift: Array,
+    residual: float,
+    ridge: float,
+    tol: float,
+    noise: float,
+) -> _Judged:
+    """The certificate of v, the weights of unit gradients; a shift of 0 tests descent alone."""
+    y = cosines @ v
+    size, square = float(np.add.reduce(np.abs(v))), float(v @ y)
+    length = math.sqrt(square) if square > 0.0 else 0.0
+    ratio = size / length if length else math.inf
+    residual = max(residual, float(np.maximum.reduce(np.abs(np.minimum(shift, y)))))
+    residual += ridge * size
+    if square <= max(RESOLUTION, noise) * size * size:
+        gap = hidden_gap(residual, square, size, noise)
+        return _Judged(SolverStatus.DEGENERATE, gap, size, ratio)
+    gap = residual / length
+    return _Judged(
+        SolverStatus.CONVERGED if gap <= tol else SolverStatus.MAX_ITER, gap, size, ratio
+    )
+
+
+def _combined(
+    cosines: Array, relative: Array, separate: bool, limit: int
+) -> tuple[Array, float, int]:
+    """The shift `[m]` of the combination, its residual and iterations."""
+    if separate:
+        # The combination of unit gradient i is row i of the unit matrix: its products are C_i.
+        shifts, residuals, num_iter = _projected(cosines, None, cosines, limit)
+        return relative @ shifts, float(np.abs(relative) @ residuals), num_iter
+    need = (cosines @ relative)[None]
+    shifts, _, num_iter = _projected(cosines, relative[None], need, limit)
+    return shifts[0], 0.0, num_iter
+
+
+def _projected(
+    cosines: Array, starts: Array | None, need: Array, limit: int
+) -> tuple[Array, Array, int]:
+    """The shifts `[k, m]` that solve k problems, their residuals `[k]`, all iterations.
+
+    `starts` None is the unit matrix; `need` `[k, m]` is `starts C`.
+    """
+    lowest = float(np.minimum.reduce(need, axis=None))
+    if lowest >= 0.0:
+        return np.zeros(need.shape), np.zeros(len(need)), 0
+    shifts, num_iter = exchanged_faces(cosines, need)
+    y = need + shifts @ cosines
+    residuals = np.maximum.reduce(np.abs(np.minimum(shifts, y)), axis=1)
+    if float(np.maximum.reduce(residuals)) <= ROUNDING:
+        return shifts, residuals, num_iter
+    v = shifts + (np.eye(len(cosines)) if starts is None else starts)
+    size = np.add.reduce(np.abs(v), axis=1)
+    square = np.maximum(np.add.reduce(v * y, axis=1), RESOLUTION * size * size)
+    for p in (~(residuals <= CERTIFIED * np.sqrt(square))).nonzero()[0].tolist():
+        start = np.eye(1, len(cosines), p)[0] if starts is None else starts[p]
+        one, more = cone_active_set(cosines, start, limit)
+        num_iter += more
+        rest = float(np.abs(np.minimum(one, need[p] + one @ cosines)).max())
+        if not rest >= residuals[p]:
+            shifts[p], residuals[p] = one, rest
+    return shifts, residuals, num_iter
 
 
 def dual_cone_point(
@@ -32,8 +190,7 @@ def dual_cone_point(
             when they hold NaN. None means all; no active row gives weights 0.
         tol: positive, dimensionless; the `gap` up to which the status is CONVERGED. The solver
             goes as far as float64 lets it, whatever `tol` is. Default 1e-10.
-        max_iter: limit on the pivots of one projection; default `10 m + 20` (on a device, for
-            m > 8, `4 m + 4`). Enumeration, on a device for m <= 8, ignores it.
+        max_iter: limit on the pivots of one projection; default `10 m + 20`.
 
     Returns:
         `SolverResult`: weights v float64 `[..., m]`, v >= u; status int64 `[...]`; gap float64
@@ -41,17 +198,19 @@ def dual_cone_point(
         With unit gradients g^_i = g_i / ||g_i|| and shifts s_i = ||g_i|| (v_i - u_i), gap is the
         residual of the optimality conditions `max_i |min(s_i, g^_i . d)| / ||d||`: a gap of
         1e-10 proves `g_i . d >= -1e-10 ||g_i|| ||d||` for every i.
-        status is DEGENERATE, with gap 0, where float64 Gramians cannot tell d from zero,
-        `||d|| <= 6e-8 sum_i |v_i| ||g_i||`; NON_FINITE, with uniform weights and gap NaN, where
-        an active entry is NaN or infinite; MAX_ITER where the gap exceeds `tol`; else CONVERGED.
+        status is DEGENERATE where the rounding of the Gramian hides whether d is zero:
+        `||d|| <= 6e-8 sum_i |v_i| ||g_i||`, with gap 0, in float64; 3e-4 in float32, and the gap
+        then counts what is hidden. NON_FINITE, with uniform weights and gap NaN, where an active
+        entry is NaN or infinite; MAX_ITER where the gap exceeds `tol`; else CONVERGED.
 
     Raises:
         ValueError: if a shape or a setting is wrong.
 
-    Numerics: float64, from cosines and ratios of norms alone. d is unique; for linearly dependent
-        gradients v is not. CPU tensors are solved on the host (block pivoting, and a finite
-        active-set method where that does not certify); other devices, and `torch.compile`, use a
-        branch-free form without synchronisation. The result carries no autograd graph.
+    Numerics: float64, from cosines and ratios of norms alone, by block pivoting, and by a finite
+        active-set method where that does not certify. d is unique; for linearly dependent
+        gradients v is not. Where gradients are dependent but for the rounding of the Gramian,
+        which then decides v, a ridge of the size of that rounding keeps v small; the gap is that
+        of the weights returned. The result carries no autograd graph.
 
     Example:
         >>> import torch
@@ -84,78 +243,24 @@ def dual_cone_combination(
     The gap of the sum is `sum_i u_i residual_i / ||d||` with the residual of each projection;
     since projections of gradients never conflict, ||d|| is at least as long as each of them.
     """
-    shape = gramian.shape
-    if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] == 0:
+    check_gramian(gramian, "dual_cone_point")
+    m = gramian.shape[-1]
+    if preference.shape[-1:] != (m,):
         raise ValueError(
-            "`gramian` of `dual_cone_point` must have shape [..., m, m] with m >= 1; got"
-            f" {list(shape)}. Pass the Gramian J @ J.T, not the Jacobian."
+            f"`preference` of `dual_cone_point` must have shape [..., {m}], one entry for each row"
+            f" of the Gramian; got {list(preference.shape)}. Pass torch.ones(m) / m for the mean."
         )
-    if preference.shape[-1:] != shape[-1:]:
-        raise ValueError(
-            f"`preference` of `dual_cone_point` must have shape [..., {shape[-1]}], one entry for"
-            f" each row of the Gramian; got {list(preference.shape)}. Pass torch.ones(m) / m for"
-            " the mean."
-        )
-    if not tol > 0.0 or (max_iter is not None and max_iter < 1):
-        raise ValueError(
-            f"`tol` of `dual_cone_point` must be positive and `max_iter` at least 1; got {tol}"
-            f" and {max_iter}. Use the defaults, 1e-10 and None."
-        )
-    gramian = gramian.detach().to(torch.float64)
-    preference = preference.detach().to(device=gramian.device, dtype=torch.float64)
-    if runs_on_host(gramian):
-        return _on_host(gramian, preference, active, separate, tol, max_iter)
-    batch = torch.broadcast_shapes(shape[:-2], preference.shape[:-1])
-    on = torch.ones(shape[-1], dtype=torch.bool, device=gramian.device)
-    if active is not None:
-        on = on & active.to(gramian.device)
-    return SolverResult(
-        *dual_cone_reference(
-            gramian.expand(*batch, *shape[-2:]),
-            preference.expand(*batch, shape[-1]),
-            on.expand(*batch, shape[-1]),
+    check_limits(tol, max_iter, "dual_cone_point", "1e-10")
+
+    def solve(cosines: Array, norms: Array, u: Array) -> Solved:
+        return dual_cone(
+            cosines,
+            norms,
+            u,
             separate=separate,
             tol=tol,
             max_iter=max_iter,
+            noise=rounding_of(gramian),
         )
-    )
 
-
-def _on_host(
-    gramian: Tensor,
-    preference: Tensor,
-    active: Tensor | None,
-    separate: bool,
-    tol: float,
-    max_iter: int | None,
-) -> SolverResult:
-    # numpy, and with it every host solver, is loaded by the first solve, not by `import moopt`.
-    import numpy as np
-
-    from moopt.solvers.dual_cone_on_host import dual_cone_host
-
-    m = gramian.shape[-1]
-    if gramian.ndim == 2 and preference.ndim == 1:
-        flags = None if active is None else active.tolist()
-        solved = dual_cone_host(gramian.numpy(), preference.numpy(), flags, separate, tol, max_iter)
-        return SolverResult(*(torch.from_numpy(np.asarray(value)) for value in solved))
-    batch = torch.broadcast_shapes(gramian.shape[:-2], preference.shape[:-1])
-    stack = gramian.expand(*batch, m, m).reshape(-1, m, m).numpy()
-    preferences = preference.expand(*batch, m).reshape(-1, m).numpy()
-    if active is None:
-        masks = [None] * len(stack)
-    else:
-        masks = active.expand(*batch, m).reshape(-1, m).tolist()
-    columns: list[list] = [[], [], [], []]
-    for one, u, mask in zip(stack, preferences, masks, strict=True):
-        solved = dual_cone_host(one, u, mask, separate, tol, max_iter)
-        for column, value in zip(columns, solved, strict=True):
-            column.append(value)
-    shapes = ((*batch, m), batch, batch, batch)
-    dtypes = (np.float64, np.int64, np.float64, np.int64)
-    return SolverResult(
-        *(
-            torch.from_numpy(np.array(column, dtype=dtype).reshape(shape))
-            for column, dtype, shape in zip(columns, dtypes, shapes, strict=True)
-        )
-    )
+    return each_gramian(solve, gramian, preference, active=active, zero_rows="keep")

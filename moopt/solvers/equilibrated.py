@@ -6,10 +6,10 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from moopt.kernels.min_norm.tolerances import RESOLUTION, STATIONARY
+from moopt.records.result import Array
 from moopt.records.status import SolverStatus
+from moopt.solvers.tolerances import COARSE, RESOLUTION, STATIONARY
 
 
 class Certificate(NamedTuple):
@@ -32,23 +32,25 @@ class Certificate(NamedTuple):
         return SolverStatus.CONVERGED if self.gap <= tol else SolverStatus.MAX_ITER
 
 
-def equilibrated(
-    gramian: NDArray[np.float64], norms: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return (C, r): cosines with unit diagonal, symmetrised, and r_i = min_j n_j / n_i."""
+def cosines_of(gramian: Array, norms: Array) -> Array:
+    """Cosines of a Gramian: symmetric, in [-1, 1], with unit diagonal, and 0 beside a zero row."""
+    scale = norms if norms.all() else np.where(norms > 0.0, norms, 1.0)
     half = 0.5 * gramian
     # Two divisions: the product of two norms can underflow where the entry does not.
-    cosines = (half + half.T) / norms
-    cosines /= norms[:, None]
+    cosines: Array = (half + half.T) / scale
+    cosines /= scale[:, None]
     np.minimum(cosines, 1.0, out=cosines)
     np.maximum(cosines, -1.0, out=cosines)
     cosines.flat[:: len(norms) + 1] = 1.0
-    return cosines, norms[norms.argmin()] / norms
+    return cosines
 
 
-def certificate(
-    cosines: NDArray[np.float64], r: NDArray[np.float64], v: NDArray[np.float64]
-) -> Certificate:
+def equilibrated(gramian: Array, norms: Array) -> tuple[Array, Array]:
+    """Return (C, r): the cosines, and r_i = min_j n_j / n_i."""
+    return cosines_of(gramian, norms), norms[norms.argmin()] / norms
+
+
+def certificate(cosines: Array, r: Array, v: Array) -> Certificate:
     """Certify the weights proportional to r * v.
 
     With x = J^T w, y = C v, s = r^T v and shortest norm n, x . g_i = n ||g_i|| y_i / s and
@@ -67,3 +69,21 @@ def certificate(
         # Only rounding makes ||x||^2 negative; a point that is zero has no direction to certify.
         gap = 0.0 if worst <= 0.0 else math.inf
     return Certificate(gap, squared <= STATIONARY * s * s, squared <= RESOLUTION * total * total)
+
+
+def hidden_gap(residual: float, squared: float, size: float, noise: float) -> float:
+    """The gap of a point x that the rounding of the cosines hides: its direction is noise.
+
+    Args:
+        residual: how far the conditions are from being met.
+        squared: ||x||^2, as computed.
+        size: the length of the terms that sum to x.
+        noise: relative rounding of a cosine.
+
+    Returns:
+        0 where x is zero up to the rounding of float64. Where the cosines are coarser, what is
+        known of the residual relative to ||x||; infinity where they leave ||x||^2 <= 0.
+    """
+    if noise <= COARSE:
+        return 0.0
+    return (residual + noise * size) / math.sqrt(squared) if squared > 0.0 else math.inf

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from moopt.kernels.min_norm.tolerances import ROUNDING
+from moopt.records.result import Array
+from moopt.solvers.tolerances import ROUNDING
 
 # Exchanges of whole faces before a problem goes to a finite method; nearly all need fewer.
 EXCHANGES = 8
@@ -13,7 +14,6 @@ EXCHANGES = 8
 # From this m on, gathering the rows of each face costs less than equations on all rows.
 COMPACT_FROM = 16
 
-Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 

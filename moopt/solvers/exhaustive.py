@@ -7,12 +7,11 @@ import functools
 import numpy as np
 from numpy.typing import NDArray
 
-from moopt.kernels.min_norm.tolerances import RESOLUTION, STATIONARY
+from moopt.records.result import Array
+from moopt.solvers.tolerances import RESOLUTION, STATIONARY
 
 
-def exhaustive(
-    cosines: NDArray[np.float64], r: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], int]:
+def exhaustive(cosines: Array, r: Array) -> tuple[Array, int]:
     """Try the `2^m - 1` faces and return v of the face with the best certificate.
 
     The point of face S has v_S proportional to A_S^{-1} r_S with A = C + r r^T.
@@ -50,19 +49,19 @@ def _faces(m: int) -> NDArray[np.bool_]:
     return (codes[:, None] >> np.arange(m)) & 1 == 1
 
 
-def _solutions(masked: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
+def _solutions(masked: Array, right: Array) -> Array:
     """Solve every face with one step of refinement; singular faces become NaN."""
     try:
         inverses = np.linalg.inv(masked)
     except np.linalg.LinAlgError:
         inverses = np.stack([_inverse_or_nan(one) for one in masked])
-    v: NDArray[np.float64] = (inverses @ right[:, :, None])[:, :, 0]
-    residual: NDArray[np.float64] = right - (masked @ v[:, :, None])[:, :, 0]
+    v: Array = (inverses @ right[:, :, None])[:, :, 0]
+    residual: Array = right - (masked @ v[:, :, None])[:, :, 0]
     v += (inverses @ residual[:, :, None])[:, :, 0]
     return v
 
 
-def _inverse_or_nan(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+def _inverse_or_nan(matrix: Array) -> Array:
     try:
         return np.asarray(np.linalg.inv(matrix), dtype=np.float64)
     except np.linalg.LinAlgError:

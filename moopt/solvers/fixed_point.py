@@ -4,15 +4,144 @@ from __future__ import annotations
 
 import math
 
-import torch
+import numpy as np
 from torch import Tensor
 
-from moopt.records.result import SolverResult
-from moopt.solvers.fixed_point_on_device import fixed_point_on_device
-from moopt.solvers.pseudo_inverse import runs_on_host
+from moopt.records.result import Array, Solved, SolverResult
+from moopt.records.status import SolverStatus
+from moopt.solvers.door import check_gramian, check_limits, each_gramian, rounding_of
+from moopt.solvers.min_norm import min_norm
+from moopt.solvers.shown_noise import shown_noise
+from moopt.solvers.tolerances import EPS, HIDDEN
 
-HOST_TRIPS = 100
+NEWTON_STEPS = 100
 """Limit of the Newton steps where the iteration can stop early; up to 25 were seen, alpha <= 2."""
+
+STEPS = 0.5 ** np.arange(10.0)
+"""Fractions of the Newton step that are tried where it is long."""
+
+SHORT = 0.25
+"""Largest relative change of a weight for which the full Newton step converges quadratically."""
+
+STAY_POSITIVE = 0.95
+"""Share of the way to the first weight of zero that a step may go."""
+
+AT_ROUNDING = 1e-14
+"""A relative residual at which the iteration stops early: rounding is next."""
+
+
+def fair_point(
+    cosines: Array,
+    norms: Array,
+    alpha: float,
+    *,
+    tol: float = 1e-6,
+    max_iter: int | None = None,
+    noise: float = EPS,
+) -> Solved:
+    """`fixed_point` of one clean problem, split into cosines and norms; nothing is checked.
+
+    Args:
+        cosines: float64 `[m, m]`, symmetric with unit diagonal.
+        norms: float64 `[m]`, > 0.
+        alpha, tol, max_iter: as for `fixed_point`.
+        noise: relative rounding of a cosine.
+    """
+    # Extreme norm ratios may overflow on the way; the certificate is the judge.
+    with np.errstate(all="ignore"):
+        power = 1.0 / alpha
+        longest = float(norms[norms.argmax()])
+        unit = longest ** ((power - 1.0) / (power + 1.0)) / norms
+        hull = min_norm(cosines, np.ones(len(norms)), tol=tol)
+        if _is_stationary(cosines, hull, noise):
+            return Solved(hull.weights * unit, SolverStatus.DEGENERATE, 0.0)
+        r = (norms / longest) ** (power - 1.0)
+        b, num_iter = _newton(
+            cosines, r, power, tol, NEWTON_STEPS if max_iter is None else max_iter
+        )
+        weights = b * unit
+        gap = _residual(cosines, r, power, weights / unit)
+        if not gap < 1.0 and max_iter is None:
+            # Not even a descent direction is certified: the direction of the hull is one.
+            weights = _at_best_length(cosines, r, power, hull.weights) * unit
+            gap = _residual(cosines, r, power, weights / unit)
+        status = SolverStatus.CONVERGED if gap <= tol else SolverStatus.MAX_ITER
+        return Solved(weights, status, gap, num_iter)
+
+
+def _is_stationary(cosines: Array, hull: Solved, noise: float) -> bool:
+    """Whether the rounding of the cosines hides if the hull of the unit gradients holds zero."""
+    if hull.status is SolverStatus.DEGENERATE:
+        return True
+    square = float(hull.weights @ (cosines @ hull.weights))
+    if square <= HIDDEN * HIDDEN:
+        noise = shown_noise(cosines, noise)
+    return square <= noise
+
+
+def _newton(cosines: Array, r: Array, power: float, tol: float, max_iter: int) -> tuple[Array, int]:
+    """The b of the smallest residual, and the number of steps."""
+    b = started(cosines, r, power)
+    best, gap, num_iter = b, math.inf, 0
+    for num_iter in range(max_iter + 1):
+        products = cosines @ b
+        wanted = r * b**-power
+        residual = float(np.maximum.reduce(np.abs(products / wanted - 1.0)))
+        if residual < gap:
+            best, gap = b, residual
+        elif gap <= tol:
+            break
+        if gap <= AT_ROUNDING or num_iter == max_iter:
+            break
+        b = b * (1.0 + newton_step(cosines, r, power, b, products, wanted))
+    return best, num_iter
+
+
+def _residual(cosines: Array, r: Array, power: float, b: Array) -> float:
+    """`max_i |(C b)_i b_i^power / r_i - 1|`."""
+    return float(np.maximum.reduce(np.abs((cosines @ b) / (r * b**-power) - 1.0)))
+
+
+def _at_best_length(cosines: Array, r: Array, power: float, b: Array) -> Array:
+    """b >= 0 times the number that minimises the potential, where that is a number."""
+    live = b > 0.0
+    size = max(float(b @ (cosines @ b)), 1e-12 * float(b @ b))
+    total = float(np.add.reduce(r[live] * b[live] ** (1.0 - power)))
+    length = (total / size) ** (1.0 / (1.0 + power))
+    return b * length if 0.0 < length < math.inf else b
+
+
+def started(cosines: Array, r: Array, power: float) -> Array:
+    """The solution for orthogonal gradients, at its best length for these."""
+    return _at_best_length(cosines, r, power, r ** (1.0 / (1.0 + power)))
+
+
+def newton_step(
+    cosines: Array, r: Array, power: float, b: Array, products: Array, wanted: Array
+) -> Array:
+    """The relative change of b: a Newton step, shortened to the lowest potential found.
+
+    The potential is `1/2 b'Cb - sum_i r_i h(b_i)` with `h' = b^(-power)`: strictly convex. Scaled
+    by the square roots of `b_i h'_i r_i`, its Hessian is at least `power` times the identity.
+    """
+    scale = np.sqrt(b * wanted)
+    ratio = b / scale
+    hessian = cosines * ratio * ratio[:, None]
+    hessian.flat[:: len(b) + 1] += power
+    change = np.linalg.solve(hessian, (wanted - products) * ratio) / scale
+    if float(np.maximum.reduce(np.abs(change))) <= SHORT:
+        return change
+    lowest = float(np.minimum.reduce(change))
+    steps = STEPS * min(1.0, STAY_POSITIVE / -lowest if lowest < 0.0 else 1.0)
+    move = b * change
+    grown = 1.0 + steps[:, None] * change
+    if power == 1.0:
+        gain = np.log(grown) @ r
+    else:
+        gain = grown ** (1.0 - power) @ (r * b ** (1.0 - power)) / (1.0 - power)
+    potential = steps * float(move @ products)
+    potential = potential + 0.5 * steps * steps * float(move @ (cosines @ move)) - gain
+    return change * steps[int(potential.argmin())]
 
 
 def fixed_point(
@@ -39,21 +168,22 @@ def fixed_point(
             all.
         tol: the `gap` up to which the status is CONVERGED, in (0, 1); default 1e-6. The solver
             goes as far as float64 lets it, whatever `tol` is.
-        max_iter: limit on Newton steps; default 100 (on a device 20 for alpha = 1 and 32
-            otherwise, all executed).
+        max_iter: limit on Newton steps; default 100.
 
     Returns:
         `SolverResult`: weights a float64 `[..., m]`; gap is the relative residual
         `max_i |(G a)_i a_i^(1/alpha) - 1|`: a gap below 1 proves that every objective falls.
         status is CONVERGED; MAX_ITER where the gap exceeds `tol`; DEGENERATE where the point is
-        Pareto stationary: no solution exists, and a combines the gradients to zero; NON_FINITE,
-        with uniform weights and gap NaN, where an active entry is NaN or infinite.
+        Pareto stationary, for all that the rounding of the Gramian shows: no solution exists, a
+        combines the gradients to zero, and the gap is 0; NON_FINITE, with uniform weights and gap
+        NaN, where an active entry is NaN or infinite.
 
     Numerics: damped Newton steps on unit gradients. For alpha = 1 the solution on unit gradients
         does not depend on any norm. For other values norm ratios enter with the power 1/alpha - 1:
         certified to 1e8 for alpha from 1 to 2; for alpha < 1, beyond 1e4, rounding limits the gap
         to about 1e-5; for alpha >> 1 weights below the range of float64 can end in MAX_ITER.
-        No synchronisation on a device.
+        Where 100 steps leave a gap of 1 or more, the weights of the shortest point in the hull of
+        the unit gradients are returned: a common descent direction.
 
     Example:
         >>> import torch
@@ -67,48 +197,16 @@ def fixed_point(
     and the method are ours: the papers' codes solve a sequence of convex programs, and a
     non-linear least-squares problem.
     """
-    shape = gramian.shape
-    if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] == 0:
-        raise ValueError(
-            "`gramian` of `fixed_point` must have shape [..., m, m] with m >= 1; got"
-            f" {list(shape)}. Pass the Gramian J @ J.T, not the Jacobian."
-        )
+    check_gramian(gramian, "fixed_point")
     if not 0.0 < alpha < math.inf:
         raise ValueError(
             f"`alpha` of `fixed_point` must be finite and > 0; got {alpha}. Use 1 for the Nash"
             " solution; alpha = 0 is the sum."
         )
-    if not 0.0 < tol < 1.0 or (max_iter is not None and max_iter < 1):
-        raise ValueError(
-            f"`tol` of `fixed_point` must be in (0, 1) and `max_iter` at least 1; got {tol} and"
-            f" {max_iter}. Use the defaults, 1e-6 and None."
-        )
-    gramian = gramian.detach().to(torch.float64)
-    if runs_on_host(gramian):
-        return _on_host(gramian, active, alpha, tol, HOST_TRIPS if max_iter is None else max_iter)
-    return fixed_point_on_device(gramian, active, alpha, tol, max_iter)
+    check_limits(tol, max_iter, "fixed_point", "1e-6", largest=1.0)
 
+    def solve(cosines: Array, norms: Array) -> Solved:
+        noise = rounding_of(gramian)
+        return fair_point(cosines, norms, alpha, tol=tol, max_iter=max_iter, noise=noise)
 
-def _on_host(
-    gramian: Tensor, active: Tensor | None, alpha: float, tol: float, max_iter: int
-) -> SolverResult:
-    # numpy, and with it every host solver, is loaded by the first solve, not by `import moopt`.
-    import numpy as np
-
-    from moopt.solvers.fixed_point_on_host import fixed_point_host
-
-    m = gramian.shape[-1]
-    if gramian.ndim == 2:
-        flags = None if active is None else active.tolist()
-        solved = fixed_point_host(gramian.numpy(), flags, alpha, tol, max_iter)
-        return SolverResult(*(torch.from_numpy(np.asarray(value)) for value in solved))
-    batch = gramian.shape[:-2]
-    masks = None if active is None else active.expand(*batch, m).reshape(-1, m)
-    results = [
-        _on_host(one, None if masks is None else masks[i], alpha, tol, max_iter)
-        for i, one in enumerate(gramian.reshape(-1, m, m))
-    ]
-    stacked = SolverResult(*(torch.stack(column) for column in zip(*results, strict=True)))
-    return SolverResult(
-        stacked.weights.reshape(*batch, m), *(t.reshape(batch) for t in stacked[1:])
-    )
+    return each_gramian(solve, gramian, active=active)

@@ -6,9 +6,9 @@ import math
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from moopt.kernels.min_norm.tolerances import STATIONARY
+from moopt.records.result import Array
+from moopt.solvers.tolerances import STATIONARY
 
 # Vanilla Frank-Wolfe needs O(1 / tol) steps; a larger default would stall a training step.
 DEFAULT_MAX_ITER = 1000
@@ -17,12 +17,12 @@ Variant = Literal["vanilla", "away_step", "pairwise"]
 
 
 def frank_wolfe(
-    cosines: NDArray[np.float64],
-    r: NDArray[np.float64],
+    cosines: Array,
+    r: Array,
     variant: Variant,
     tol: float,
     max_iter: int,
-) -> tuple[NDArray[np.float64], int]:
+) -> tuple[Array, int]:
     """Minimise f(w) = w^T K w over the simplex, K = C / (r r^T), with exact line search.
 
     Each step moves along d = e_s - w (vanilla), d = w - e_a where that descends faster
@@ -67,9 +67,7 @@ def frank_wolfe(
     return w / r, steps
 
 
-def _direction(
-    w: NDArray[np.float64], q: NDArray[np.float64], f: float, variant: Variant
-) -> tuple[NDArray[np.float64], float, int]:
+def _direction(w: Array, q: Array, f: float, variant: Variant) -> tuple[Array, float, int]:
     """The direction, the longest feasible step, and the row it may drop (-1 for none)."""
     towards = int(q.argmin())
     if variant == "vanilla":

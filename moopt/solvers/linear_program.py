@@ -2,12 +2,194 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from moopt.records.result import SolverResult
-from moopt.solvers.linear_program_on_device import linear_program_on_device
-from moopt.solvers.pseudo_inverse import runs_on_host
+from moopt.records.result import Array, Solved, SolverResult
+from moopt.records.status import SolverStatus
+from moopt.solvers.door import check_limits, each_problem
+
+# The numbers of a problem are at most 1; what the pivots leave of a zero is far below these.
+PIVOT = 1e-10
+"""An entry this small cannot be a pivot."""
+
+REDUCED = 1e-12
+"""A gain this small, relative to its terms, is rounding; so is a violation of the rows."""
+
+TIE = 1e-12
+"""Rows whose variables vanish within this of each other tie; the largest pivot of them is taken."""
+
+ENTRY_ROUNDING = 2.0**-50
+"""How well an entry of A is known, in units of the longest of its row: a few roundings."""
+
+LARGEST_EXCUSE = 1e-6
+"""What roundings of A are taken to make of a residual, at most: beyond it nothing is certified."""
+
+
+def best_vertex(
+    cost: Array,
+    matrix: Array,
+    bound: Array,
+    *,
+    budget: Array | None = None,
+    tol: float = 1e-9,
+    max_iter: int | None = None,
+) -> Solved:
+    """`linear_program` of one problem without masks; shapes are not checked.
+
+    Args:
+        cost, matrix, bound, budget: float64 `[n]`, `[p, n]`, `[p]`, `[n]`; a bound of -inf drops
+            its row.
+        tol, max_iter: as for `linear_program`.
+    """
+    n, p = len(cost), len(bound)
+    trips = 50 * (n + p) + 100 if max_iter is None else max_iter
+    s = np.ones(n) if budget is None else budget
+    rows = bound != -math.inf
+    a, b = (matrix, bound) if rows.all() else (matrix[rows], bound[rows])
+    if not all(bool(np.isfinite(values).all()) for values in (cost, a, b, s)):
+        return Solved(np.full(n, 1.0 / max(n, 1)), SolverStatus.NON_FINITE)
+    if not s.any():
+        return Solved(np.zeros(n), SolverStatus.INFEASIBLE, math.inf)
+    # Every number of the problem in units of the longest of its kind; x in units of 1 / s.
+    unit = float(s.max())
+    c, s = cost / (float(np.abs(cost).max()) or 1.0), s / unit
+    length = np.abs(a).max(-1)
+    length = np.where(length > 0, length, np.abs(b) * unit)
+    length[length == 0] = 1.0
+    a, b = a / length[:, None], b / length * unit
+
+    start = _equations(c, a, b, s)
+    table, basis, feasible, pivots = _solved(start.copy(), s, trips)
+    point, y, v = _point_and_prices(start, table, basis, n)
+    point /= s @ point
+    gap = _gap(c, a, b, s, point, y, v)
+    status = SolverStatus.CONVERGED if gap <= tol else SolverStatus.MAX_ITER
+    if not feasible:
+        status = SolverStatus.INFEASIBLE
+    return Solved(point / unit, status, gap, pivots)
+
+
+def _equations(c: Array, a: Array, b: Array, s: Array) -> Array:
+    """The table before any pivot, float64 `[p + 3, n + p + 3]`.
+
+    Columns: n variables x, p slacks, the largest violation t, the price of the budget, and the
+    right-hand side. Rows: p half-spaces, the budget, and the reduced costs of the two phases,
+    which minimise t and `-c . x`.
+    """
+    p, n = a.shape
+    table = np.zeros((p + 3, n + p + 3))
+    table[:p, :n] = -a
+    table[:p, n : n + p] = np.eye(p)
+    table[:p, n + p] = -1.0
+    table[:p, -1] = -b
+    table[p, :n] = s
+    table[p, -2:] = 1.0
+    table[p + 1, n + p] = 1.0
+    table[p + 2, :n] = -c
+    return table
+
+
+def _solved(table: Array, s: Array, max_iter: int) -> tuple[Array, NDArray[np.int64], bool, int]:
+    """Pivot in place; return the table, its basis, whether the rows can be met, and pivots."""
+    n, lines = len(s), len(table) - 2
+    violation = n + lines - 1
+    first = int(s.argmax())
+    basis = np.append(np.arange(n, violation), first)
+    _exchange(table, lines - 1, first)
+    level = table[:lines, -1]
+    worst = int(level.argmin())
+    feasible = not level[worst] < 0.0
+    if not feasible:
+        _exchange(table, worst, violation)
+        basis[worst] = violation
+    scale = np.append(s, np.zeros(lines - 1))
+    for count in range(max_iter):
+        at = (basis == violation).nonzero()[0]
+        gain = _gain(table[lines + 1 if feasible else lines], scale)
+        if not feasible and not gain.any():
+            size = float(level[basis < n].sum())
+            # The violation is minus the first phase's objective.
+            if not -float(table[lines, -1]) <= REDUCED * max(size, 1.0):
+                return table, basis, False, count
+            feasible = True
+            gain = _gain(table[lines + 1], scale)
+        enter = int(gain.argmax())
+        if gain[enter] == 0.0:
+            return table, basis, True, count
+        dantzig = 4 * count < 3 * max_iter
+        if not dantzig:
+            enter = int(gain.nonzero()[0][0])
+
+        column = table[:lines, enter].copy()
+        height = np.maximum(level, 0.0)
+        if feasible and at.size:
+            # t is zero and stays so: any entry in its row drives it out.
+            column[at] = np.abs(column[at])
+            height[at] = 0.0
+        blocks = (column > PIVOT).nonzero()[0]
+        if not blocks.size:
+            return table, basis, feasible, count
+        column, height = column[blocks], height[blocks]
+        near = height / column <= ((height + TIE) / column).min()
+        rank = column if dantzig else 1.0 / (1 + basis[blocks])
+        rank = np.where(basis[blocks] == violation, math.inf, rank)
+        leave = int(blocks[int(np.where(near, rank, -math.inf).argmax())])
+        _exchange(table, leave, enter)
+        basis[leave] = enter
+    return table, basis, True, max_iter
+
+
+def _exchange(table: Array, row: int, column: int) -> None:
+    """Make that column's variable basic in that row, in place."""
+    pivot_row = table[row] / table[row, column]
+    table -= table[:, column, None] * pivot_row
+    table[row] = pivot_row
+
+
+def _gain(reduced: Array, scale: Array) -> Array:
+    """How much each column gains, 0 where nothing but rounding."""
+    candidates = reduced[: len(scale)]
+    noise = REDUCED * (1.0 + abs(float(reduced[-2])) * scale)
+    gain: Array = np.where(candidates < -noise, -candidates, 0.0)
+    return gain
+
+
+def _point_and_prices(
+    start: Array, table: Array, basis: NDArray[np.int64], n: int
+) -> tuple[Array, Array, float]:
+    """The point and the prices of rows and budget, refined once; x and y have nothing negative."""
+    p = len(basis) - 1
+    columns = np.append(table[:, n : n + p], table[:, -2:-1], axis=1)
+    inverse, prices = columns[: p + 1], -columns[p + 2]
+    matrix = start[: p + 1, basis]
+    basic = table[: p + 1, -1]
+    basic = basic + inverse @ (start[: p + 1, -1] - matrix @ basic)
+    prices = prices + (start[p + 2, basis] - prices @ matrix) @ inverse
+    values = np.zeros(table.shape[1])
+    values[basis] = np.maximum(basic, 0.0)
+    return values[:n], np.maximum(-prices[:p], 0.0), -float(prices[p])
+
+
+def _gap(c: Array, a: Array, b: Array, s: Array, x: Array, y: Array, v: float) -> float:
+    """The largest relative residual of the conditions of optimality, less what rounding may do."""
+    size = np.abs(a)
+    sizes = 1.0 + size @ x + np.abs(b)
+    known = np.where(size > 0.0, ENTRY_ROUNDING, 0.0)
+    of_rows, of_columns = (
+        np.minimum(known @ x, LARGEST_EXCUSE),
+        np.minimum(y @ known, LARGEST_EXCUSE),
+    )
+    missing = (b - a @ x - of_rows) / sizes
+    better = (c + y @ a - v * s - of_columns) / (1.0 + y @ size + abs(v) * s)
+    loss = v - float(b @ y) - float(c @ x) - float(of_rows @ y)
+    loss /= 1.0 + float(np.abs(c) @ x) + float(y @ sizes)
+    # numpy's maximum keeps a NaN, which is not within any tolerance.
+    return float(np.maximum(np.append(missing, better).max(), max(loss, 0.0)).clip(0.0))
 
 
 def linear_program(
@@ -34,8 +216,7 @@ def linear_program(
         active: bool `[..., n]`; the other variables are exactly 0 and have no influence, not even
             when they hold NaN. None means all.
         tol: positive, dimensionless; the `gap` up to which the status is CONVERGED. Default 1e-9.
-        max_iter: limit on pivots; default `50 (n + p) + 100`, on a device `3 (n + p) / 2 + 4`, all
-            of which are executed.
+        max_iter: limit on pivots; default `50 (n + p) + 100`.
 
     Returns:
         `SolverResult`: weights x float64 `[..., n]`, x >= 0 with s . x = 1 up to rounding; status
@@ -61,9 +242,8 @@ def linear_program(
         without that variable.
         The simplex method: the steepest column for three quarters of the pivots, then Bland's
         rule, which ends after finitely many; point and prices are refined once from the given
-        numbers. Where several points are optimal, one of them. CPU tensors are solved on the
-        host, one after the other; other devices, and `torch.compile`, use a branch-free form
-        without synchronisation. The result carries no autograd graph.
+        numbers. Where several points are optimal, one of them. The result carries no autograd
+        graph.
 
     Example:
         >>> import torch
@@ -77,57 +257,29 @@ def linear_program(
     finite pivoting rules for the simplex method", Mathematics of Operations Research 2, 1977. One
     artificial variable, the largest violation, serves the first phase.
     """
-    n, p = _checked_sizes(cost, matrix, bound, budget, active, tol, max_iter)
-    batch = torch.broadcast_shapes(
-        cost.shape[:-1],
-        matrix.shape[:-2],
-        bound.shape[:-1],
-        () if budget is None else budget.shape[:-1],
-        () if active is None else active.shape[:-1],
-    )
-    device = matrix.device
-    c, a, b = (v.detach().to(device, torch.float64) for v in (cost, matrix, bound))
-    s = torch.ones_like(c) if budget is None else budget.detach().to(device, torch.float64)
-    on = torch.ones(n, dtype=torch.bool, device=device) if active is None else active.to(device)
-    shapes = ((*batch, n), (*batch, p, n), (*batch, p), (*batch, n), (*batch, n))
-    c, a, b, s, on = (v.expand(shape) for v, shape in zip((c, a, b, s, on), shapes, strict=True))
-    if runs_on_host(a):
-        trips = 50 * (n + p) + 100 if max_iter is None else max_iter
-        return _on_host((c, a, b, s, on), tol, trips)
-    trips = 3 * (n + p) // 2 + 4 if max_iter is None else max_iter
-    return linear_program_on_device(c, a, b, s, on, tol, trips)
+    n = _checked_columns(cost, matrix, bound, budget, active)
+    check_limits(tol, max_iter, "linear_program", "1e-9")
+
+    def solve(c: Array, a: Array, b: Array, s: Array, on: Array) -> Solved:
+        if on.all():
+            return best_vertex(c, a, b, budget=s, tol=tol, max_iter=max_iter)
+        weights = np.zeros(n)
+        if not on.any():
+            return Solved(weights, SolverStatus.INFEASIBLE, math.inf)
+        limit = 50 * sum(a.shape) + 100 if max_iter is None else max_iter
+        inner = best_vertex(c[on], a[:, on], b, budget=s[on], tol=tol, max_iter=limit)
+        weights[on] = inner.weights
+        return inner._replace(weights=weights)
+
+    s = torch.ones(n) if budget is None else budget
+    on = torch.ones(n, dtype=torch.bool) if active is None else active
+    return each_problem(solve, (cost, 1), (matrix, 2), (bound, 1), (s, 1), (on, 1))
 
 
-def _on_host(problem: tuple[Tensor, ...], tol: float, max_iter: int) -> SolverResult:
-    # numpy, and with it every host solver, is loaded by the first solve, not by `import moopt`.
-    import numpy as np
-
-    from moopt.solvers.linear_program_on_host import linear_program_host
-
-    cost, matrix = problem[:2]
-    if matrix.ndim == 2:
-        c, a, b, s, on = (t.numpy() for t in problem)
-        solved = linear_program_host(c, a, b, s, on, tol, max_iter)
-        return SolverResult(*(torch.from_numpy(np.asarray(value)) for value in solved))
-    batch = matrix.shape[:-2]
-    flat = [t.reshape(-1, *t.shape[len(batch) :]) for t in problem]
-    results = [_on_host(one, tol, max_iter) for one in zip(*flat, strict=True)]
-    stacked = SolverResult(*(torch.stack(column) for column in zip(*results, strict=True)))
-    return SolverResult(
-        stacked.weights.reshape(cost.shape), *(value.reshape(batch) for value in stacked[1:])
-    )
-
-
-def _checked_sizes(
-    cost: Tensor,
-    matrix: Tensor,
-    bound: Tensor,
-    budget: Tensor | None,
-    active: Tensor | None,
-    tol: float,
-    max_iter: int | None,
-) -> tuple[int, int]:
-    """(n, p), or ValueError."""
+def _checked_columns(
+    cost: Tensor, matrix: Tensor, bound: Tensor, budget: Tensor | None, active: Tensor | None
+) -> int:
+    """n, or ValueError."""
     shape = matrix.shape
     if len(shape) < 2 or 0 in shape[-2:]:
         raise ValueError(
@@ -142,9 +294,4 @@ def _checked_sizes(
                 f"`{name}` of `linear_program` must have shape [..., {size}] to fit a matrix of"
                 f" {p} rows and {n} columns; got {list(given.shape)}. Pass {size} numbers."
             )
-    if not tol > 0.0 or (max_iter is not None and max_iter < 1):
-        raise ValueError(
-            f"`tol` of `linear_program` must be positive and `max_iter` at least 1; got {tol} and"
-            f" {max_iter}. Use the defaults, 1e-9 and None."
-        )
-    return n, p
+    return int(n)

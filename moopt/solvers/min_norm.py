@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from moopt.kernels.min_norm.tolerances import CERTIFIED
 from moopt.records.result import Array, Solved, SolverResult
 from moopt.records.status import SolverStatus
 from moopt.solvers.active_set import active_set
 from moopt.solvers.closed_form import closed_form_three, closed_form_two
-from moopt.solvers.door import each_problem
-from moopt.solvers.equilibrated import certificate, equilibrated
+from moopt.solvers.door import check_gramian, each_gramian, rounding_of
+from moopt.solvers.equilibrated import certificate
 from moopt.solvers.exhaustive import exhaustive
 from moopt.solvers.frank_wolfe import DEFAULT_MAX_ITER, frank_wolfe
+from moopt.solvers.tolerances import CERTIFIED, EPS, RESOLUTION
 
 # The variant of `frank_wolfe` that each solver names.
 FRANK_WOLFE = {"frank_wolfe": "vanilla", "away_step": "away_step", "pairwise": "pairwise"}
@@ -30,6 +32,7 @@ def min_norm(
     solver: str = "auto",
     tol: float = 1e-10,
     max_iter: int | None = None,
+    noise: float = EPS,
 ) -> Solved:
     """`min_norm_point` of one clean problem, split into cosines and norms; nothing is checked.
 
@@ -37,15 +40,18 @@ def min_norm(
         cosines: float64 `[m, m]`, symmetric with unit diagonal.
         norms: float64 `[m]`, > 0.
         solver, tol, max_iter: as for `min_norm_point`.
+        noise: relative rounding of a cosine; it decides the status, not the weights.
     """
-    m = len(norms)
-    if m <= 3 and solver == "auto":
-        small = _small(cosines, norms, tol)
-        if small is not None:
-            return small
-    # Extreme norm ratios may overflow on the way; the certificate is the judge.
-    with np.errstate(all="ignore"):
-        return _iterated(cosines, norms[norms.argmin()] / norms, solver, tol, max_iter)
+    solved = _small(cosines, norms, tol) if len(norms) <= 3 and solver == "auto" else None
+    if solved is None:
+        # Extreme norm ratios may overflow on the way; the certificate is the judge.
+        with np.errstate(all="ignore"):
+            solved = _iterated(cosines, norms[norms.argmin()] / norms, solver, tol, max_iter)
+    if noise > RESOLUTION:
+        v = solved.weights * norms
+        if float(v @ (cosines @ v)) <= noise * float(np.add.reduce(v)) ** 2:
+            return solved._replace(status=SolverStatus.DEGENERATE)
+    return solved
 
 
 def _small(cosines: Array, norms: Array, tol: float) -> Solved | None:
@@ -124,10 +130,11 @@ def min_norm_point(
         gap is `max_i (||x||^2 - x . g_i) / (||x|| ||g_i||)` over active rows, at least 0; where
         rounding leaves ||x||^2 <= 0 it is 0 if no x . g_i is negative and infinite otherwise,
         because such an x is zero for all the Gramian tells, and noise as a direction.
-        status is DEGENERATE where `||x||^2 <= 1e-13 min ||g_i||^2`, or where float64 Gramians
-        cannot tell ||x|| from zero, `||x|| <= 6e-8 sum_i w_i ||g_i||` (zero rows share the
-        weight, gap 0); NON_FINITE, with uniform weights and gap NaN, where an active entry is
-        NaN or infinite; MAX_ITER where the gap exceeds `tol`; CONVERGED otherwise.
+        status is DEGENERATE where `||x||^2 <= 1e-13 min ||g_i||^2`, or where the rounding of the
+        Gramian hides whether x is zero: `||x|| <= 6e-8 sum_i w_i ||g_i||` in float64, 3e-4 in
+        float32 (zero rows share the weight, gap 0); NON_FINITE, with uniform weights and gap NaN,
+        where an active entry is NaN or infinite; MAX_ITER where the gap exceeds `tol`; CONVERGED
+        otherwise.
 
     Raises:
         TypeError: `gramian` is not a real floating-point tensor, or `active` is not boolean.
@@ -136,8 +143,8 @@ def min_norm_point(
     Numerics: float64 whatever the input; scale-equivariant, because everything is computed from
         cosines and ratios of norms. The gap refers to the Gramian as given: its rounding moves
         the gap of the true gradients by about `eps (sum_i w_i ||g_i||)^2 / (||x|| min ||g_i||)`.
-        Solved on the host, one problem after the other: a Gramian on a device is read once. The
-        result carries no autograd graph.
+        Solved on the host: a Gramian on a device is read once. The result carries no autograd
+        graph.
 
     Example:
         >>> import torch
@@ -153,42 +160,19 @@ def min_norm_point(
     equilibrated coordinates and certify each row relative to its own norm.
     """
     _check(gramian, solver, tol, max_iter, active)
-
-    def solve(one: Array) -> Solved:
-        m, squares = len(one), one.diagonal()
-        if not np.isfinite(one).all():
-            return Solved(np.full(m, 1.0 / m), SolverStatus.NON_FINITE)
-        if squares[squares.argmin()] <= 0.0:
-            zeros = (squares <= 0.0).astype(np.float64)
-            return Solved(zeros / zeros.sum(), SolverStatus.DEGENERATE, 0.0)
-        norms = np.sqrt(squares)
-        cosines, _ = equilibrated(one, norms)
-        return min_norm(cosines, norms, solver=solver, tol=tol, max_iter=max_iter)
-
-    if active is not None and not active.any():
-        active = None
-    return each_problem(solve, gramian, active=active)
+    if active is not None:
+        active = active | ~active.any(-1, keepdim=True)
+    solve = functools.partial(
+        min_norm, solver=solver, tol=tol, max_iter=max_iter, noise=rounding_of(gramian)
+    )
+    return each_gramian(solve, gramian, active=active)
 
 
 def _check(
     gramian: Tensor, solver: str, tol: float, max_iter: int | None, active: Tensor | None
 ) -> None:
-    if not isinstance(gramian, Tensor):
-        raise TypeError(
-            "`gramian` of `min_norm_point` must be a tensor; got"
-            f" {type(gramian).__name__}. Pass `torch.as_tensor(gramian)`."
-        )
-    if not gramian.dtype.is_floating_point:
-        raise TypeError(
-            "`gramian` of `min_norm_point` must have a real floating-point dtype; got"
-            f" {gramian.dtype}. Pass `gramian.to(torch.float64)`, or the real part."
-        )
+    check_gramian(gramian, "min_norm_point")
     shape = gramian.shape
-    if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] == 0:
-        raise ValueError(
-            "`gramian` of `min_norm_point` must have shape [..., m, m] with m >= 1; got"
-            f" {list(shape)}. Pass the Gramian J @ J.T, not the Jacobian."
-        )
     if solver not in SOLVERS:
         raise ValueError(
             f"`solver` of `min_norm_point` must be one of {', '.join(SOLVERS)}; got {solver!r}."

@@ -44,7 +44,7 @@ def stationarity(gramian: Tensor, *, active: Tensor | None = None) -> Stationari
         `Stationarity(value, result)`. A zero gradient makes the point stationary. NaN where an
         active entry is not finite.
 
-    Numerics: invariant to the scale of every row; no synchronisation on a device.
+    Numerics: invariant to the scale of every row.
 
     Example:
         >>> import torch

@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from moopt.records.result import Array, Solved
+from moopt.solvers.door import each_problem
+
+
+def project_onto_simplex(vector: Array) -> Array:
+    """`simplex_projection` of one finite vector, float64 `[m]`, m >= 1."""
+    # theta >= max(v) - 1: entries below it have weight zero, wherever they would overflow.
+    v = np.maximum(vector - np.maximum.reduce(vector), -1.0)
+    ordered = np.sort(v)[::-1]
+    theta = float(np.maximum.reduce((ordered.cumsum() - 1.0) / np.arange(1.0, len(v) + 1.0)))
+    weights = np.maximum(v - theta, 0.0)
+    projected: Array = weights / np.add.reduce(weights)
+    return projected
 
 
 def simplex_projection(vector: Tensor, *, active: Tensor | None = None) -> Tensor:
@@ -21,7 +36,7 @@ def simplex_projection(vector: Tensor, *, active: Tensor | None = None) -> Tenso
         active). Uniform over the active entries where one of them is NaN or infinite.
 
     Numerics: exact up to rounding, by one sort; the entries that share the weight are known
-        without iteration. Branch-free; reads no value, so it does not synchronise a device.
+        without iteration.
 
     Example:
         >>> import torch
@@ -35,18 +50,14 @@ def simplex_projection(vector: Tensor, *, active: Tensor | None = None) -> Tenso
     Mathematical Programming 6, 1974; J. Duchi, S. Shalev-Shwartz, Y. Singer and T. Chandra,
     "Efficient projections onto the l1-ball for learning in high dimensions", ICML 2008.
     """
-    v = vector.to(torch.float64)
-    on = torch.ones_like(v, dtype=torch.bool)
-    if active is not None:
-        on = on & active
-    finite = (torch.isfinite(v) | ~on).all(-1, keepdim=True)
-    v = torch.where(on & finite, v, -torch.inf)
-    # theta >= max(v) - 1, so that an entry at the maximum minus one has weight zero: the place
-    # where inactive entries, and all that would overflow, do no harm.
-    v = (v - v.amax(-1, keepdim=True)).nan_to_num(nan=-1.0).clamp_min(-1.0)
-    ordered = v.sort(-1, descending=True).values
-    count = torch.arange(1, v.shape[-1] + 1, dtype=torch.float64, device=v.device)
-    theta = ((ordered.cumsum(-1) - 1.0) / count).amax(-1, keepdim=True)
-    weights = (v - theta).clamp_min(0.0)
-    weights = torch.where(finite & on, weights, on.to(torch.float64))
-    return weights / weights.sum(-1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+
+    def solve(one: Array, on: Array) -> Solved:
+        weights = np.zeros(len(one))
+        if on.any():
+            kept = one[on]
+            finite = bool(np.isfinite(kept).all())
+            weights[on] = project_onto_simplex(kept) if finite else 1.0 / len(kept)
+        return Solved(weights)
+
+    on = torch.ones_like(vector, dtype=torch.bool) if active is None else active
+    return each_problem(solve, (vector, 1), (on, 1)).weights

@@ -1,133 +1,218 @@
-"""aggregate_rows_: rows in, the direction of a gradient aggregator and its record out."""
+"""aggregate_: rows in, the direction of a gradient aggregator in `.grad` and its numbers out."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import MutableMapping, Sequence
-from typing import Any
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from moopt.aggregators import EntrywiseAggregator, GradientAggregator, TrackingAggregator
-from moopt.gradients import GradientStore
-from moopt.gradients.store import Row
+from moopt.aggregators.tracking import NUM_STEPS
+from moopt.gradients import GradientStore, Row
+from moopt.gradients.averaged import allocate_rows, stacked
 from moopt.kernels.gramian import gramian as inner_products
-from moopt.records.step_record import StepRecord
-from moopt.records.step_statistics import StepStatistics
-from moopt.solvers import stationarity
-from moopt.step.method_state import REACHED_KEY, gather, is_stateful, scatter
-from moopt.step.tracked_rows import tracked_direction
-from moopt.step.weigh import DESCENT_TOL, ROUNDING, above_noise_floor
+from moopt.kernels.gramian import measured_gramian
+from moopt.records.result import Array
+from moopt.records.status import SolverStatus
+from moopt.step.method_state import REACHED_KEY, MethodState
+from moopt.step.weigh import DEFAULT_INACTIVE_TOL, DESCENT_TOL, INNER_ROUNDING, above_noise_floor
+from moopt.weightings.cleared import Mask, Step, merged, weigh_cleared
+from moopt.weightings.problem import Problem
 
 
-def aggregate_rows_(
+class Aggregated(NamedTuple):
+    """What a step of an aggregator was.
+
+    Attributes:
+        weights: float64 `[m]`, NaN where the gradients are not finite; None for a method that
+            works entry by entry.
+        slopes: float64 `[m]`, `-g_i . d` over the shared parameters, unscaled.
+        active: bool `[m]`.
+        descent: whether d raises no active objective, up to rounding.
+        status: how the weights were found, where the gradients of the step alone do not tell.
+    """
+
+    weights: Array | None
+    slopes: Array
+    active: Mask
+    descent: bool
+    status: SolverStatus | None = None
+
+
+def aggregate_(
     store: GradientStore,
     aggregator: GradientAggregator,
-    statistics: StepStatistics,
-    bank: MutableMapping[str, Any],
+    given: Step,
+    memory: MethodState,
     shared: Sequence[bool],
     *,
-    inactive_tol: float,
     positions: Sequence[int],
-    scale: Tensor | None = None,
-) -> tuple[Row, StepRecord]:
-    """Combine the rows by an aggregator; the rows are consumed.
-
-    The direction gets memory of its own, one gradient more than a weighting needs, because
-    `g_i . d` is measured against the whole rows afterwards.
+    scale: float,
+    inactive_tol: float = DEFAULT_INACTIVE_TOL,
+) -> Aggregated:
+    """Combine the rows by an aggregator and add the direction to `.grad`; the rows are consumed.
 
     Args:
         store: at least two rows that share a parameter; one, if absent objectives count.
         aggregator: the method.
-        statistics: of the step, its Gramian over the shared parameters.
-        bank: where the aggregator's state lives, by objective name.
+        given: the step, with names; its Gramian is unscaled and over the shared parameters.
+        memory: what the method keeps; read and written.
         shared: one flag per parameter; the others take the sum of their gradients.
-        inactive_tol: relative noise floor of a gradient.
         positions: the number of each parameter among all of the optimizer's.
-        scale: the factor of a GradScaler that the rows carry.
-
-    Returns:
-        The direction, one entry per parameter, and the record without losses and step.
+        scale: the factor of a GradScaler that the rows carry; 1 without.
+        inactive_tol: relative noise floor of the rows of an aggregator that combines absent ones.
     """
-    gramian, names = statistics.gramian, tuple(store.rows)
-    norms = gramian.diagonal().clamp_min(0.0).sqrt()
-    active = above_noise_floor(norms, inactive_tol)
-    statistics = dataclasses.replace(statistics, active=active)
-    rows = list(store.rows.values())
-    reached = [t for t, on in enumerate(shared) if on and any(row[t] is not None for row in rows)]
-    if isinstance(aggregator, TrackingAggregator) and aggregator.combines_absent:
-        # Not those with a row: `objectives=` allocates it for parameters that no loss reaches.
-        known = {*bank.get(REACHED_KEY, ()), *(positions[t] for t in reached)}
-        reached = [t for t, on in enumerate(shared) if on and positions[t] in known]
-        bank[REACHED_KEY] = tuple(sorted(known))
-    if isinstance(aggregator, TrackingAggregator):
-        direction, weights, active = tracked_direction(
-            store,
-            aggregator,
-            statistics,
-            bank,
-            reached,
-            positions=positions,
-            inactive_tol=inactive_tol,
-            scale=scale,
-        )
-    else:
-        assert isinstance(aggregator, EntrywiseAggregator)
-        direction = _entry_by_entry(store, aggregator, statistics, bank, reached)
-        weights = torch.full_like(norms, float("nan"))
-
     chosen = [t for t, on in enumerate(shared) if on]
-    products = inner_products([[row[t] for t in chosen] for row in (*rows, direction)])
-    # Subtracted from zero, since `-falls` would turn 0 into -0.
-    falls, length = products[:-1, -1], products[-1, -1].clamp_min(0.0).sqrt()
-    slopes = 0.0 - falls
-    slack = (DESCENT_TOL + ROUNDING) * products.diagonal()[:-1].clamp_min(0.0).sqrt() * length
-    lowers = (falls >= -slack) | ~active
-    distance, unit = stationarity(gramian, active=active)
-    for row in rows:
-        for t in chosen:
-            row[t] = None
-    alone = store.combine_(torch.ones_like(norms), [False] * len(store.parameters))
-    for t in chosen:
-        alone[t] = direction[t]
-    return alone, StepRecord(
-        names=names,
-        weights=weights,
-        gramian=gramian,
-        active=active,
-        stationarity_value=distance,
-        status_code=unit.status,
-        gap=torch.full_like(distance, float("nan")),
-        descent=lowers.all() & torch.isfinite(slopes).all(),
-        fell_back=torch.zeros_like(distance, dtype=torch.bool),
-        fallbacks=torch.zeros_like(distance, dtype=torch.int64),
-        slopes=slopes if scale is None else slopes / scale.to(slopes).square(),
-        weighted=isinstance(aggregator, TrackingAggregator),
-    )
+    reached = [t for t in chosen if any(row[t] is not None for row in store.rows.values())]
+    with np.errstate(all="ignore"):
+        if isinstance(aggregator, TrackingAggregator):
+            if aggregator.combines_absent:
+                known = {*memory.mapping.get(REACHED_KEY, ()), *(positions[t] for t in reached)}
+                memory.mapping[REACHED_KEY] = tuple(sorted(known))
+                reached = [t for t in chosen if positions[t] in known]
+            numbers = [positions[t] for t in reached]
+            direction, done = _averaged(
+                store, aggregator, given, memory, reached, numbers, scale, inactive_tol
+            )
+        else:
+            assert isinstance(aggregator, EntrywiseAggregator)
+            direction = _entrywise(store, aggregator, given, memory, reached, positions)
+            done = Aggregated(None, np.zeros(0), given.active, False)
+        # Measured against the whole rows, so the direction has memory of its own.
+        rows = [[row[t] for t in chosen] for row in (*store.rows.values(), direction)]
+        products = inner_products(rows).cpu().numpy()
+        falls, norms = products[:-1, -1], np.sqrt(np.maximum(products.diagonal(), 0.0))
+        slack = (DESCENT_TOL + INNER_ROUNDING) * norms[:-1] * norms[-1]
+        descent = bool(((falls >= -slack) | ~done.active).all() and np.isfinite(falls).all())
+        slopes = (0.0 - falls) / scale / scale  # subtracted from 0: no -0.0
+    store.write_given_direction_(direction, shared)
+    return done._replace(slopes=slopes, descent=descent)
 
 
-def _entry_by_entry(
+def _entrywise(
     store: GradientStore,
     aggregator: EntrywiseAggregator,
-    statistics: StepStatistics,
-    bank: MutableMapping[str, Any],
+    given: Step,
+    memory: MethodState,
     reached: Sequence[int],
+    positions: Sequence[int],
 ) -> Row:
-    """The direction at the positions in `reached`; None elsewhere."""
-    names, device = tuple(store.rows), statistics.gramian.device
-    finite = torch.isfinite(statistics.gramian).all()
-    state = gather(bank, aggregator, names, device) if is_stateful(aggregator) else {}
+    """The direction at the positions `reached`; None elsewhere."""
+    names, active = tuple(store.rows), torch.from_numpy(given.active)
+    state = memory.read(names)
     direction: Row = [None] * len(store.parameters)
     for t in reached:
         column = [row[t] for row in store.rows.values()]
-        like = next(gradient for gradient in column if gradient is not None)
-        whole = [torch.zeros_like(like) if g is None else g for g in column]
+        zero = torch.zeros_like(next(g for g in column if g is not None))
+        whole = [zero if g is None else g for g in column]
         direction[t] = aggregator(
-            whole, active=statistics.active, names=names, state=state, position=t
+            whole, active=active, names=names, state=state, position=positions[t]
         )
-    if is_stateful(aggregator):
-        following = aggregator.next_state(state)
-        kept = {key: torch.where(finite, following[key], state[key]) for key in state}
-        scatter(bank, aggregator, names, kept)
+    finite = np.isfinite(given.gramian).all()  # type: ignore[arg-type]
+    memory.write(names, aggregator.next_state(state) if finite else state)
     return direction
+
+
+def _averaged(
+    store: GradientStore,
+    aggregator: TrackingAggregator,
+    given: Step,
+    memory: MethodState,
+    reached: Sequence[int],
+    numbers: Sequence[int],
+    scale: float,
+    inactive_tol: float,
+) -> tuple[Row, Aggregated]:
+    """Let the averaged rows follow this step's gradients, and combine them.
+
+    Nothing is written before the weights are known: a method that raises changes nothing.
+
+    Returns:
+        The direction at the positions `reached` (None elsewhere), and all but what is measured
+        along it.
+    """
+    names, absent = list(store.rows), aggregator.combines_absent
+    memory.make_room(names)
+    kept = allocate_rows(memory, aggregator, [store.parameters[t] for t in reached], numbers)
+    # Whose rows follow the gradients, whose are combined, and whom the method weighs.
+    following = [n for n, on in zip(names, given.active, strict=True) if on or absent]
+    combined = memory.names if absent else following
+    weighed = memory.names if absent else names
+    # The step counted, for methods that count.
+    own = {key: value + (key == NUM_STEPS) for key, value in memory.read(following).items()}
+    before = memory.read(weighed)
+    state = merged(before, own, aggregator.state_axes, _places(following, weighed))
+
+    problem = _problem_of_gradients(aggregator, given, _places(following, names))
+    factors = torch.from_numpy(aggregator.factors(problem) / scale)
+    gradients = [store.rows[name] for name in following]
+    at, index = _index(following, combined), _index(combined, memory.names)
+    rows, compared = [], []
+    for t, whole in zip(reached, kept, strict=True):
+        old, terms = whole[index], stacked(gradients, t, factors, whole)
+        new = aggregator.follow(old[at], terms, problem, own)
+        rows.append(new if isinstance(at, slice) else old.index_copy(0, at.to(old.device), new))
+        compared.append(aggregator.compared(rows[-1], terms))
+    product, noise = measured_gramian([[one[i] for one in compared] for i in range(len(combined))])
+
+    active, losses, places = given.active, given.losses, _places(combined, weighed)
+    gramian = np.zeros((len(weighed), len(weighed)))
+    gramian[np.ix_(places, places)] = product.cpu().numpy()
+    if absent:
+        norms = np.sqrt(np.maximum(gramian.diagonal(), 0.0))
+        active, losses = above_noise_floor(norms, None, inactive_tol), None
+    step = dataclasses.replace(
+        given, gramian=gramian, active=active, losses=losses, names=tuple(weighed), noise=noise
+    )
+    solved = weigh_cleared(aggregator, step, state)
+    finite = solved.status != SolverStatus.NON_FINITE and bool(
+        np.isfinite(gramian).all() and np.isfinite(given.gramian).all()  # type: ignore[arg-type]
+    )
+    weights = solved.weights if finite else np.full(len(weighed), math.nan)
+
+    outer = torch.from_numpy(weights[places] * scale)
+    direction: Row = [None] * len(store.parameters)
+    for t, whole, new in zip(reached, kept, rows, strict=True):
+        terms = stacked(gradients, t, factors, whole) if aggregator.combines_gradients else new
+        total = torch.tensordot(outer.to(terms), terms, 1)
+        direction[t] = total.to(store.parameters[t].dtype)
+        if finite:
+            whole[index] = new
+    memory.write(weighed, (solved.state or {}) if finite else before)
+    status = None
+    if absent:
+        # A single gradient that is zero says nothing about the objectives that are not known yet.
+        status = solved.status if len(weighed) > 1 else SolverStatus.CONVERGED
+        status = status if finite else SolverStatus.NON_FINITE
+    places = _places(names, weighed)
+    return direction, Aggregated(weights[places], np.zeros(0), active[places], False, status)
+
+
+def _places(names: Sequence[str], among: Sequence[str]) -> NDArray[np.intp]:
+    return np.array([among.index(name) for name in names], dtype=np.intp)
+
+
+def _index(names: Sequence[str], among: Sequence[str]) -> slice | Tensor:
+    """The same for a tensor; all of them without a copy."""
+    return slice(None) if list(names) == list(among) else torch.tensor(_places(names, among))
+
+
+def _problem_of_gradients(
+    aggregator: TrackingAggregator, given: Step, places: NDArray[np.intp]
+) -> Problem:
+    """What decides about factors and shares: gradients that are zero included."""
+    assert given.gramian is not None
+    assert given.names is not None
+    needed = "losses" in aggregator.needs and given.losses is not None
+    return Problem.of(
+        given.gramian[np.ix_(places, places)],
+        losses=given.losses[places] if needed else None,  # type: ignore[index]
+        names=tuple(given.names[i] for i in places),
+        step=given.step,
+    )

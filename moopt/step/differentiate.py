@@ -1,73 +1,101 @@
-"""record_rows: one backward pass per loss, each into its row of a store."""
+"""differentiate: one backward pass per loss, each into its row of a store."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 
-from moopt.gradients import GradientStore, resume_row, set_aside_gradients, take_gradients
-from moopt.step.shared_graph import shares_graph
+from moopt.gradients import GradientStore
 
 if TYPE_CHECKING:
     from torch.amp import GradScaler
 
 
-def record_rows(
+def differentiate(
     store: GradientStore,
-    names: Iterable[str],
-    losses: list[Tensor],
-    parameters: list[Tensor],
+    names: Sequence[str],
+    losses: Sequence[Tensor],
+    parameters: Sequence[Tensor],
     scaler: GradScaler | None = None,
     *,
     auxiliary: Collection[str] = (),
 ) -> None:
-    """One backward pass per loss, each into its row of `store`.
+    """Run one backward pass per loss; each adds to its row of `store`.
 
     A graph is freed as soon as no later loss needs it. If a pass fails, `.grad` is as before; the
     store is then incomplete, and the caller drops it.
 
     Args:
-        store: what receives the rows.
+        store: what receives the rows, and the values of the losses.
         names: one per loss.
         losses: scalars with a graph.
         parameters: of the optimizer.
         scaler: a GradScaler; the rows then carry its factor.
-        auxiliary: the names that are no objectives.
+        auxiliary: the names that are not objectives.
 
     Raises:
-        ValueError: there is no parameter, or no loss reaches any.
+        ValueError: there is no parameter, or a loss reaches none.
     """
     if not parameters:
         raise ValueError(
             "there must be at least one parameter that requires grad; got none. Unfreeze some, or"
             " pass model.parameters() to the optimizer."
         )
-    with set_aside_gradients(parameters):
-        retained = shares_graph(losses)
-        for name, loss, retain in zip(names, losses, retained, strict=True):
-            extra = name in auxiliary
-            resume_row(parameters, store.take(name, parameters, auxiliary=extra))
-            scaled = loss if scaler is None else scaler.scale(loss)
-            scaled.backward(retain_graph=retain)
-            store.add(name, take_gradients(parameters), auxiliary=extra)
+    for name, loss, retain in zip(names, losses, shares_graph(losses), strict=True):
+        with store.recording(name, parameters, auxiliary=name in auxiliary):
+            (loss if scaler is None else scaler.scale(loss)).backward(retain_graph=retain)
     if store.is_empty():
         raise ValueError(
             "no loss reaches a parameter of the optimizer, so there is nothing to combine. Build"
             " the optimizer from the parameters of the model that computes the losses."
         )
+    for name, loss in zip(names, losses, strict=True):
+        if not store.reached(name):
+            raise ValueError(
+                f"loss {name!r} reaches no parameter of the optimizer, so it would be dropped"
+                " silently. Build the optimizer from the parameters of the model that computes the"
+                " loss, or leave an objective that trains nothing out of the losses."
+            )
+        if name not in auxiliary:
+            store.add_loss(name, loss)
 
 
-def scale_of(scaler: GradScaler | None, like: Tensor) -> Tensor | None:
-    """The factor of `scaler` as a tensor on the device: reading it does not synchronise."""
-    if scaler is None or not scaler.is_enabled():
-        return None
-    return scaler.scale(torch.ones((), device=like.device))
+def shares_graph(losses: Sequence[Tensor]) -> list[bool]:
+    """For each loss, whether a later one needs a part of its graph again.
+
+    Visits every node of the graphs once. Leaves do not count: a parameter that two graphs use
+    holds nothing that a backward pass frees.
+
+    Args:
+        losses: scalars with a graph, in the order in which they are differentiated.
+
+    Returns:
+        One flag per loss; the last one is always False.
+    """
+    later: set[Node] = set()
+    flags = [False] * len(losses)
+    for i in range(len(losses) - 1, -1, -1):
+        root = losses[i].grad_fn
+        stack = [] if root is None else [root]
+        own: set[Node] = set()
+        while stack:
+            node = stack.pop()
+            if node in later:
+                flags[i] = True
+            elif node not in own:
+                following = node.next_functions
+                if following:  # AccumulateGrad, and nodes without inputs, have none
+                    own.add(node)
+                    stack += [parent for parent, _ in following if parent is not None]
+        later |= own
+    return flags
 
 
-def ids_of(shared: Iterable[Tensor], parameters: list[Tensor]) -> frozenset[int]:
+def ids_of(shared: Iterable[Tensor], parameters: Sequence[Tensor]) -> frozenset[int]:
     """The `id`s of `shared`, checked to be among `parameters`."""
     chosen = list(shared)
     known = {id(p) for p in parameters}
@@ -78,3 +106,10 @@ def ids_of(shared: Iterable[Tensor], parameters: list[Tensor]) -> frozenset[int]
             " instance model.backbone.parameters()."
         )
     return frozenset(id(p) for p in chosen)
+
+
+def scale_of(scaler: GradScaler | None, like: Tensor) -> Tensor | None:
+    """The factor of `scaler` as a tensor on the device; None where it is off."""
+    if scaler is None or not scaler.is_enabled():
+        return None
+    return scaler.scale(torch.ones((), device=like.device))

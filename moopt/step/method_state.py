@@ -1,15 +1,21 @@
-"""state_by_name: a weighting's state, kept by objective name while objectives come and go."""
+"""MethodState: what a method keeps from step to step, by objective name."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 
-from moopt.aggregators import TrackingAggregator
-from moopt.aggregators.base import Method
+from moopt.aggregators import GradientAggregator, TrackingAggregator
+from moopt.gradients.averaged import rows_key
+from moopt.records.result import State
+from moopt.weightings import Weighting
+from moopt.weightings.cleared import merged, restricted
+
+Method = Weighting | GradientAggregator
+"""What `CommonDescent` accepts."""
 
 NAMES_KEY = "moopt_names"
 REACHED_KEY = "moopt_reached"  # positions of parameters that an objective ever reached
@@ -18,165 +24,119 @@ METHOD_KEY = "moopt_method"
 _PREFIX = "moopt_state_"
 
 
-def position_tensor(positions: Sequence[int], device: torch.device) -> Tensor:
-    """int64 `[k]`, filled entry by entry: a list would be copied from the host, and waited for."""
-    entries = [torch.full((), i, dtype=torch.int64, device=device) for i in positions]
-    return torch.stack(entries)
+def is_stateful(method: Method) -> bool:
+    """Whether the method keeps anything from step to step."""
+    return bool(method.state_entries) or isinstance(method, TrackingAggregator)
 
 
-def is_stateful(weighting: Method) -> bool:
-    """Whether `weighting` keeps anything from step to step."""
-    return bool(weighting.state_axes) or isinstance(weighting, TrackingAggregator)
+class MethodState:
+    """The state of one method, read and written by objective name while objectives come and go.
 
+    It lies in any mutable mapping of plain values: the first parameter group of an optimizer, so
+    that every kind of checkpoint keeps it, or a dictionary of the caller.
 
-def rows_key(aggregator: TrackingAggregator, position: int | str) -> str:
-    """Where the tracked rows of a parameter lie in the bank."""
-    return f"moopt_rows_{aggregator.tracked}_{position}"
-
-
-def enrol(
-    bank: MutableMapping[str, Any],
-    weighting: Method,
-    names: Sequence[str],
-    device: torch.device | None = None,
-) -> None:
-    """Make room in `bank` for the state of every objective in `names`.
-
-    The bank is any mutable mapping of plain values: the first parameter group of an optimizer (so
-    that every kind of checkpoint keeps it) or a dictionary of the caller. Objectives already
-    enrolled keep their state; new ones get the initial one.
+    Args:
+        method: whose state it is.
+        mapping: where it lies.
     """
-    known = list(bank.get(NAMES_KEY, []))
-    refuse_other_state(bank, weighting)
-    roster = known + [name for name in names if name not in known]
-    if roster == known:
-        return
-    fresh = weighting.initial_state(len(roster), device)
-    for key, axes in weighting.state_axes.items():
-        former = bank.get(_PREFIX + key)
-        value = fresh[key]
-        if former is not None:
-            block = tuple(slice(0, len(known)) for _ in range(axes))
-            value = value.clone()
-            value[block] = former.to(value.device)
-        bank[_PREFIX + key] = value
-    bank.setdefault(STEP_KEY, 0)
-    bank[METHOD_KEY] = type(weighting).__name__
-    bank[NAMES_KEY] = roster
+
+    def __init__(self, method: Method, mapping: MutableMapping[str, Any]) -> None:
+        self.method, self.mapping = method, mapping
+        self.entries = method.state_entries
+        self.is_stateful = bool(self.entries) or isinstance(method, TrackingAggregator)
+
+    @property
+    def names(self) -> list[str]:
+        """Every objective that ever had a place, in the order of the entries."""
+        return list(self.mapping.get(NAMES_KEY, ()))
+
+    def step(self, otherwise: int) -> int:
+        """How many steps the method has taken; `otherwise` for one that keeps no count."""
+        return int(self.mapping.get(STEP_KEY, otherwise))
+
+    def make_room(self, names: Sequence[str]) -> None:
+        """Give every objective in `names` a place; new ones start as the method says.
+
+        Raises:
+            ValueError: the mapping holds the state of another method.
+        """
+        self.refuse_other()
+        known = self.names
+        everyone = known + [name for name in names if name not in known]
+        if everyone == known:
+            return
+        for key, entry in self.entries.items():
+            value = entry.array(len(everyone))
+            if known and entry.axes:
+                value[(slice(0, len(known)),) * entry.axes] = self._array(key)
+            elif known:
+                value = self._array(key)
+            self.mapping[_PREFIX + key] = torch.from_numpy(value)
+        self.mapping.setdefault(STEP_KEY, 0)
+        self.mapping[METHOD_KEY] = type(self.method).__name__
+        self.mapping[NAMES_KEY] = everyone
+
+    def read(self, names: Sequence[str]) -> State:
+        """The state of the objectives in `names`, in that order; {} for a stateless method."""
+        if not self.is_stateful:
+            return {}
+        self.make_room(names)
+        whole = {key: self._array(key) for key in self.entries}
+        if list(names) == self.names:
+            return whole
+        return restricted(whole, self.method.state_axes, self._places(names))
+
+    def write(self, names: Sequence[str], state: State, *, steps: int = 1) -> None:
+        """Write the state of the objectives in `names` back; the others keep theirs.
+
+        Args:
+            names: as for `read`, which comes first.
+            state: aligned with them.
+            steps: how many the count of steps advances: 0 where no step was combined.
+        """
+        if not self.is_stateful:
+            return
+        if list(names) != self.names:
+            whole = {key: self._array(key) for key in self.entries}
+            state = merged(whole, state, self.method.state_axes, self._places(names))
+        for key in self.entries:
+            # A copy: what is saved must not share memory with what the method returned.
+            self.mapping[_PREFIX + key] = torch.from_numpy(np.array(state[key]))
+        self.mapping[STEP_KEY] += steps
+
+    def refuse_other(self) -> None:
+        """Raise where a checkpoint's state is of another method.
+
+        Raises:
+            ValueError: the mapping names objectives but another method, or lacks an entry.
+        """
+        method, mapping = self.method, self.mapping
+        told = f"the loaded state is of another weighting than {method}"
+        remedy = "Build CommonDescent with the weighting that was saved."
+        if mapping.get(METHOD_KEY, type(method).__name__) != type(method).__name__:
+            raise ValueError(f"{told}: it is that of {mapping[METHOD_KEY]}. {remedy}")
+        if not mapping.get(NAMES_KEY):
+            return
+        missing = [key for key in self.entries if _PREFIX + key not in mapping]
+        if isinstance(method, TrackingAggregator):
+            prefix = rows_key(method, "")
+            missing += [] if any(key.startswith(prefix) for key in mapping) else [method.row_name]
+        if missing:
+            raise ValueError(f"{told}: it lacks {', '.join(missing)}. {remedy}")
+
+    def _array(self, key: str) -> Any:
+        return self.mapping[_PREFIX + key].detach().cpu().numpy()
+
+    def _places(self, names: Sequence[str]) -> Any:
+        known = self.names
+        return np.array([known.index(name) for name in names], dtype=np.intp)
 
 
-def gather(
-    bank: MutableMapping[str, Any],
-    weighting: Method,
-    names: Sequence[str],
-    device: torch.device,
-) -> dict[str, Tensor]:
-    """The state of the objectives in `names`, in that order, on `device`."""
-    enrol(bank, weighting, names, device)
-    positions = [bank[NAMES_KEY].index(name) for name in names]
-    if positions == list(range(len(bank[NAMES_KEY]))):
-        return {key: bank[_PREFIX + key].to(device) for key in weighting.state_axes}
-    state = {}
-    for key, axes in weighting.state_axes.items():
-        value = bank[_PREFIX + key].to(device)
-        for axis in range(axes):
-            value = value.index_select(axis, position_tensor(positions, device))
-        state[key] = value
-    return state
-
-
-def scatter(
-    bank: MutableMapping[str, Any],
-    weighting: Method,
-    names: Sequence[str],
-    state: dict[str, Tensor],
-    *,
-    steps: int = 1,
-) -> None:
-    """Write the state of the objectives in `names` back; the others keep theirs.
-
-    `steps` is how many the counter of steps advances: 0 where no step was combined.
-    """
-    positions = [bank[NAMES_KEY].index(name) for name in names]
-    everything = positions == list(range(len(bank[NAMES_KEY])))
-    for key, axes in weighting.state_axes.items():
-        value = state[key].detach()
-        if everything:
-            bank[_PREFIX + key] = value.clone()
-            continue
-        whole = bank[_PREFIX + key].to(value.device).clone()
-        index = position_tensor(positions, value.device)
-        if axes == 0:
-            whole = value.clone()
-        elif axes == 1:
-            whole[index] = value
-        else:
-            whole[index[:, None], index[None, :]] = value
-        bank[_PREFIX + key] = whole
-    bank[STEP_KEY] += steps
-
-
-def refuse_unallocated(bank: MutableMapping[str, Any], weighting: Method) -> None:
-    """Raise where a distributed checkpoint would drop a state that does not exist yet.
-
-    Raises:
-        RuntimeError: `weighting` is stateful and `bank` holds nothing of it.
-    """
-    if is_stateful(weighting) and NAMES_KEY not in bank:
-        raise RuntimeError(
-            f"the state of {type(weighting).__name__} does not exist before the first step, so a"
-            " distributed checkpoint would drop it silently; pass objectives=(names) to"
-            " CommonDescent."
-        )
-
-
-def refuse_other_state(bank: Mapping[str, Any], weighting: Method) -> None:
-    """Raise where a checkpoint's state is of another weighting.
-
-    Raises:
-        ValueError: `bank` names objectives but another method, or lacks an entry of this
-            weighting's state.
-    """
-    if bank.get(METHOD_KEY, type(weighting).__name__) != type(weighting).__name__:
-        raise ValueError(
-            f"the loaded state is of another weighting than {weighting}: it is that of"
-            f" {bank[METHOD_KEY]}. Build CommonDescent with the weighting that was saved."
-        )
-    missing = [key for key in weighting.state_axes if _PREFIX + key not in bank]
-    if isinstance(weighting, TrackingAggregator):
-        prefix = rows_key(weighting, "")
-        missing += [] if any(key.startswith(prefix) for key in bank) else [weighting.tracked]
-    if bank.get(NAMES_KEY) and missing:
-        raise ValueError(
-            f"the loaded state is of another weighting than {weighting}: it lacks"
-            f" {', '.join(missing)}. Build CommonDescent with the weighting that was saved."
-        )
-
-
-def roster_of(objectives: Iterable[str]) -> tuple[str, ...]:
-    """The names given as `objectives`, checked.
-
-    Raises:
-        ValueError: a bare string, no name, or a name twice.
-    """
-    names = tuple(objectives)
-    if isinstance(objectives, str) or not names or len(set(names)) != len(names):
-        raise ValueError(
-            f"`objectives` must be distinct names in a sequence; got {objectives!r}. Pass for"
-            " instance ('forget', 'retain')."
-        )
-    return names
-
-
-def refuse_unknown(names: Iterable[str], objectives: Sequence[str] | None) -> None:
-    """Raise where a name is not among those given as `objectives`; None allows every name.
-
-    Raises:
-        ValueError: an unknown name, whose state a distributed checkpoint could not load.
-    """
-    unknown = [name for name in names if objectives is not None and name not in objectives]
-    if unknown:
-        raise ValueError(
-            f"`objectives` of CommonDescent names {', '.join(objectives or ())}; got"
-            f" {', '.join(unknown)}. Use the same names, or leave `objectives` out."
-        )
+def missing_state(method: Method, mapping: Mapping[str, Any]) -> str | None:
+    """Why a distributed checkpoint would drop the state of `method`; None where it would not."""
+    if not is_stateful(method) or NAMES_KEY in mapping:
+        return None
+    return (
+        f"the state of {type(method).__name__} does not exist before the first step, so a"
+        " distributed checkpoint would drop it silently; pass objectives=(names) to CommonDescent."
+    )

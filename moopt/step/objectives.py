@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from moopt.settings.names import sample_name
+
 Losses: TypeAlias = Mapping[str, Tensor] | Sequence[Tensor] | Tensor
 """Named scalars, a sequence of scalars, or a 1-D tensor."""
 
 
-def named_losses(
-    losses: Losses, *, graph: bool = True
-) -> tuple[tuple[str, ...], list[Tensor], bool]:
+def named_losses(losses: Losses, *, graph: bool = True) -> tuple[tuple[str, ...], list[Tensor]]:
     """Check `losses` and split it into names and scalars.
 
     Args:
@@ -22,31 +22,27 @@ def named_losses(
             floating-point tensor that requires grad. Unnamed losses are called "0", "1", ...
         graph: whether each must require grad; False where only the values are looked at.
 
-    Returns:
-        The names, the scalars, and whether the caller named them.
-
     Raises:
         TypeError: an entry is not a tensor.
         ValueError: no entry, a repeated name, an entry that is not a scalar or has no graph.
     """
-    named = isinstance(losses, Mapping)
     if isinstance(losses, Mapping):
         names = tuple(losses)
-        for name in names:
-            if not isinstance(name, str):
-                raise TypeError(f"names of `losses` must be str; got {name!r}. Use str(name).")
         values = list(losses.values())
+        odd = [name for name in names if not isinstance(name, str)]
+        if odd:
+            raise TypeError(f"names of `losses` must be str; got {odd[0]!r}. Use str(name).")
     elif isinstance(losses, Tensor):
         if losses.dim() != 1:
             raise ValueError(
-                f"`losses` as a tensor must be 1-D, one entry per objective; got shape"
+                "`losses` as a tensor must be 1-D, one entry per objective; got shape"
                 f" {list(losses.shape)}. For a single objective pass {{'name': loss}} or [loss]."
             )
         values = list(losses.unbind())
-        names = tuple(str(i) for i in range(len(values)))
+        names = tuple(map(str, range(len(values))))
     elif isinstance(losses, Sequence) and not isinstance(losses, str):
         values = list(losses)
-        names = tuple(str(i) for i in range(len(values)))
+        names = tuple(map(str, range(len(values))))
     else:
         raise TypeError(
             "`losses` must be a mapping name -> scalar, a sequence of scalars or a 1-D tensor; got"
@@ -56,9 +52,16 @@ def named_losses(
         raise ValueError(
             "`losses` must hold at least one objective; got none. Pass one scalar each."
         )
-    for name, value in zip(names, values, strict=True):
-        _check_scalar(name, value, graph)
-    return names, [value.reshape(()) for value in values], named
+    for i, value in enumerate(values):
+        if not (isinstance(value, Tensor) and value.ndim == 0 and value.is_floating_point()):
+            values[i] = _scalar(names[i], value)
+        if graph and not value.requires_grad:
+            raise ValueError(
+                f"loss {names[i]!r} must have a graph; got a tensor that does not require grad."
+                " Compute it outside torch.no_grad() from trainable parameters, and do not detach"
+                " it. An objective that this batch does not have: leave it out of the losses."
+            )
+    return names, values
 
 
 def loss_value(name: str, loss: Tensor | float) -> Tensor:
@@ -73,7 +76,8 @@ def loss_value(name: str, loss: Tensor | float) -> Tensor:
     return named_losses({name: loss}, graph=False)[1][0]
 
 
-def _check_scalar(name: str, value: object, graph: bool) -> None:
+def _scalar(name: str, value: object) -> Tensor:
+    """The loss without dimensions, or an error that says what is wrong with it."""
     if not isinstance(value, Tensor):
         raise TypeError(
             f"loss {name!r} must be a tensor; got {type(value).__name__}. Pass the loss itself,"
@@ -87,8 +91,57 @@ def _check_scalar(name: str, value: object, graph: bool) -> None:
     if not value.is_floating_point():
         remedy = ".real or .abs()" if value.is_complex() else ".float()"
         raise ValueError(f"loss {name!r} must be floating point; got {value.dtype}. Use {remedy}.")
-    if graph and not value.requires_grad:
+    return value.reshape(())
+
+
+def sample_losses(names: tuple[str, ...], samples: Sequence[Losses]) -> dict[str, Tensor]:
+    """The losses of the same objectives on other batches, by the names of their rows.
+
+    Raises:
+        ValueError: other objectives than in `names`, or a name that is a row's.
+    """
+    values: dict[str, Tensor] = {}
+    for k, sample in enumerate(samples, 1):
+        others, losses = named_losses(sample)
+        if set(others) != set(names):
+            raise ValueError(
+                f"`samples` must hold the objectives of `losses`, {', '.join(names)}; got"
+                f" {', '.join(others)}. Compute the same losses on another batch."
+            )
+        values |= {sample_name(n, k): v for n, v in zip(others, losses, strict=True)}
+    taken = [name for name in names if name in values]
+    if taken:
         raise ValueError(
-            f"loss {name!r} must have a graph; got a tensor that does not require grad. Compute it"
-            " outside torch.no_grad() from trainable parameters, and do not detach it."
+            f"objectives must not be named like the rows of samples; got {', '.join(taken)},"
+            " which are the names of another objective's samples. Rename them."
+        )
+    return values
+
+
+def objective_names(objectives: Iterable[str]) -> tuple[str, ...]:
+    """The names given as `objectives`, checked.
+
+    Raises:
+        ValueError: a bare string, no name, or a name twice.
+    """
+    names = tuple(objectives)
+    if isinstance(objectives, str) or not names or len(set(names)) != len(names):
+        raise ValueError(
+            f"`objectives` must be distinct names in a sequence; got {objectives!r}. Pass for"
+            " instance ('forget', 'retain')."
+        )
+    return names
+
+
+def refuse_unknown(names: Iterable[str], objectives: Sequence[str] | None) -> None:
+    """Raise where a name is not among those given as `objectives`; None allows every name.
+
+    Raises:
+        ValueError: an unknown name, whose state a distributed checkpoint could not load.
+    """
+    unknown = [n for n in names if n not in objectives] if objectives is not None else []
+    if unknown:
+        raise ValueError(
+            f"`objectives` of CommonDescent names {', '.join(objectives or ())}; got"
+            f" {', '.join(unknown)}. Use the same names, or leave `objectives` out."
         )

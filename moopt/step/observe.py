@@ -2,46 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
-from typing import Any
-
 import torch
 
 from moopt.aggregators import GradientAggregator
-from moopt.aggregators.base import Method
 from moopt.gradients.replicas import mean_over_processes
-from moopt.step.method_state import gather, scatter
+from moopt.step.method_state import MethodState
 from moopt.step.objectives import Losses, named_losses
 
 
 def observe_(
-    losses: Losses,
-    weighting: Method,
-    bank: MutableMapping[str, Any],
-    stepped: tuple[str, ...],
-    *,
-    replicas: bool = True,
+    losses: Losses, memory: MethodState, stepped: tuple[str, ...], *, replicas: bool = True
 ) -> None:
-    """Let `weighting` learn from the losses of the last batch, computed again after the step.
+    """Let a method learn from the losses of the last batch, computed again after the step.
 
     Args:
         losses: mapping name -> scalar, sequence of scalars or 1-D tensor, unscaled; only the
             values are looked at.
-        weighting: a method with `observes`.
-        bank: where its state lives, by objective name.
+        memory: what the method keeps.
         stepped: the objectives of the last step.
         replicas: whether the processes of a group train one model: their losses are averaged.
 
     Raises:
-        TypeError: the weighting does not learn from them.
+        TypeError: the method does not learn from them.
         ValueError: malformed losses, or an objective that was not in the last step.
     """
-    if isinstance(weighting, GradientAggregator) or not weighting.observes:
+    method = memory.method
+    if isinstance(method, GradientAggregator) or not method.observes:
         raise TypeError(
-            f"{type(weighting).__name__} does not learn from the losses after the step; leave"
+            f"{type(method).__name__} does not learn from the losses after the step; leave"
             " observe(...) out, or use a weighting that does, such as FAMO."
         )
-    names, values, _ = named_losses(losses, graph=False)
+    names, values = named_losses(losses, graph=False)
     unknown = [name for name in names if name not in stepped]
     if unknown:
         raise ValueError(
@@ -54,5 +45,5 @@ def observe_(
     after = torch.stack([value.detach().to(device, torch.float64) for value in values])
     if replicas:
         after = mean_over_processes(after)
-    state = weighting.observe(gather(bank, weighting, names, device), after, names=names)
-    scatter(bank, weighting, names, state, steps=0)
+    state = method.learn(memory.read(names), after.cpu().numpy(), names)
+    memory.write(names, state, steps=0)

@@ -1,15 +1,16 @@
-"""single_backward_: weigh the losses first, then one backward pass of their weighted sum."""
+"""one_pass: weigh the losses first, then one backward pass of their weighted sum."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import MutableMapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeGuard
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from moopt.aggregators.base import Method
 from moopt.gradients.replicas import (
     is_checked_step,
     is_sharded,
@@ -19,28 +20,23 @@ from moopt.gradients.replicas import (
 )
 from moopt.records.status import SolverStatus
 from moopt.records.step_record import StepRecord
-from moopt.records.step_statistics import StepStatistics
 from moopt.scalarizations import Scalarization
 from moopt.step.differentiate import scale_of
-from moopt.step.method_state import STEP_KEY, gather, is_stateful, scatter
+from moopt.step.method_state import MethodState
+from moopt.step.take_step import record_of
+from moopt.step.weigh import Weighed
 from moopt.weightings import Sum
+from moopt.weightings.cleared import Step, weigh_cleared
 
 if TYPE_CHECKING:
     from torch.amp import GradScaler
 
 
-def one_pass_is_enough(
-    weighting: Method, *, recorded: bool = True
-) -> TypeGuard[Scalarization | Sum]:
-    """Whether the weights need no gradient: a scalarization, or `Sum` in a step without record."""
-    return isinstance(weighting, Scalarization) or (isinstance(weighting, Sum) and not recorded)
-
-
-def single_backward_(
+def one_pass(
     names: tuple[str, ...],
     values: Sequence[Tensor],
-    weighting: Scalarization | Sum,
-    bank: MutableMapping[str, Any],
+    method: Scalarization | Sum,
+    memory: MethodState,
     parameters: Sequence[Tensor],
     *,
     scaler: GradScaler | None = None,
@@ -48,7 +44,7 @@ def single_backward_(
     step: int = 0,
     checked: Counter[tuple[str, ...]] | None = None,
 ) -> StepRecord:
-    """One backward pass of `sum_i w_i loss_i` with fixed weights, added to every `.grad`.
+    """Take one backward pass of `sum_i w_i loss_i` with fixed weights, added to every `.grad`.
 
     As after `loss.backward()`: what a wrapper does to gradients happens once, all parameters take
     the weighted sum, and a pass that fails may leave a part of it in `.grad`.
@@ -56,11 +52,11 @@ def single_backward_(
     Args:
         names: of the objectives.
         values: their unscaled losses, scalars with a graph.
-        weighting: one that looks at the losses only, or at nothing.
-        bank: where the weighting's state lives, by objective name.
+        method: one that looks at the losses only, or at nothing.
+        memory: what it keeps from step to step.
         parameters: those of the optimizer.
         scaler: the pass runs scaled; the weights are those without a scaler.
-        lr: learning rate, for weightings that use it.
+        lr: learning rate, for methods that use it.
         step: number of combined steps before this one.
         checked: for `is_checked_step`; None compares no processes and averages no losses.
 
@@ -71,31 +67,23 @@ def single_backward_(
         ValueError: no loss reaches a parameter.
         RuntimeError: the processes hold different objectives or gradients.
     """
-    device = values[0].device
-    m = len(names)
-    losses = torch.stack([value.detach().to(device, torch.float64) for value in values])
-    nan = torch.full((m, m), float("nan"), dtype=torch.float64, device=device)
-    averaged = checked is not None and "losses" in weighting.needs
+    device, m = values[0].device, len(names)
+    local = torch.stack([value.detach().to(device, torch.float64) for value in values])
     compared = checked is not None and is_checked_step(names, checked)
     if compared:
         refuse_other_names(names, device)
-    statistics = StepStatistics(
-        gramian=nan,
-        losses=mean_over_processes(losses) if averaged else losses,
+    averaged = checked is not None and "losses" in method.needs
+    losses = local.cpu().numpy()
+    given = Step(
+        gramian=None,
+        active=np.ones(m, dtype=bool),
+        losses=mean_over_processes(local).cpu().numpy() if averaged else losses,
         names=names,
         lr=lr,
-        step=bank.get(STEP_KEY, step),
+        step=memory.step(step),
     )
-    finite = torch.isfinite(losses).all()
-    status = torch.where(finite, int(SolverStatus.CONVERGED), int(SolverStatus.NON_FINITE))
-    if m == 1:
-        weights = torch.ones_like(losses)
-    else:
-        state = gather(bank, weighting, names, device) if is_stateful(weighting) else None
-        output = weighting(statistics, state)
-        weights = output.weights
-        status = status if output.result is None else output.result.status
-    weighted_backward_(values, weights, scale_of(scaler, values[0]))
+    found = _weighed(method, given, memory)
+    weighted_backward_(values, found.weights, scale_of(scaler, values[0]))
     if all(p.grad is None for p in parameters):
         raise ValueError(
             "no loss reaches a parameter of the optimizer, so there is nothing to step along. Build"
@@ -103,24 +91,25 @@ def single_backward_(
         )
     if compared:
         _refuse_drifting(parameters)
-    if m > 1 and is_stateful(weighting):  # only now: a pass that failed was no step
-        scatter(bank, weighting, names, output.state)
-    unknown = torch.full((), float("nan"), dtype=torch.float64, device=device)
-    return StepRecord(
-        names=names,
-        losses=losses,
-        weights=weights,
-        gramian=nan,
-        active=torch.ones(m, dtype=torch.bool, device=device),
-        stationarity_value=unknown,
-        status_code=status,
-        gap=unknown,
-        descent=torch.zeros((), dtype=torch.bool, device=device),
-        fell_back=torch.zeros((), dtype=torch.bool, device=device),
-        fallbacks=torch.zeros((), dtype=torch.int64, device=device),
-        step=step,
-        measured=False,
-    )
+    if m > 1:  # only now: a pass that failed was no step
+        memory.write(names, found.state)
+    unknown = np.full((m, m), math.nan)
+    return record_of(found, names, losses, unknown, step, measured=False)
+
+
+def _weighed(method: Scalarization | Sum, given: Step, memory: MethodState) -> Weighed:
+    """The weights of the losses; 1 for a single one."""
+    m, nan = len(given.active), math.nan
+    assert given.losses is not None
+    finite = bool(np.isfinite(given.losses).all())
+    status = SolverStatus.CONVERGED if finite else SolverStatus.NON_FINITE
+    if m == 1:
+        return Weighed(np.ones(1), {}, given.active, nan, status, nan, False, False)
+    state = memory.read(given.names or ())
+    solved = weigh_cleared(method, given, state)
+    status = status if solved.status is None else SolverStatus(int(solved.status))
+    following = state if solved.state is None else solved.state
+    return Weighed(solved.weights, following, given.active, nan, status, nan, False, False)
 
 
 def _refuse_drifting(parameters: Sequence[Tensor]) -> None:
@@ -139,15 +128,16 @@ def _refuse_drifting(parameters: Sequence[Tensor]) -> None:
 
 
 def weighted_backward_(
-    values: Sequence[Tensor], weights: Tensor, scale: Tensor | None = None
+    values: Sequence[Tensor], weights: Sequence[float], scale: Tensor | None = None
 ) -> None:
     """The backward pass of `sum_i w_i loss_i` with fixed weights, without building the sum.
 
     Args:
         values: scalars with a graph.
-        weights: float64 `[m]`.
+        weights: `[m]`.
         scale: the factor of a GradScaler.
     """
-    factors = weights if scale is None else weights * scale.to(weights)
-    seeds = [factors[i].to(value) for i, value in enumerate(values)]
+    seeds = [torch.full_like(v, float(w)) for v, w in zip(values, weights, strict=True)]
+    if scale is not None:
+        seeds = [(seed.double() * scale.to(seed.device)).to(seed.dtype) for seed in seeds]
     torch.autograd.backward(list(values), grad_tensors=seeds)

@@ -1,19 +1,19 @@
-"""certified_weights: from the Gramian to weights whose direction has been checked."""
+"""weigh: from the Gramian of a step to weights whose direction has been checked."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from moopt.records.result import Array, Solved, State
 from moopt.records.status import SolverStatus
-from moopt.records.step_statistics import StepStatistics
 from moopt.scalarizations import Scalarization
-from moopt.solvers import stationarity
 from moopt.weightings import Sum, Weighting
-from moopt.weightings.objective_rows import with_auxiliary_rows
+from moopt.weightings.cleared import Mask, Step, weigh_and_tell
+from moopt.weightings.problem import EPS, Problem
 
 DEFAULT_INACTIVE_TOL = 1e-5
 """A gradient this small beside the largest is noise: float32 rounding leaves about 4e-6."""
@@ -21,133 +21,190 @@ DEFAULT_INACTIVE_TOL = 1e-5
 DESCENT_TOL = 1e-9
 """(G w)_i >= -DESCENT_TOL ||g_i|| ||d|| counts as descent: ten times the solvers' tolerance."""
 
-ROUNDING = 64 * torch.finfo(torch.float64).eps
+INNER_ROUNDING = 64 * EPS
 """Slack for the rounding of (G w)_i itself, relative to ||g_i|| sum_j |w_j| ||g_j||."""
-
 
 RESOLVED = 1e-3
 """A direction is resolved when rounding turns it by less than this angle."""
 
-
-class CertifiedWeights(NamedTuple):
-    """Weights, the next state, and what `StepRecord` says about them."""
-
-    weights: Tensor
-    state: dict[str, Tensor]
-    active: Tensor
-    stationarity: Tensor
-    status: Tensor
-    gap: Tensor
-    descent: Tensor
-    fell_back: Tensor
+PROPORTIONATE = 30.0
+"""A small gradient whose loss is small to match, within this factor, is a small objective."""
 
 
-def certified_weights(
-    statistics: StepStatistics,
-    weighting: Weighting,
-    state: dict[str, Tensor] | None = None,
+class Weighed(NamedTuple):
+    """Weights `[m + k]`, the method's next state, and what `StepRecord` says about them."""
+
+    weights: Array
+    state: State
+    active: Mask
+    stationarity: float
+    status: SolverStatus
+    gap: float
+    descent: bool
+    fell_back: bool
+
+
+def weigh(
+    method: Weighting,
+    given: Step,
+    state: State,
     *,
     inactive_tol: float,
-    eps: float = torch.finfo(torch.float64).eps,
-) -> CertifiedWeights:
+    eps: float = EPS,
+    finite_losses: bool = True,
+) -> Weighed:
     """Weigh the objectives, and check that the direction is what the method promises.
 
-    1. Objectives with `||g_i|| <= inactive_tol * max_j ||g_j||` are inactive: weight 0.
-    2. The weighting sees the active ones.
-    3. The direction `d = sum_i w_i g_i` is checked: `(G w)_i >= 0` for every active i, up to
-       rounding. A weighting that guarantees this and fails is replaced, for this step, by
-       l2-normalised MGDA at the scale of the mean gradient norm.
-    4. A direction that rounding alone could turn by more than `RESOLVED` is no direction: the
-       gradients cancel. Then `descent` is False, and a weighting that guarantees common descent
-       gets weights 0 and status DEGENERATE, so that an adaptive optimizer never blows noise up.
+    This alone knows trouble:
 
-    `Sum` and the scalarizations are plain training on one number: they see every objective as
-    active, whatever the record names.
-    Everything is branch-free: nothing synchronises the device.
+    1. Objectives at their noise floor are inactive: weight 0. See `above_noise_floor`.
+    2. The method weighs the others (`moopt.weightings.cleared`). `Sum` and the scalarizations are
+       plain training on one number: they see every objective, whatever the record names.
+    3. The direction `d = sum_i w_i g_i` is checked: `(G w)_i >= 0` for every active i, up to
+       rounding, and `||d||` beyond what rounding could make of it (`RESOLVED`).
+    4. A method that promises common descent and fails either is replaced, for this step, by
+       l2-normalised MGDA at the scale of the mean gradient norm. Where that fails too the
+       gradients cancel: weights 0 and status DEGENERATE, so that an adaptive optimizer never blows
+       noise up.
+    5. A loss or a gradient that is not finite: uniform weights and status NON_FINITE, so that the
+       overflow reaches `.grad`; the state stays.
 
     Args:
-        statistics: of one step, Gramian float64 `[m + k, m + k]` with k auxiliary rows.
-        weighting: the method.
-        state: its state, aligned with the objectives of `statistics`.
+        method: the weighting.
+        given: the step; `active` is False for objectives that were left out.
+        state: the method's, aligned with the objectives of `given`.
         inactive_tol: relative noise floor, >= 0; 0 disables the rule.
         eps: unit of rounding of the combination, relative to `sum_i |w_i| ||g_i||`.
+        finite_losses: False where a loss that was given is not finite.
     """
-    gramian, m = statistics.gramian, statistics.num_objectives
-    finite = torch.isfinite(gramian).all()
-    norms = gramian.diagonal().clamp_min(0.0).sqrt()[:m]
-    active = above_noise_floor(norms, inactive_tol)
-    seen = None if isinstance(weighting, Sum | Scalarization) else active
-    statistics = dataclasses.replace(statistics, active=seen)
-    if state is None:
-        state = weighting.initial_state(statistics.num_objectives, gramian.device)
-    output = weighting(statistics, state)
-    weights = output.weights
-
-    distance, unit = stationarity(gramian[:m, :m], active=active)
-    descent = is_common_descent(gramian, weights, active)
-    fell_back = torch.zeros_like(descent)
-    if weighting.claims_common_descent:
-        fell_back = finite & ~descent
-        mean_norm = (norms * active).sum() / active.sum().clamp_min(1)
-        fallback = unit.weights / norms.where(norms > 0, 1.0) * mean_norm
-        fallback = with_auxiliary_rows(fallback, statistics)
-        weights = torch.where(fell_back, fallback, weights)
-        descent = torch.where(fell_back, is_common_descent(gramian, weights, active), descent)
-
-    result = output.result
-    status = unit.status if result is None else result.status
-    resolved = is_resolved(gramian, weights, eps) | ~finite
-    descent = descent & resolved
-    if weighting.claims_common_descent:
-        fell_back = fell_back & resolved
-        weights = weights.where(resolved, 0.0)
-        status = status.where(resolved, int(SolverStatus.DEGENERATE))
-    return CertifiedWeights(
+    gramian = given.gramian
+    assert gramian is not None
+    m = len(given.active)
+    with np.errstate(all="ignore"):
+        norms = np.sqrt(np.maximum(gramian.diagonal(), 0.0))
+        active = above_noise_floor(norms[:m], given.losses, inactive_tol, given.active)
+        plain = isinstance(method, Sum | Scalarization)
+        seen = given if plain else dataclasses.replace(given, active=active)
+        solved, problem = weigh_and_tell(method, seen, state)
+        total = np.add.reduce(gramian, axis=None)
+        finite = total - total == 0.0 or bool(np.isfinite(gramian).all())
+        if not (finite and finite_losses):
+            return _not_finite(method, solved.weights, method.unweighed(state), given.active)
+        hull, stationarity = unit_hull(gramian, norms, active, problem)
+        weights, status = solved.weights, solved.status
+        descent, resolved = certified(gramian, norms, weights, active, eps)
+        fell_back = False
+        if not (descent and resolved) and method.claims_common_descent:
+            others = _fallback(hull, norms, active, len(weights))
+            descent, resolved = certified(gramian, norms, others, active, eps)
+            fell_back, weights = resolved, others
+            if not resolved:
+                weights, status = np.zeros(len(weights)), SolverStatus.DEGENERATE
+    return Weighed(
         weights=weights,
-        state={key: torch.where(finite, output.state[key], state[key]) for key in state},
+        state=state if solved.state is None else solved.state,
         active=active,
-        stationarity=distance,
-        status=status,
-        gap=torch.full_like(distance, float("nan")) if result is None else result.gap,
-        descent=descent,
+        stationarity=stationarity,
+        status=SolverStatus(int((hull.status or 0) if status is None else status)),
+        gap=solved.gap,
+        descent=descent and resolved,
         fell_back=fell_back,
     )
 
 
-def above_noise_floor(norms: Tensor, inactive_tol: float) -> Tensor:
+def above_noise_floor(
+    norms: Array, losses: Array | None, inactive_tol: float, present: Mask | None = None
+) -> Mask:
     """bool `[m]`: the objectives whose gradient is above the noise floor.
+
+    The floor is `inactive_tol` of the largest norm. Below it an objective stays active if its loss
+    is small to match, `loss_i / loss_j` within a factor `PROPORTIONATE` of `||g_i|| / ||g_j||` with
+    j the longest gradient: a small objective, in other units, is not noise. A divergence at its
+    reference has a far smaller loss than that (its gradient is rounding, the loss is the square
+    of it), and a loss at a minimum other than 0 a far larger one: both are noise.
 
     With all gradients zero, or with a single objective, every objective is active. A non-finite
     norm counts as active, so that overflow is seen rather than masked.
-    """
-    if norms.shape[-1] == 1 or inactive_tol == 0:
-        return torch.ones_like(norms, dtype=torch.bool)
-    largest = norms.amax(-1, keepdim=True)
-    return ~((norms <= inactive_tol * largest) & (largest > 0) & torch.isfinite(largest))
-
-
-def is_common_descent(gramian: Tensor, weights: Tensor, active: Tensor) -> Tensor:
-    """bool scalar: `(G w)_i >= 0` for every active i, relative to `||g_i|| ||d||`.
-
-    False where the Gramian or the weights are not finite. Rows beyond those of `active` are
-    auxiliary: they take part in d, and nothing protects them.
-    """
-    norms = gramian.diagonal().clamp_min(0.0).sqrt()
-    inner = gramian @ weights
-    length = (weights * inner).sum().clamp_min(0.0).sqrt()
-    rounding = ROUNDING * (weights.abs() * norms).sum()
-    lowers = (inner >= -norms * (DESCENT_TOL * length + rounding))[: active.shape[-1]]
-    return (lowers | ~active).all() & torch.isfinite(inner).all()
-
-
-def is_resolved(gramian: Tensor, weights: Tensor, eps: float) -> Tensor:
-    """bool scalar: whether `||d||` exceeds the rounding of `d` itself by `1 / RESOLVED`.
 
     Args:
-        gramian: float64 `[m, m]`.
-        weights: float64 `[m]`.
-        eps: unit of rounding of the combination, relative to `sum_i |w_i| ||g_i||`.
+        norms: float64 `[m]`.
+        losses: float64 `[m]`, NaN where unknown; or None.
+        inactive_tol: >= 0; 0 disables the rule.
+        present: bool `[m]`; the others are not active. None means all.
     """
-    norms = gramian.diagonal().clamp_min(0.0).sqrt()
-    length = (weights * (gramian @ weights)).sum().clamp_min(0.0).sqrt()
-    return length * RESOLVED > eps * (weights.abs() * norms).sum()
+    everyone = np.ones(len(norms), dtype=bool) if present is None else present
+    if len(norms) == 1 or inactive_tol == 0:
+        return everyone
+    longest = int(np.where(everyone, norms, 0.0).argmax())
+    largest = norms[longest]
+    low = norms <= inactive_tol * largest
+    if not (0.0 < largest < math.inf) or not low.any():
+        return everyone
+    if losses is not None:
+        sizes = np.abs(losses)
+        proportion = (sizes / sizes[longest]) / (norms / largest)
+        low &= ~((proportion > 1.0 / PROPORTIONATE) & (proportion < PROPORTIONATE))
+    return everyone & ~low
+
+
+def certified(
+    gramian: Array, norms: Array, weights: Array, active: Mask, eps: float
+) -> tuple[bool, bool]:
+    """Whether `d = sum_i w_i g_i` raises no active objective, and is more than rounding.
+
+    Rows beyond those of `active` are auxiliary: they take part in d, and nothing protects them.
+
+    Args:
+        gramian: float64 `[m + k, m + k]`.
+        norms: float64 `[m + k]`, of its rows.
+        weights: float64 `[m + k]`.
+        active: bool `[m]`.
+        eps: unit of rounding of the combination, relative to `sum_i |w_i| ||g_i||`.
+
+    Returns:
+        `(G w)_i >= 0` for every active i, relative to `||g_i|| ||d||`; and whether `||d||` exceeds
+        its own rounding by `1 / RESOLVED`.
+    """
+    inner = gramian @ weights
+    length = math.sqrt(max(float(weights @ inner), 0.0))
+    size = float(np.abs(weights) @ norms)
+    m = len(active)
+    slack = norms[:m] * (DESCENT_TOL * length + INNER_ROUNDING * size)
+    lowers = bool(((inner[:m] >= -slack) | ~active).all())
+    return lowers, length * RESOLVED > eps * size
+
+
+def unit_hull(
+    gramian: Array, norms: Array, active: Mask, problem: Problem | None = None
+) -> tuple[Solved, float]:
+    """The minimum-norm point of the active unit gradients, and its norm: the stationarity."""
+    index = active.nonzero()[0]
+    if not len(index):
+        return Solved(np.zeros(0), SolverStatus.DEGENERATE), math.nan
+    zero = norms[index] <= 0.0
+    if zero.any():
+        return Solved(zero / zero.sum(), SolverStatus.DEGENERATE, 0.0), 0.0
+    fits = problem is not None and np.array_equal(problem.positions, index)
+    if problem is None or not fits or not problem.norms[0] > 0.0:  # NaN: it saw no gradients
+        problem = Problem.of(gramian[np.ix_(index, index)])
+    hull = problem.unit_hull
+    if hull.status == SolverStatus.DEGENERATE:
+        return hull, 0.0
+    u = hull.weights
+    return hull, math.sqrt(max(float(u @ problem.cosines @ u), 0.0))
+
+
+def _fallback(hull: Solved, norms: Array, active: Mask, size: int) -> Array:
+    """l2-normalised MGDA at the scale of the mean gradient norm, `[m + k]`."""
+    weights = np.zeros(size)
+    lengths = norms[: len(active)][active]
+    weights[: len(active)][active] = hull.weights / np.where(lengths > 0.0, lengths, 1.0)
+    return weights * lengths.mean()
+
+
+def _not_finite(method: Weighting, weights: Array, state: State, active: Mask) -> Weighed:
+    if method.reads_gradients:
+        weights = np.zeros(len(weights))
+        weights[: len(active)][active] = 1.0 / max(np.count_nonzero(active), 1)
+    status, nan = SolverStatus.NON_FINITE, math.nan
+    return Weighed(weights, state, active, nan, status, nan, False, False)

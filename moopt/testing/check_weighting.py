@@ -6,12 +6,13 @@ import traceback
 from collections.abc import Callable, Iterable
 
 from moopt.aggregators import GradientAggregator
-from moopt.testing.contract import CONTRACT, ONCE
+from moopt.testing.contract import CONTRACT
 from moopt.testing.directions import Build
 from moopt.testing.guarantees import GUARANTEES
 from moopt.testing.one_batch import OneBatch
 from moopt.testing.sampling import NORM_RATIOS, SCALES, Case, all_cases
 from moopt.weightings import Guarantee, Weighting
+from moopt.weightings.base import OldContractError, refuse_old_contract
 
 SHOWN = 3
 """Cases that are named for each property that fails."""
@@ -23,8 +24,8 @@ def check_weighting(weighting: Weighting | Build, cases: Iterable[Case] | None =
     The contract: inactive rows get weight 0 and influence nothing, not even the next step; float64
     weights, from Gramians of every dtype; leading dimensions are independent; auxiliary rows get
     weight 0; the same input gives the same bits and is not written to; the state is complete, flat
-    and not changed in place; NaN and infinity raise nothing and give finite weights; what `needs`
-    does not declare is not looked at; and no value is read on the host. A method that needs
+    and not changed in place; NaN and infinity raise nothing and give finite weights; and what
+    `needs` does not declare is not looked at. A method that needs
     further samples of the gradients is shown the same batch again, in units of its longest
     gradient. The guarantees: those of `weighting.guarantees`, componentwise and relative to
     `||g_i|| ||d||`, at the first step and, where there is a state, at the second. The cases:
@@ -38,8 +39,8 @@ def check_weighting(weighting: Weighting | Build, cases: Iterable[Case] | None =
         cases: default: every family, m = 1, 2, 3, 5, 10, each scale and each norm ratio.
 
     Raises:
-        TypeError: `weighting` is neither an instance nor such a function, or claims what is no
-            `Guarantee`.
+        TypeError: `weighting` is neither an instance nor such a function, or claims what is not
+            a `Guarantee`, or the method has no `weigh`.
         ValueError: there are no cases.
         AssertionError: names each rule and guarantee that failed, and the first cases.
 
@@ -60,7 +61,6 @@ def check_weighting(weighting: Weighting | Build, cases: Iterable[Case] | None =
             "`cases` of `check_weighting` must hold at least one; got none, perhaps from a"
             " generator that was used before. Pass list(all_cases(...))."
         )
-    one_per_size = list({case.m: case for case in chosen}.values())
     claims = build(range(3)).guarantees
     if unknown := [claim for claim in claims if not isinstance(claim, Guarantee)]:
         raise TypeError(
@@ -70,8 +70,7 @@ def check_weighting(weighting: Weighting | Build, cases: Iterable[Case] | None =
     failures = _failures("rule 'output'", CONTRACT["output"], build, chosen)
     if not failures:  # what follows takes an output for granted
         for name, check in CONTRACT.items():
-            among = one_per_size if name in ONCE else chosen
-            failures += _failures(f"rule {name!r}", check, build, among)
+            failures += _failures(f"rule {name!r}", check, build, chosen)
         for guarantee, check in GUARANTEES.items():
             if guarantee in claims:
                 failures += _failures(f"guarantee {guarantee.value!r}", check, build, chosen)
@@ -98,8 +97,12 @@ def _require_weighting(given: object, build: Build) -> None:
     cause = None
     if callable(build) and not isinstance(given, type | GradientAggregator):
         try:
-            if isinstance(build(range(3)), Weighting):
+            made = build(range(3))
+            if isinstance(made, Weighting):
+                refuse_old_contract(made)
                 return
+        except OldContractError:
+            raise
         except Exception as error:  # whatever is wrong with it, it is told as the cause
             cause = error
     aggregator = (

@@ -8,7 +8,6 @@ from moopt.testing.directions import Build
 from moopt.testing.form_rules import (
     check_batch,
     check_determinism,
-    check_nothing_is_read,
     check_output,
     check_types,
 )
@@ -33,9 +32,5 @@ CONTRACT: dict[str, Callable[[Build, Case], None]] = {
     "state round trip": check_state_round_trip,
     "non-finite": check_non_finite,
     "needs": check_needs,
-    "nothing is read": check_nothing_is_read,
 }
 """Rule -> its check."""
-
-ONCE = frozenset({"nothing is read"})
-"""Rules that look at the number of objectives only: one case of each size tells."""

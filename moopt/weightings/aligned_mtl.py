@@ -5,94 +5,22 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar, Literal, get_args
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from moopt.records.step_statistics import StepStatistics
+from moopt.records.result import Array, State
 from moopt.settings.numbers import check_number
+from moopt.settings.preference import Preference, checked_preference, names_needed
 from moopt.solvers.principal_components import principal_components
-from moopt.solvers.pseudo_inverse import runs_on_host
-from moopt.weightings.aligned_mtl_on_host import aligned_mtl_on_host
-from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
-from moopt.weightings.dual_space_mgda import CANCELLED
-from moopt.weightings.mean import mean_weights
-from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
-from moopt.weightings.old_preference import (
-    Preference,
-    checked_preference,
-    preference_needs,
-    preference_vector,
-)
-from moopt.weightings.unit_rows import unit_rows
+from moopt.weightings.base import Guarantee, Weighting
+from moopt.weightings.problem import EPS, Problem
 
 ScaleMode = Literal["min", "median", "rmse"]
 
 SMALLEST_EIGENVALUE = 1e-8
 """Relative: rounding of the Gramian, 1e-16, then moves the smallest component by 1e-8 at most."""
 
-
-def aligned_mtl_weights(
-    gramian: Tensor,
-    preference: Tensor | None = None,
-    *,
-    active: Tensor | None = None,
-    scale_mode: ScaleMode = "min",
-    rtol: float = SMALLEST_EIGENVALUE,
-) -> Tensor:
-    """Return `w = scale V diag(1 / sigma) V' p` over the principal components of the gradients.
-
-    With `G = V diag(sigma^2) V'` over the non-zero sigma. The matrix of the aligned gradients
-    has all its singular values equal to `scale`.
-
-    Args:
-        gramian: float64 `[..., m, m]`, the inner products of the gradients.
-        preference: float64 `[m]` or `[..., m]`, p; None means `1 / (number of active)`.
-        active: bool `[..., m]`; the others get weight exactly 0 and have no influence. None means
-            all active.
-        scale_mode: "min", the smallest non-zero sigma; "median", the (lower) median of them;
-            "rmse", the root of their mean square.
-        rtol: relative cut-off of the eigenvalues of the cosines, below which sigma is zero;
-            default 1e-8.
-
-    Returns:
-        float64 `[..., m]`, of any sign; p where every gradient is zero, uniform where an active
-        entry is not finite.
-
-    Example:
-        >>> import torch
-        >>> from moopt.weightings.aligned_mtl import aligned_mtl_weights
-        >>> G = torch.tensor([[1.0, 0.0], [0.0, 4.0]], dtype=torch.float64)
-        >>> aligned_mtl_weights(G).tolist()
-        [0.5, 0.25]
-    """
-    gramian = gramian.detach()
-    if gramian.dim() == 2 and runs_on_host(gramian):
-        solved = aligned_mtl_on_host(gramian, preference, active, scale_mode, rtol, CANCELLED)
-        if solved is not None:
-            return torch.from_numpy(solved)
-    rows = unit_rows(gramian, active)
-    uniform = mean_weights(gramian, active=rows.on)
-    p = uniform if preference is None else torch.where(rows.on, preference, 0.0)
-    norms = torch.where(rows.live, rows.norms, 0.0)
-    largest = norms.amax(-1, keepdim=True)
-    relative = norms / torch.where(largest > 0, largest, 1.0)
-    sigma, vectors, rank = principal_components(rows.cosines, relative, rtol=rtol)
-    if scale_mode == "rmse":
-        mean = sigma.square().sum(-1, keepdim=True) / rank.clamp_min(1)[..., None]
-        scale = mean.sqrt()
-    else:
-        # sigma falls: the smallest is the last of `rank`, the lower median in the middle.
-        chosen = (rank - 1).clamp_min(0) if scale_mode == "min" else rank // 2
-        scale = sigma.gather(-1, chosen[..., None])
-    lengths = scale / torch.where(sigma > 0, sigma, 1.0)
-    shares = (p[..., None, :] @ vectors)[..., 0, :]
-    terms = (p.abs()[..., None, :] @ vectors.abs())[..., 0, :]
-    # A preference orthogonal to a component has no share of it, not a rounding of one.
-    shares = torch.where(shares.abs() > CANCELLED * terms, shares, 0.0)
-    weights = (vectors * (lengths * shares)[..., None, :]).sum(-1)
-    weights = torch.where((rank > 0)[..., None], weights, p)
-    weights = torch.where(rows.finite[..., None], weights, uniform)
-    return torch.where(rows.on, weights, 0.0)
+CANCELLED = 64.0 * EPS
+"""Share of a component in the preference, relative to its terms, that is rounding."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,19 +35,19 @@ class AlignedMTL(Weighting):
     Args:
         scale_mode: "min" (default), the smallest non-zero singular value, the paper's; "median"
             (lower) or "rmse" (root mean square), of the authors' code.
-        preference: one number >= 0 per objective, by position or by name, not renormalised when
-            an objective is inactive; default `1 / (number of active objectives)`.
+        preference: p, one number >= 0 per objective, by position or by name, not renormalised
+            when an objective is inactive; default `1 / (number of active objectives)`.
         rtol: relative cut-off in [0, 1), default 1e-8, of the eigenvalues of the *cosines*: the
             rank does not depend on the norms, and a small gradient is not cut off. Gradients
-            that differ by less than 1e-4 of their length count as one.
+            that differ by less than 1e-4 of their length count as one, and so do those that the
+            rounding of the Gramian cannot tell apart.
 
     Raises:
         ValueError: if a setting is out of range; at the call, if an objective has no preference.
 
     Numerics: sigma is accurate relative to itself, see `moopt.solvers.principal_components`. With
     "min" the step shrinks with the *smallest* component, and near a loss of rank it jumps: a
-    discontinuity of the method. Common descent is not promised. NaN or infinity among the active
-    rows gives uniform weights. No synchronisation on a device.
+    discontinuity of the method. Common descent is not promised.
 
     Example:
         >>> import torch, moopt
@@ -131,10 +59,10 @@ class AlignedMTL(Weighting):
         [1.0, 0.0]
 
     Source: D. Senushkin, N. Patakin, A. Kuznetsov and A. Konushin, "Independent Component
-    Alignment for Multi-Task Learning", CVPR 2023, Algorithm 1; the scale modes follow the authors'
-    code (through a peer's adaptation of it). We differ in deciding the rank on the cosines, where
-    the code drops eigenvalues of the Gramian below `m eps` of the largest, and with them every
-    gradient at less than about 1e-8 of the others.
+    Alignment for Multi-Task Learning", CVPR 2023, https://arxiv.org/abs/2305.19000, Algorithm 1;
+    the scale modes follow the authors' code (through a peer's adaptation of it). We differ in
+    deciding the rank on the cosines, where the code drops eigenvalues of the Gramian below `m eps`
+    of the largest, and with them every gradient at less than about 1e-8 of the others.
     """
 
     scale_mode: ScaleMode = "min"
@@ -142,9 +70,9 @@ class AlignedMTL(Weighting):
     rtol: float = SMALLEST_EIGENVALUE
 
     name: ClassVar[str] = "AlignedMTL"
+    year: ClassVar[int | None] = 2023
     source: ClassVar[str] = (
-        "D. Senushkin, N. Patakin, A. Kuznetsov and A. Konushin, Independent Component Alignment"
-        " for Multi-Task Learning, CVPR 2023"
+        "D. Senushkin et al., Independent Component Alignment for Multi-Task Learning, CVPR 2023"
     )
 
     def __post_init__(self) -> None:
@@ -156,8 +84,7 @@ class AlignedMTL(Weighting):
         check_number(
             self.name, "rtol", self.rtol, "in [0, 1)", use="1e-8 of the largest eigenvalue"
         )
-        preference = checked_preference(self.preference, "AlignedMTL")
-        object.__setattr__(self, "preference", preference)
+        object.__setattr__(self, "preference", checked_preference(self.preference, self.name))
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:
@@ -168,16 +95,23 @@ class AlignedMTL(Weighting):
 
     @property
     def needs(self) -> frozenset[str]:
-        return preference_needs(self.preference)
+        return names_needed(self.preference)
 
-    def __call__(
-        self, statistics: StepStatistics, state: dict[str, Tensor] | None = None
-    ) -> WeightingOutput:
-        gramian, active = objective_rows(statistics)
-        preference = None
-        if self.preference is not None:
-            preference = preference_vector(self.preference, statistics, "AlignedMTL")
-        weights = aligned_mtl_weights(
-            gramian, preference, active=active, scale_mode=self.scale_mode, rtol=self.rtol
+    def weigh(self, problem: Problem, state: State) -> Array:
+        """`scale V diag(1 / sigma) V' p`, of the gradients relative to the longest."""
+        p = problem.vector(self.preference, self.name)
+        relative = problem.norms / problem.norms.max()
+        sigma, vectors = principal_components(
+            problem.cosines, relative, rtol=self.rtol, noise=problem.noise
         )
-        return WeightingOutput(with_auxiliary_rows(weights, statistics), {}, None)
+        scale = {
+            "min": sigma[-1],
+            "median": sigma[len(sigma) // 2],  # the lower one: sigma falls
+            "rmse": np.sqrt(np.mean(sigma * sigma)),
+        }[self.scale_mode]
+        shares = p @ vectors
+        # A preference orthogonal to a component has no share of it, not a rounding of one.
+        rounding = max(CANCELLED, problem.noise) * (np.abs(p) @ np.abs(vectors))
+        shares[np.abs(shares) <= rounding] = 0.0
+        weights: Array = vectors @ (scale / sigma * shares)
+        return weights

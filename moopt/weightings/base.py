@@ -165,11 +165,12 @@ class Weighting(abc.ABC):
             state: what the last step returned, for the objectives of `problem`; not to be written
                 to. Return the next one in `Solved.state`.
         """
-        raise TypeError(
-            f"{type(self).__name__} must define `weigh(self, problem, state)`, which returns the"
-            " weights, float64 [m], for a clean `moopt.weightings.Problem` (cosines, norms,"
-            " losses): a formula in numpy, without masks. See docs/adding_a_method."
-        )
+        refuse_old_contract(self)
+        raise AssertionError("unreachable: without `weigh` the line above raises")
+
+    def unweighed(self, state: State) -> State:
+        """The state after a step that could not be weighed, for NaN or an empty domain."""
+        return state
 
     def learn(self, state: State, losses_after: Array, names: Sequence[str] | None) -> State:
         """The next state, given the losses of the same batch after the update.
@@ -221,6 +222,8 @@ class Weighting(abc.ABC):
         masks = _masks(statistics, len(wide))
         losses = _losses(statistics, len(wide))
         noise = _noise(gramian.dtype) if statistics.noise is None else statistics.noise
+        axes = self.state_axes
+        states = _states(arrays, axes, len(wide))
         answers = [
             weigh_cleared(
                 self,
@@ -234,9 +237,9 @@ class Weighting(abc.ABC):
                     lr=statistics.lr,
                     step=statistics.step,
                 ),
-                arrays,
+                own,
             )
-            for one, mask, loss in zip(wide, masks, losses, strict=True)
+            for one, mask, loss, own in zip(wide, masks, losses, states, strict=True)
         ]
 
         def joined(values: list[Any], shape: tuple[int, ...] = ()) -> Tensor:
@@ -252,7 +255,8 @@ class Weighting(abc.ABC):
                 joined([int(a.num_iter) for a in answers]),
             )
         kept = {
-            key: joined([a.state[key] for a in answers], np.shape(arrays[key])) for key in arrays
+            key: joined([a.state[key] for a in answers], value.shape[value.ndim - axes[key] :])
+            for key, value in arrays.items()
         }
         return WeightingOutput(weights, kept, result)
 
@@ -278,8 +282,39 @@ class Weighting(abc.ABC):
         return {k: torch.from_numpy(np.array(v)).to(state[k].device) for k, v in following.items()}
 
 
+class OldContractError(TypeError):
+    """A method written for the contract before `weigh`, or one that defines nothing."""
+
+
+def refuse_old_contract(method: Weighting) -> None:
+    """Raise where a method does not define `weigh`, as methods of earlier versions do not.
+
+    Raises:
+        OldContractError: says what the new form is.
+    """
+    if type(method).weigh is Weighting.weigh:
+        raise OldContractError(
+            f"{type(method).__name__} must define `weigh(self, problem, state)`; `__call__` with"
+            " StepStatistics, masks and padding was the contract of an earlier version. For"
+            " instance: def weigh(self, problem, state): return problem.share / problem.norms."
+            " `problem` is a moopt.weightings.Problem: clean numpy cosines [m, m], norms [m],"
+            " losses. What is kept from step to step goes into `state_entries`. See"
+            " docs/adding_a_method."
+        )
+
+
 def _arrays(state: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
     return {key: value.detach().cpu().numpy() for key, value in state.items()}
+
+
+def _states(state: State, axes: Mapping[str, int], count: int) -> list[State]:
+    """The state of each member of a batch; an entry without leading dimensions is that of all."""
+    members = {
+        key: value.reshape(-1, *value.shape[value.ndim - axes[key] :])
+        for key, value in state.items()
+        if value.ndim > axes[key]
+    }
+    return [{**state, **{key: each[i] for key, each in members.items()}} for i in range(count)]
 
 
 def _noise(dtype: torch.dtype) -> float:

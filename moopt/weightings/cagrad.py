@@ -5,56 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar, Literal, get_args
 
-from torch import Tensor
-
-from moopt.records.step_statistics import StepStatistics
+from moopt.records.result import Solved, State
 from moopt.settings.numbers import check_number, check_solver_settings
-from moopt.solvers import SolverResult, cagrad_point
-from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
-from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
+from moopt.solvers.cagrad import cagrad
+from moopt.weightings.base import Guarantee, Weighting
+from moopt.weightings.problem import Problem
 
 Rescale = Literal["none", "square", "linear"]
-
-
-def cagrad_weights(
-    gramian: Tensor,
-    *,
-    active: Tensor | None = None,
-    c: float = 0.5,
-    rescale: Rescale = "none",
-    tol: float = 1e-10,
-    max_iter: int | None = None,
-) -> SolverResult:
-    """Return the weights of `argmax min_i g_i . d` over `||d - g0|| <= c ||g0||`.
-
-    Args:
-        gramian: float64 `[..., m, m]`, the inner products of the gradients.
-        active: bool `[..., m]`; the others get weight exactly 0 and have no influence. None means
-            all active.
-        c: the radius relative to the mean gradient g0, >= 0.
-        rescale: "none"; "square" divides d by 1 + c^2; "linear" by 1 + c.
-        tol: of `cagrad_point`, relative, > 0.
-        max_iter: of `cagrad_point`.
-
-    Returns:
-        The weights, with status, gap and num_iter of `moopt.solvers.cagrad_point`. On non-finite
-        input the weights are uniform over the active objectives.
-
-    Example:
-        >>> import torch
-        >>> from moopt.weightings.cagrad import cagrad_weights
-        >>> G = torch.eye(2, dtype=torch.float64)
-        >>> [round(w, 12) for w in cagrad_weights(G, c=0.5).weights.tolist()]
-        [0.75, 0.75]
-    """
-    result = cagrad_point(gramian, c=c, active=active, tol=tol, max_iter=max_iter)
-    if rescale == "none":
-        return result
-    divisor = 1.0 + (c * c if rescale == "square" else c)
-    # The uniform weights of a non-finite step, whose gap is NaN, stay uniform with sum one.
-    return result._replace(
-        weights=(result.weights / divisor).where(~result.gap.isnan()[..., None], result.weights)
-    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,8 +39,7 @@ class CAGrad(Weighting):
     Numerics: certified by the duality gap of each row. At a Pareto stationary point where g_w = 0
         is optimal the paper's formula divides by zero: every d of the ball that raises no
         objective is then a solution, and the one nearest to g0 is taken, inside the ball, with
-        status DEGENERATE. NaN or infinity among the active rows gives uniform weights and status
-        NON_FINITE. No synchronisation on a device.
+        status DEGENERATE.
 
     Example:
         >>> import torch, moopt
@@ -93,9 +49,9 @@ class CAGrad(Weighting):
         [0.75, 0.75]
 
     Source: B. Liu, X. Liu, X. Jin, P. Stone and Q. Liu, "Conflict-Averse Gradient Descent for
-    Multi-task Learning", NeurIPS 2021; `rescale` is of the authors' code (from memory). We differ
-    from that code: it adds 1e-8 and 1e-4 to norms and stops SLSQP early, so that small gradients
-    change the method; here nothing is added.
+    Multi-task Learning", NeurIPS 2021, https://arxiv.org/abs/2110.14048; `rescale` is of the
+    authors' code (from memory). We differ from that code: it adds 1e-8 and 1e-4 to norms and stops
+    SLSQP early, so that small gradients change the method; here nothing is added.
     """
 
     c: float = 0.5
@@ -104,10 +60,9 @@ class CAGrad(Weighting):
     max_iter: int | None = None
 
     name: ClassVar[str] = "CAGrad"
-    source: ClassVar[str] = (
-        "B. Liu, X. Liu, X. Jin, P. Stone and Q. Liu, Conflict-Averse Gradient Descent for"
-        " Multi-task Learning, NeurIPS 2021"
-    )
+    year: ClassVar[int | None] = 2021
+    sees_zero_gradients: ClassVar[bool] = True
+    source: ClassVar[str] = "B. Liu et al., Conflict-Averse Gradient Descent, NeurIPS 2021"
 
     def __post_init__(self) -> None:
         check_number(self.name, "c", self.c, "finite and >= 0", use="0.5")
@@ -130,16 +85,15 @@ class CAGrad(Weighting):
             promises.add(Guarantee.IDEMPOTENT)
         return frozenset(promises)
 
-    def __call__(
-        self, statistics: StepStatistics, state: dict[str, Tensor] | None = None
-    ) -> WeightingOutput:
-        gramian, active = objective_rows(statistics)
-        result = cagrad_weights(
-            gramian,
-            active=active,
-            c=self.c,
-            rescale=self.rescale,
+    def weigh(self, problem: Problem, state: State) -> Solved:
+        """The solver's weights, over the divisor of `rescale`."""
+        solved = cagrad(
+            problem.cosines,
+            problem.norms,
+            self.c,
             tol=self.tol,
             max_iter=self.max_iter,
+            noise=problem.noise,
         )
-        return WeightingOutput(with_auxiliary_rows(result.weights, statistics), {}, result)
+        divisor = {"none": 1.0, "square": 1.0 + self.c**2, "linear": 1.0 + self.c}[self.rescale]
+        return solved._replace(weights=solved.weights / divisor)

@@ -56,6 +56,7 @@ class Weighs(Protocol):
     @property
     def state_axes(self) -> Mapping[str, int]: ...
     def weigh(self, problem: Problem, state: State) -> Array | Solved: ...
+    def unweighed(self, state: State) -> State: ...
 
 
 def weigh_cleared(method: Weighs, given: Step, state: State) -> Solved:
@@ -79,40 +80,48 @@ def weigh_cleared(method: Weighs, given: Step, state: State) -> Solved:
     Raises:
         ValueError: the method needs what the step does not have.
     """
-    _refuse_missing(method, given)
+    return weigh_and_tell(method, given, state)[0]
+
+
+def weigh_and_tell(method: Weighs, given: Step, state: State) -> tuple[Solved, Problem | None]:
+    """`weigh_cleared`, and the problem that the method saw; None where it saw none."""
+    needs = method.needs
+    _refuse_missing(method, given, needs)
     m, k = len(given.active), len(given.auxiliary)
     on = given.active
     num_active = int(np.count_nonzero(on))
     weights = np.zeros(m + k)
     if num_active == 0:
-        return Solved(weights, SolverStatus.DEGENERATE, state=state)
-    if not _is_finite(method, given):
+        return Solved(weights, SolverStatus.DEGENERATE, state=state), None
+    if not _is_finite(method, given, needs):
         weights[:m][on] = 1.0 / num_active
-        return Solved(weights, SolverStatus.NON_FINITE, state=state)
+        return Solved(weights, SolverStatus.NON_FINITE, state=method.unweighed(state)), None
     live = on
     if method.reads_gradients and not method.sees_zero_gradients:
         assert given.gramian is not None
         live = on & (given.gramian.diagonal()[:m] > 0.0)
-        stopped = on & ~live if method.stops_at_zero_gradients or not live.any() else None
-        if stopped is not None and stopped.any():
-            weights[:m][stopped] = 1.0 / np.count_nonzero(stopped)
-            return Solved(weights, SolverStatus.DEGENERATE, 0.0, state=state)
+        zeros = num_active - int(np.count_nonzero(live))
+        if zeros and (zeros == num_active or method.stops_at_zero_gradients):
+            weights[:m][on & ~live] = 1.0 / zeros
+            return Solved(weights, SolverStatus.DEGENERATE, 0.0, state=state), None
     everything = bool(live.all())
     index = np.arange(m) if everything else live.nonzero()[0]
     part = state if everything else restricted(state, method.state_axes, index)
     # Extreme ratios may overflow on the way: what comes back is judged.
     with np.errstate(all="ignore"):
-        answer = method.weigh(_problem(method, given, index, num_active), part)
+        problem = _problem(method, given, index, num_active, needs)
+        answer = method.weigh(problem, part)
     solved = answer if isinstance(answer, Solved) else Solved(answer)
     if not np.isfinite(solved.weights).all():
         weights[index] = 1.0 / len(index)
-        return Solved(weights, SolverStatus.OUT_OF_DOMAIN, state=state)
+        status = SolverStatus.OUT_OF_DOMAIN
+        return Solved(weights, status, state=method.unweighed(state)), problem
     weights[index] = solved.weights[: len(index)]
     weights[m:] = solved.weights[len(index) :] if len(solved.weights) > len(index) else 0.0
     following = state if solved.state is None else solved.state
     if not everything and solved.state is not None:
         following = merged(state, solved.state, method.state_axes, index)
-    return solved._replace(weights=weights, state=following)
+    return solved._replace(weights=weights, state=following), problem
 
 
 def restricted(state: State, axes: Mapping[str, int], index: NDArray[np.intp]) -> State:
@@ -136,9 +145,14 @@ def merged(whole: State, part: State, axes: Mapping[str, int], index: NDArray[np
     return out
 
 
-def _problem(method: Weighs, given: Step, index: NDArray[np.intp], num_active: int) -> Problem:
-    m, needs = len(given.active), method.needs
-    names = given.names
+def _problem(
+    method: Weighs,
+    given: Step,
+    index: NDArray[np.intp],
+    num_active: int,
+    needs: frozenset[str],
+) -> Problem:
+    m, names = len(given.active), given.names
     known: dict[str, Any] = {}
     if "auxiliary" in needs and given.gramian is not None:
         rows = np.concatenate([index, np.arange(m, len(given.gramian))])
@@ -155,7 +169,7 @@ def _problem(method: Weighs, given: Step, index: NDArray[np.intp], num_active: i
         cosines=cosines,
         norms=norms,
         losses=given.losses[index] if given.losses is not None and "losses" in needs else None,
-        names=None if names is None else tuple(names[i] for i in index),
+        names=names if names is None or len(index) == m else tuple(names[i] for i in index),
         positions=index,
         num_objectives=m,
         num_active=num_active,
@@ -167,10 +181,10 @@ def _problem(method: Weighs, given: Step, index: NDArray[np.intp], num_active: i
     )
 
 
-def _is_finite(method: Weighs, given: Step) -> bool:
+def _is_finite(method: Weighs, given: Step, needs: frozenset[str]) -> bool:
     """Whether all that the method looks at is finite, among the active rows."""
     on = given.active
-    if "losses" in method.needs and not np.isfinite(given.losses[on]).all():  # type: ignore[index]
+    if "losses" in needs and not np.isfinite(given.losses[on]).all():  # type: ignore[index]
         return False
     if not method.reads_gradients:
         return True
@@ -182,18 +196,18 @@ def _is_finite(method: Weighs, given: Step) -> bool:
             return True
     m = len(on)
     rows = on.nonzero()[0]
-    if "auxiliary" in method.needs:
+    if "auxiliary" in needs:
         rows = np.concatenate([rows, np.arange(m, len(given.gramian))])
     return bool(np.isfinite(given.gramian[np.ix_(rows, rows)]).all())
 
 
-def _refuse_missing(method: Weighs, given: Step) -> None:
-    if given.losses is None and "losses" in method.needs:
+def _refuse_missing(method: Weighs, given: Step, needs: frozenset[str]) -> None:
+    if given.losses is None and "losses" in needs:
         raise ValueError(
             f"`{method.name}` as configured needs the losses; got none. Pass them:"
             " optimizer.backward(losses), or `StepStatistics.losses` by hand."
         )
-    if given.names is None and "names" in method.needs:
+    if given.names is None and "names" in needs:
         raise ValueError(
             f"`{method.name}` as configured needs the objectives' names; got none. Pass the losses"
             " as a mapping from name to loss."

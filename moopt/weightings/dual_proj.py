@@ -5,53 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
-from torch import Tensor
-
-from moopt.records.step_statistics import StepStatistics
+from moopt.records.result import Solved, State
 from moopt.settings.numbers import check_solver_settings
-from moopt.solvers import SolverResult, dual_cone_point
-from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
-from moopt.weightings.mean import mean_weights
-from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
-from moopt.weightings.old_preference import (
-    Preference,
-    checked_preference,
-    preference_needs,
-    preference_vector,
-)
-
-
-def dual_proj_weights(
-    gramian: Tensor,
-    preference: Tensor | None = None,
-    *,
-    active: Tensor | None = None,
-    tol: float = 1e-10,
-    max_iter: int | None = None,
-) -> SolverResult:
-    """Return `argmin_{v >= u} v' G v`: the weights of J'u projected onto the dual cone.
-
-    Args:
-        gramian: float64 `[..., m, m]`, the inner products of the gradients.
-        preference: float64 `[m]` or `[..., m]`, u; None means 1 / (number of active objectives).
-        active: bool `[..., m]`; the others get weight exactly 0 and have no influence. None means
-            all active.
-        tol: of `dual_cone_point`, relative, > 0.
-        max_iter: of `dual_cone_point`.
-
-    Returns:
-        The weights v, with status, gap and num_iter of `moopt.solvers.dual_cone_point`.
-
-    Example:
-        >>> import torch
-        >>> from moopt.weightings.dual_proj import dual_proj_weights
-        >>> G = torch.tensor([[1.0, -2.0], [-2.0, 8.0]], dtype=torch.float64)
-        >>> dual_proj_weights(G).weights.tolist()
-        [1.0, 0.5]
-    """
-    if preference is None:
-        preference = mean_weights(gramian, active=active)
-    return dual_cone_point(gramian, preference, active=active, tol=tol, max_iter=max_iter)
+from moopt.settings.preference import Preference, checked_preference, names_needed
+from moopt.solvers.dual_cone import dual_cone
+from moopt.weightings.base import Guarantee, Weighting
+from moopt.weightings.problem import Problem
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,8 +35,7 @@ class DualProj(Weighting):
         without a ridge. Where float64 cannot tell d from zero the status is DEGENERATE: the point
         is Pareto stationary; a little above that, where d is 1e-6 of its terms, rounding may leave
         MAX_ITER. At other Pareto stationary points d need not be zero, and leaves the
-        objectives that cancel alone. NaN or infinity among the active rows gives uniform weights
-        and status NON_FINITE. No synchronisation on a device.
+        objectives that cancel alone.
 
     Example:
         >>> import torch, moopt
@@ -87,11 +45,10 @@ class DualProj(Weighting):
         [1.0, 0.5]
 
     Source: D. Lopez-Paz and M. Ranzato, "Gradient Episodic Memory for Continual Learning",
-    NeurIPS 2017, equation 11 (from memory), where u picks the gradient of the present task; the
-    name and the general u are those of P. Quinton and V. Rey, "Jacobian Descent For
-    Multi-Objective Optimization", arXiv 2406.16232, 2024. We differ from their code: no
-    normalisation by the trace and no ridge, which replace the method by the mean for small
-    gradients and bend the direction of the smaller ones.
+    NeurIPS 2017, https://arxiv.org/abs/1706.08840, equation 11 (from memory), where u picks the
+    gradient of the present task; the name and the general u are those of `UPGrad`'s paper. We
+    differ from its code: no normalisation by the trace and no ridge, which replace the method by
+    the mean for small gradients and bend the direction of the smaller ones.
     """
 
     preference: Preference | None = None
@@ -99,6 +56,7 @@ class DualProj(Weighting):
     max_iter: int | None = None
 
     name: ClassVar[str] = "DualProj"
+    year: ClassVar[int | None] = 2017
     source: ClassVar[str] = (
         "D. Lopez-Paz and M. Ranzato, Gradient Episodic Memory for Continual Learning, NeurIPS 2017"
     )
@@ -109,26 +67,22 @@ class DualProj(Weighting):
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:
-        return dual_cone_guarantees(self.preference)
+        promises = {Guarantee.NON_CONFLICTING, Guarantee.POSITIVELY_HOMOGENEOUS}
+        if self.preference is None:
+            promises |= {Guarantee.PERMUTATION_EQUIVARIANT, Guarantee.IDEMPOTENT}
+        return frozenset(promises)
 
     @property
     def needs(self) -> frozenset[str]:
-        return preference_needs(self.preference)
+        return names_needed(self.preference)
 
-    def __call__(
-        self, statistics: StepStatistics, state: dict[str, Tensor] | None = None
-    ) -> WeightingOutput:
-        gramian, active = objective_rows(statistics)
-        preference = preference_vector(self.preference, statistics, self.name)
-        result = dual_proj_weights(
-            gramian, preference, active=active, tol=self.tol, max_iter=self.max_iter
+    def weigh(self, problem: Problem, state: State) -> Solved:
+        """The solver's weights, of the preference as a whole."""
+        return dual_cone(
+            problem.cosines,
+            problem.norms,
+            problem.vector(self.preference, self.name),
+            tol=self.tol,
+            max_iter=self.max_iter,
+            noise=problem.noise,
         )
-        return WeightingOutput(with_auxiliary_rows(result.weights, statistics), {}, result)
-
-
-def dual_cone_guarantees(preference: Preference | None) -> frozenset[Guarantee]:
-    """What projections onto the dual cone promise."""
-    promises = {Guarantee.NON_CONFLICTING, Guarantee.POSITIVELY_HOMOGENEOUS}
-    if preference is None:
-        promises |= {Guarantee.PERMUTATION_EQUIVARIANT, Guarantee.IDEMPOTENT}
-    return frozenset(promises)

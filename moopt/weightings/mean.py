@@ -44,8 +44,7 @@ class Mean(Weighting):
     The direction is the gradient of the mean loss: linear scalarization, the baseline of every
     comparison. It raises an objective whose gradient has a negative inner product with the mean.
 
-    Numerics: ignores the Gramian's values, so NaN and infinity reach the direction. No
-    synchronisation.
+    Numerics: ignores the gradients.
 
     Example:
         >>> import torch, moopt

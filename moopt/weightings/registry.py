@@ -1,59 +1,23 @@
-"""registry: one row per weighting, for names, documentation and the conformance suite."""
+"""registry: one row per method, for names, documentation and the conformance suite."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import sys
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from moopt.weightings.aligned_mtl import AlignedMTL
 from moopt.weightings.base import Guarantee, Weighting
-from moopt.weightings.blur import BLUR
-from moopt.weightings.cagrad import CAGrad
-from moopt.weightings.con_fig import ConFIG
-from moopt.weightings.constant import Constant
-from moopt.weightings.cr_mogm import CRMOGM
-from moopt.weightings.db_mtl import DBMTL
-from moopt.weightings.dual_proj import DualProj
-from moopt.weightings.dual_space_mgda import DualSpaceMGDA
-from moopt.weightings.epo import EPO
-from moopt.weightings.fairgrad import FairGrad
-from moopt.weightings.grad_norm import GradNorm
-from moopt.weightings.gradvac import GradVac
-from moopt.weightings.gru import GRU
-from moopt.weightings.hamu import HAMU
-from moopt.weightings.imtl_g import IMTLG
-from moopt.weightings.krum import Krum
-from moopt.weightings.mean import Mean
-from moopt.weightings.mgda import MGDA
-from moopt.weightings.modo import MoDo
-from moopt.weightings.nash_mtl import NashMTL
-from moopt.weightings.ngdiff import NGDiff
-from moopt.weightings.ntk import NTK
-from moopt.weightings.orthogonal_steepest_descent import OrthogonalSteepestDescent
-from moopt.weightings.pcd import PCD
-from moopt.weightings.pcgrad import PCGrad
-from moopt.weightings.pmgda import PMGDA
-from moopt.weightings.pmtl import PMTL
-from moopt.weightings.random_weights import Random
-from moopt.weightings.sdmgrad import SDMGrad
-from moopt.weightings.sdmgrad_stochastic import SDMGradStochastic
-from moopt.weightings.sum import Sum
-from moopt.weightings.upgrad import UPGrad
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RegisteredWeighting:
-    """What is known about a weighting without reading its file.
+    """What is known about a method without reading its file; all of it follows from the class.
 
     Attributes:
-        weighting_class: the class, of a weighting, scalarization or gradient aggregator;
-            `settings` its default hyper-parameters.
-        year: of the publication; None where there is no single origin.
-        required: hyper-parameters without a default, each with an example for three objectives
-            named "forget", "retain" and "third"; a method with any has no registered instance.
+        weighting_class: the class, of a weighting, scalarization or gradient aggregator.
 
     Example:
         >>> from moopt.weightings import WEIGHTINGS
@@ -62,8 +26,6 @@ class RegisteredWeighting:
     """
 
     weighting_class: type[Any]
-    year: int | None
-    required: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -74,6 +36,18 @@ class RegisteredWeighting:
     def source(self) -> str:
         """Authors, title, venue, year."""
         return self.weighting_class.source
+
+    @property
+    def year(self) -> int | None:
+        """Of the publication; None where there is no single origin."""
+        return getattr(self.weighting_class, "year", None) or _YEARS.get(self.name)
+
+    @property
+    def required(self) -> Mapping[str, Any]:
+        """Hyper-parameters without a default, each with an example for three objectives named
+        "forget", "retain" and "third"; a method with any has no registered instance.
+        """
+        return getattr(self.weighting_class, "example", None) or _EXAMPLES.get(self.name, {})
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -118,61 +92,43 @@ class RegisteredWeighting:
         return self.build(**{**self.required, **settings})
 
 
-ROLES: Mapping[str, Any] = MappingProxyType({"forget": "forget", "retain": ("retain", "third")})
+_ROLES = {"forget": "forget", "retain": ("retain", "third")}
+_YEARS = dict(
+    DualSpaceMGDA=2025, NGDiff=2025, GRU=2025, BLUR=2026, IMTLG=2021, ConFIG=2025,
+    OrthogonalSteepestDescent=2025, HAMU=2026, PCD=2026, AlignedMTL=2023, NTK=2020, DBMTL=2023,
+    GradNorm=2018, DualProj=2017, UPGrad=2024, CAGrad=2021, NashMTL=2022, FairGrad=2024,
+    SDMGrad=2023, MoDo=2023, SDMGradStochastic=2023, EPO=2020, PMGDA=2024, PMTL=2019,
+)  # fmt: skip
+_EXAMPLES: dict[str, Mapping[str, Any]] = {
+    **dict.fromkeys(("NGDiff", "GRU", "BLUR", "OrthogonalSteepestDescent", "HAMU"), _ROLES),
+    "PCD": {"primary": "forget", "secondary": ("retain", "third")},
+    "PMTL": {"preferences": ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))},
+}
 
-WEIGHTINGS: Mapping[str, RegisteredWeighting] = MappingProxyType(
-    {
-        row.name: row
-        for row in (
-            RegisteredWeighting(weighting_class=MGDA, year=2012),
-            RegisteredWeighting(weighting_class=DualSpaceMGDA, year=2025),
-            RegisteredWeighting(weighting_class=CRMOGM, year=2022),
-            RegisteredWeighting(weighting_class=PCGrad, year=2020),
-            RegisteredWeighting(weighting_class=NGDiff, year=2025, required=ROLES),
-            RegisteredWeighting(weighting_class=GRU, year=2025, required=ROLES),
-            RegisteredWeighting(weighting_class=BLUR, year=2026, required=ROLES),
-            RegisteredWeighting(weighting_class=IMTLG, year=2021),
-            RegisteredWeighting(weighting_class=ConFIG, year=2025),
-            RegisteredWeighting(
-                weighting_class=OrthogonalSteepestDescent, year=2025, required=ROLES
-            ),
-            RegisteredWeighting(weighting_class=HAMU, year=2026, required=ROLES),
-            RegisteredWeighting(
-                weighting_class=PCD,
-                year=2026,
-                required={"primary": "forget", "secondary": ("retain", "third")},
-            ),
-            RegisteredWeighting(weighting_class=AlignedMTL, year=2023),
-            RegisteredWeighting(weighting_class=GradVac, year=2021),
-            RegisteredWeighting(weighting_class=Random, year=2022),
-            RegisteredWeighting(weighting_class=Krum, year=2017),
-            RegisteredWeighting(weighting_class=NTK, year=2020),
-            RegisteredWeighting(weighting_class=DBMTL, year=2023),
-            RegisteredWeighting(weighting_class=GradNorm, year=2018),
-            RegisteredWeighting(weighting_class=Mean, year=None),
-            RegisteredWeighting(weighting_class=Sum, year=None),
-            RegisteredWeighting(weighting_class=DualProj, year=2017),
-            RegisteredWeighting(weighting_class=UPGrad, year=2024),
-            RegisteredWeighting(weighting_class=CAGrad, year=2021),
-            RegisteredWeighting(weighting_class=NashMTL, year=2022),
-            RegisteredWeighting(weighting_class=FairGrad, year=2024),
-            RegisteredWeighting(weighting_class=SDMGrad, year=2023),
-            RegisteredWeighting(weighting_class=MoDo, year=2023),
-            RegisteredWeighting(weighting_class=SDMGradStochastic, year=2023),
-            RegisteredWeighting(weighting_class=EPO, year=2020),
-            RegisteredWeighting(weighting_class=PMGDA, year=2024),
-            RegisteredWeighting(
-                weighting_class=PMTL,
-                year=2019,
-                required={"preferences": ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))},
-            ),
-            RegisteredWeighting(
-                weighting_class=Constant, year=None, required={"weights": (1.0, 1.0, 1.0)}
-            ),
-        )
-    }
-)
+
+def registered(package: str) -> Mapping[str, RegisteredWeighting]:
+    """One row for each method that a package has imported so far, in the order of the imports.
+
+    A method is a class with a `name`. A package imports its methods first and its registry last.
+
+    Args:
+        package: the name of a package whose import has begun.
+    """
+    methods: list[type[Any]] = [
+        thing
+        for thing in vars(sys.modules[package]).values()
+        if isinstance(thing, type) and isinstance(getattr(thing, "name", None), str)
+    ]
+    return MappingProxyType({m.name: RegisteredWeighting(weighting_class=m) for m in methods})
+
+
+WEIGHTINGS: Mapping[str, RegisteredWeighting] = registered("moopt.weightings")
 """The registered weightings by name."""
+
+VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
+    {"mgda_l2": ("MGDA", {"normalize": "l2"}), "default": ("MGDA", {"normalize": "l2"})}
+)
+"""Further names: of a method and settings. The default is what `CommonDescent` uses by itself."""
 
 
 def weighting_from_name(
@@ -181,7 +137,8 @@ def weighting_from_name(
     """Return the weighting registered under a name, with its default hyper-parameters.
 
     Args:
-        name: of one of `rows`; case, "-" and "_" do not matter.
+        name: of one of `rows`; case, "-" and "_" do not matter. "mgda_l2", which is also the
+            "default", is `MGDA(normalize="l2")`.
         rows: by default `WEIGHTINGS`.
 
     Raises:
@@ -191,18 +148,32 @@ def weighting_from_name(
         >>> from moopt.weightings import weighting_from_name
         >>> weighting_from_name("dual_space_mgda").name
         'DualSpaceMGDA'
+        >>> weighting_from_name("mgda_l2").normalize
+        'l2'
     """
-    names = {_plain(row_name): row_name for row_name in rows}
+    variants = {key: made for key, made in VARIANTS.items() if made[0] in rows}
+    names = {_plain(key): key for key in (*rows, *variants)}
     wanted = _plain(name)
     if wanted in names:
-        method: Weighting = rows[names[wanted]].build()
+        key, settings = variants.get(names[wanted], (names[wanted], {}))
+        method: Weighting = rows[key].build(**settings)
         return method
     close = difflib.get_close_matches(wanted, names, n=1)
-    meant = f" Did you mean {names[close[0]]!r}?" if close else ""
+    meant = f" Did you mean {_told(names[close[0]], variants)}?" if close else ""
     raise ValueError(
         f"`weighting` must be the name of a registered weighting; got {name!r}.{meant} Choose one"
-        f" of {', '.join(rows)}."
+        f" of {', '.join((*rows, *variants))}."
     )
+
+
+def _told(key: str, variants: Mapping[str, tuple[str, Mapping[str, Any]]]) -> str:
+    """A name to suggest; with what it stands for where names of one method differ in settings."""
+    if key in variants:
+        method, settings = variants[key]
+        shown = ", ".join(f"{field}={value!r}" for field, value in settings.items())
+        return f"{key!r}, which is {method}({shown})"
+    other = next((variant for variant, made in variants.items() if made[0] == key), None)
+    return f"{key!r}, or {_told(other, variants)}" if other else repr(key)
 
 
 def _plain(name: str) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
 from moopt.aggregators import AGGREGATORS, SAGO, GradDrop, GradientAggregator, TrimmedMean
 from moopt.weightings import Guarantee
+from moopt.weightings.draws import draws
 from tests.weightings.properties import dataclass_is_frozen
 
 NAMES = ("f", "r", "x", "y", "z")
@@ -104,10 +106,8 @@ def test_torchjd_agrees_on_the_trimmed_mean(trim, seed):
 
 def test_torchjd_agrees_on_grad_drop_given_its_random_numbers(monkeypatch):
     peer = pytest.importorskip("torchjd.aggregation")
-    from moopt.weightings.counter_random import counter_uniform, stream_seed
-
     jacobian = rows()
-    uniform = counter_uniform(stream_seed(3, 0), torch.tensor(0), (jacobian.shape[1],))
+    uniform = torch.from_numpy(draws(3, 0).random(jacobian.shape[1], dtype=np.float32))
     monkeypatch.setattr(torch, "rand", lambda *_, **__: uniform)
     leak = torch.tensor([0.0, 0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
     expected = peer.GradDrop(leak=leak)(jacobian)

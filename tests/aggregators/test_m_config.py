@@ -9,7 +9,6 @@ import torch
 
 import moopt
 from moopt.aggregators import MConFIG
-from moopt.records.step_statistics import StepStatistics
 from tests.optimizer.problems import OneOutput, TwoHeads, batch, jacobian, parameters_of, seeded
 
 RTOL = 1e-9
@@ -203,6 +202,54 @@ def test_a_gradient_that_vanishes_is_forgotten():
     torch.testing.assert_close(w.grad, one, rtol=RTOL, atol=0)
 
 
+def test_a_step_whose_only_gradient_is_zero_goes_on():
+    """What cancels is told by the momenta of all: DEGENERATE reads "stop"."""
+    w = torch.nn.Parameter(torch.zeros(3, dtype=torch.float64))
+    optimizer = moopt.CommonDescent(torch.optim.SGD([w], lr=0.0), MConFIG())
+    rows = torch.eye(3, dtype=torch.float64)[:2]
+
+    def step(row, name):
+        optimizer.zero_grad()
+        record = optimizer.backward({name: row @ w})
+        optimizer.step()
+        return record.status
+
+    assert step(0.0 * rows[0], "flat") is moopt.SolverStatus.CONVERGED  # the others are not known
+    assert step(rows[0], "one") is moopt.SolverStatus.CONVERGED
+    assert step(0.0 * rows[0], "flat") is moopt.SolverStatus.CONVERGED
+    torch.testing.assert_close(w.grad, rows[0], rtol=RTOL, atol=0)
+    for _ in range(2):
+        assert step(0.0 * rows[1], "other") is moopt.SolverStatus.CONVERGED
+        assert step(rows[1], "other") is moopt.SolverStatus.CONVERGED
+        assert float(w.grad @ rows[0]) > 0
+        assert float(w.grad @ rows[1]) > 0
+
+
+def test_one_vanished_gradient_among_several_does_not_say_stop():
+    """Its momentum is alive, so it counts; that its gradient is zero now makes nothing cancel."""
+    w = torch.nn.Parameter(torch.zeros(3, dtype=torch.float64))
+    optimizer = moopt.CommonDescent(torch.optim.SGD([w], lr=0.0), MConFIG())
+    rows = torch.eye(3, dtype=torch.float64)[:2]
+    for size in (1.0, 0.0):
+        optimizer.zero_grad()
+        record = optimizer.backward({"one": rows[0] @ w, "other": size * (rows[1] @ w)})
+        optimizer.step()
+        assert record.inactive == ()
+        assert record.status is moopt.SolverStatus.CONVERGED
+        assert float(w.grad.norm()) > 0
+
+
+def test_momenta_that_cancel_say_stop():
+    w = torch.nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    optimizer = moopt.CommonDescent(torch.optim.SGD([w], lr=0.0), MConFIG())
+    for name, sign in (("one", 1.0), ("other", -1.0)):
+        optimizer.zero_grad()
+        record = optimizer.backward({name: sign * w.sum()})
+        optimizer.step()
+    assert record.status is moopt.SolverStatus.DEGENERATE
+    assert not w.grad.any()
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_single_loss_that_is_not_finite_leaves_rows_and_state(bad):
     model, optimizer = make()
@@ -255,37 +302,6 @@ def test_every_dtype_with_one_loss(dtype):
     assert all(p.grad.dtype == dtype and torch.isfinite(p).all() for p in model.parameters())
     rows = optimizer.param_groups[0]["moopt_rows_momentum_0"]
     assert rows.dtype == torch.promote_types(dtype, torch.float32)
-
-
-def test_a_step_with_one_loss_reads_no_value_of_any_tensor():
-    model = TwoHeads().to("meta")
-    optimizer = moopt.CommonDescent(torch.optim.SGD(model.parameters(), lr=0.1), MConFIG())
-    for name in ("first", "second", "first"):
-        optimizer.zero_grad()
-        optimizer.backward({name: model.losses(torch.empty(4, 3, device="meta"))[name]})
-        optimizer.step()
-    assert optimizer.record.slopes.device.type == "meta"
-
-
-@pytest.mark.slow
-def test_it_traces_in_one_graph():
-    torch.compiler.reset()
-    method = MConFIG()
-
-    def step(rows, gradients, active, counts):
-        given = StepStatistics(gramian=gradients @ gradients.T, active=active)
-        new, _ = method.follow(rows, gradients, given, {"num_steps": counts})
-        weights, state = method.weigh(new @ new.T, given, {"num_steps": counts})
-        return weights @ new, state["num_steps"]
-
-    generator = torch.Generator().manual_seed(0)
-    rows, gradients = torch.randn(2, 3, 9, generator=generator, dtype=torch.float64)
-    active, counts = torch.tensor([True, False, True]), torch.tensor([1, 0, 4])
-    traced = torch.compile(step, fullgraph=True, backend="aot_eager")
-    for ours, eager in zip(
-        traced(rows, gradients, active, counts), step(rows, gradients, active, counts), strict=True
-    ):
-        torch.testing.assert_close(ours, eager, rtol=RTOL, atol=1e-12)
 
 
 def test_training_one_loss_per_step_lowers_them_all():

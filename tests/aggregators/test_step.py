@@ -1,4 +1,4 @@
-"""Aggregators in CommonDescent: direction, heads, record, scaler, resume, no synchronisation."""
+"""Aggregators in CommonDescent: direction, heads, record, scaler, resume."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_an_objective_at_its_noise_floor_is_inactive():
         model, optimizer = make(SAGO(forget=("a", "noise"), retain=("b", "c")))
         losses = model.losses(batch())
         if with_noise:
-            losses["noise"] = -1e-7 * losses["a"]
+            losses["noise"] = 1.0 - 1e-7 * losses["a"]
         record = optimizer.backward(losses)
         return [p.grad for p in model.parameters()], record
 
@@ -276,21 +276,6 @@ def test_gradients_already_there_are_added_to():
     optimizer.backward(model.losses(batch()))
     for p, q, r in zip(model.parameters(), other.parameters(), regulariser, strict=True):
         torch.testing.assert_close(p.grad, q.grad + r, rtol=FLOAT32_COMBINE_RTOL, atol=1e-7)
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_a_step_reads_no_value_of_any_tensor(name):
-    model = OneOutput().to("meta")
-    optimizer = moopt.CommonDescent(
-        torch.optim.AdamW(model.parameters(), foreach=True), METHODS[name]
-    )
-    x = torch.empty(4, 3, device="meta")
-    for accumulate in (True, False):
-        optimizer.backward(model.losses(x), accumulate=accumulate)
-    optimizer.step()
-    assert optimizer.record.slopes.device.type == "meta"
-    with pytest.raises(RuntimeError, match="meta tensor"):
-        str(optimizer.record)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])

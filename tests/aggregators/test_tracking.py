@@ -1,4 +1,4 @@
-"""Aggregators that follow the gradients: over steps, resumed, in any dtype."""
+"""Aggregators that keep rows: over steps, resumed, in any dtype."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_rows_of_another_model_are_refused():
 @pytest.mark.parametrize("name", METHODS)
 def test_absent_objectives_keep_their_rows_and_late_ones_start_at_zero(name):
     model, optimizer = make(METHODS[name])
-    key = f"moopt_rows_{METHODS[name].tracked}_0"
+    key = f"moopt_rows_{METHODS[name].row_name}_0"
     train(model, optimizer, range(2), names=("a", "b"))
     before = optimizer.param_groups[0][key].clone()
     assert len(before) == 2
@@ -130,14 +130,14 @@ def test_an_inactive_objective_has_no_say_and_keeps_its_row(name):
         model, optimizer = make(METHODS[name])
         losses = model.losses(batch(dtype=torch.float64))
         if with_noise:
-            losses["noise"] = -1e-9 * losses["a"]
+            losses["noise"] = 1.0 - 1e-9 * losses["a"]
         record = optimizer.backward(losses)
         return flat_gradient(model), record, optimizer.param_groups[0]
 
     (plain, _, _), (noisy, record, bank) = step(False), step(True)
     assert record.inactive == ("noise",)
     assert float(record.weights[3]) == 0
-    assert float(bank[f"moopt_rows_{METHODS[name].tracked}_0"][3].abs().max()) == 0
+    assert float(bank[f"moopt_rows_{METHODS[name].row_name}_0"][3].abs().max()) == 0
     # The initial weights are 1/4 each with it, and 1/3 without; projected, that is a third again.
     torch.testing.assert_close(noisy, plain, rtol=1e-6, atol=1e-9)
 
@@ -181,7 +181,7 @@ def test_every_dtype(name, dtype):
     model, optimizer = make(METHODS[name], dtype=dtype)
     train(model, optimizer, range(3))
     assert all(p.grad.dtype == dtype and torch.isfinite(p).all() for p in model.parameters())
-    rows = optimizer.param_groups[0][f"moopt_rows_{METHODS[name].tracked}_0"]
+    rows = optimizer.param_groups[0][f"moopt_rows_{METHODS[name].row_name}_0"]
     assert rows.dtype == torch.promote_types(dtype, torch.float32)
 
 
@@ -214,7 +214,7 @@ def test_heads_take_their_own_gradient_and_have_no_rows(name):
 def test_rows_follow_their_parameter_through_freezing(name):
     model, optimizer = make(METHODS[name])
     train(model, optimizer, range(1))
-    key = f"moopt_rows_{METHODS[name].tracked}_"
+    key = f"moopt_rows_{METHODS[name].row_name}_"
     before = {k: v.clone() for k, v in optimizer.param_groups[0].items() if k.startswith(key)}
     first = next(model.parameters())
     first.requires_grad_(False)
@@ -231,19 +231,6 @@ def test_named_objectives_allocate_every_row_at_once():
     keys = [k for k in optimizer.param_groups[0] if k.startswith("moopt_rows_")]
     assert len(keys) == 4
     assert optimizer.param_groups[0]["moopt_rows_average_0"].shape == (3, 5, 3)
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_a_step_reads_no_value_of_any_tensor(name):
-    model = OneOutput().to("meta")
-    optimizer = moopt.CommonDescent(
-        torch.optim.AdamW(model.parameters(), foreach=True), METHODS[name]
-    )
-    x = torch.empty(4, 3, device="meta")
-    for accumulate in (True, False):
-        optimizer.backward(model.losses(x), accumulate=accumulate)
-    optimizer.step()
-    assert optimizer.record.slopes.device.type == "meta"
 
 
 @pytest.mark.parametrize("name", ["MoCo", "DBMTLWithEMA", "ExcessMTL", "MConFIG"])

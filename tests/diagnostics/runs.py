@@ -27,7 +27,7 @@ def train(
             base = torch.optim.SGD(model.parameters(), lr=0.1)
             optimizer = moopt.CommonDescent(base, moopt.MGDA())
         losses = model.losses(batch())
-        losses["noise"] = 1e-9 * losses["a"]
+        losses["noise"] = 1.0 + 1e-9 * losses["a"]
         if step >= steps // 2:
             del losses["c"]
         optimizer.zero_grad()

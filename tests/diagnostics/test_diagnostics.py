@@ -173,3 +173,26 @@ def test_tensorboard_files_hold_every_number(tmp_path):
     assert [value for _, value in seen] == pytest.approx(weights[::2].tolist(), rel=1e-6)
     with pytest.raises(ValueError, match="`every` of `TensorBoardWriter`"):
         TensorBoardWriter(tmp_path, every=0)
+
+
+def test_tensorboard_resumes_and_closes(tmp_path):
+    """A resumed run counts from 0 again: `first_step` says where it goes on."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def run(first_step, steps):
+        w = torch.nn.Parameter(torch.ones(2))
+        optimizer = moopt.CommonDescent(torch.optim.SGD([w], lr=0.1))
+        with TensorBoardWriter(tmp_path, first_step=first_step) as write:
+            for _ in range(steps):
+                optimizer.zero_grad()
+                write(optimizer.backward({"a": w[0] ** 2, "b": (w[1] - 1) ** 2 + w[0]}))
+                optimizer.step()
+
+    run(None, 3)
+    run(2, 2)  # from a checkpoint after two steps
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [event.step for event in events.Scalars("moopt/weight/a")] == [0, 1, 2, 3]
+    with pytest.raises(ValueError, match="`first_step` of `TensorBoardWriter`"):
+        TensorBoardWriter(tmp_path, first_step=-1)

@@ -22,7 +22,14 @@ Combine = Callable[[Rows, Tensor], list[Tensor | None]]
 def combine_on_device(rows: Rows, weights: Tensor) -> list[Tensor | None]:
     """The path for devices, run in host memory."""
     direction, checked = reference._targets(rows)
-    reference._Combination(checked, weights, host=False).run()
+    reference._Combination(checked, weights, on_host=False).run()
+    return direction
+
+
+def combine_with_known_weights(rows: Rows, weights: Tensor) -> list[Tensor | None]:
+    """The path for rows on a device and weights on the host, run in host memory."""
+    direction, checked = reference._targets(rows)
+    reference._Combination(checked, weights.tolist(), on_host=False).run()
     return direction
 
 
@@ -56,7 +63,9 @@ def assert_combination(implementation: Combine, rows: Rows, weights: Tensor) -> 
         assert (error <= allowed).all(), (t, error.max(), direction, expected)
 
 
-IMPLEMENTATIONS = pytest.mark.parametrize("implementation", [combine_, combine_on_device])
+IMPLEMENTATIONS = pytest.mark.parametrize(
+    "implementation", [combine_, combine_on_device, combine_with_known_weights]
+)
 # On a device weights take part in float32: none between 0 and 1e-36.
 WEIGHTS = st.one_of(st.just(0.0), st.just(1.0), st.floats(1e-6, 1), st.floats(-1, -1e-6))
 

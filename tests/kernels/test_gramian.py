@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from unittest import mock
 
 import numpy
 import pytest
@@ -10,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
+from moopt.kernels import dispatch
 from moopt.kernels.gramian import gramian, reference
 from moopt.kernels.pieces import positions
 from tests.kernels.gradient_rows import Rows, gradient_rows, gramian_oracle, laid_out, values
@@ -21,9 +23,15 @@ RTOL = 1e-6
 FLOAT64_RTOL = 1e-12
 
 
+def gramian_in_blocks(rows: Rows) -> Tensor:
+    """The form for long rows in host memory."""
+    with mock.patch.object(dispatch, "REFERENCE_ONLY", True):
+        return gramian(rows)
+
+
 def gramian_on_device(rows: Rows) -> Tensor:
     """The path for devices, run in host memory."""
-    checked = list(positions(rows, caller="gramian"))
+    checked = positions(rows, caller="gramian")
     upper = reference._device_pass(checked, len(rows), torch.device("cpu"))
     return upper.triu() + upper.triu(1).T
 
@@ -43,6 +51,7 @@ def assert_gramian(
 def chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test also runs with chunks so short that small tensors cross their borders."""
     if request.param == "short chunks":
+        monkeypatch.setattr(dispatch, "REFERENCE_ONLY", True)
         monkeypatch.setattr(reference, "_HOST_CHUNK", 320)
         monkeypatch.setattr(reference, "_HOST_CHUNK_MANY_ROWS", 192)
         monkeypatch.setattr(reference, "_DEVICE_CHUNK", 256)
@@ -50,7 +59,9 @@ def chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(reference, "_GATHER_BELOW", 128)
 
 
-IMPLEMENTATIONS = pytest.mark.parametrize("implementation", [gramian, gramian_on_device])
+IMPLEMENTATIONS = pytest.mark.parametrize(
+    "implementation", [gramian, gramian_in_blocks, gramian_on_device]
+)
 
 
 @IMPLEMENTATIONS

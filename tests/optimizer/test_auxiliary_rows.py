@@ -234,24 +234,6 @@ def test_mistakes_are_named():
         optimizer.combine_()
 
 
-def test_no_value_is_read_inside_a_step():
-    model = OneOutput().to("meta")
-    optimizer = moopt.CommonDescent(
-        torch.optim.AdamW(model.parameters(), foreach=True),
-        OrthogonalSteepestDescent(forget="a", retain=("b", "c"), drift="drift"),
-    )
-    with optimizer.auxiliary("drift"):
-        for p in model.parameters():
-            p.grad = torch.empty_like(p)
-    optimizer.backward(model.losses(torch.empty(4, 3, device="meta")))
-    optimizer.step()
-    other = moopt.CommonDescent(torch.optim.AdamW(model.parameters(), foreach=True), STEP)
-    losses = [model.losses(torch.empty(4, 3, device="meta")) for _ in range(3)]
-    other.backward(losses[0], samples=losses[1:])
-    other.step()
-    assert other.record.weights.device.type == "meta"
-
-
 def test_an_objective_named_like_a_sample_is_refused():
     w = torch.nn.Parameter(torch.ones(2))
     optimizer = moopt.CommonDescent(torch.optim.SGD([w], lr=0.1), MoDo())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,8 +12,12 @@ from hypothesis import strategies as st
 
 import moopt
 from moopt.solvers import min_norm_point
-from moopt.step.weigh import above_noise_floor, certified_weights, is_common_descent
-from moopt.weightings import Guarantee, Weighting, WeightingOutput
+from moopt.step.method_state import MethodState
+from moopt.step.weigh import above_noise_floor as above
+from moopt.step.weigh import certified
+from moopt.step.weigh import weigh as weigh_step
+from moopt.weightings import Guarantee, Weighting
+from moopt.weightings.cleared import Step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,32 +33,40 @@ class Boastful(Weighting):
     def guarantees(self):
         return frozenset({Guarantee.NON_CONFLICTING} if self.claims else ())
 
-    def __call__(self, statistics, state=None):
-        return WeightingOutput(torch.tensor(self.weights, dtype=torch.float64), {}, None)
+    def weigh(self, problem, state):
+        return np.array(self.weights)
 
 
 CONFLICT = torch.tensor([[1.0, -0.5], [-0.5, 1.0]], dtype=torch.float64)
 
 
 def weigh(gramian, weighting, inactive_tol=1e-5):
-    return certified_weights(
-        moopt.StepStatistics(gramian=gramian), weighting, inactive_tol=inactive_tol
-    )
+    m = len(gramian)
+    given = Step(gramian=gramian.numpy(), active=np.ones(m, dtype=bool))
+    state = MethodState(weighting, {}).read([str(i) for i in range(m)])
+    found = weigh_step(weighting, given, state, inactive_tol=inactive_tol)
+    tensors = {key: torch.from_numpy(getattr(found, key)) for key in ("weights", "active")}
+    return found._replace(**tensors)
+
+
+def is_common_descent(gramian, weights, active):
+    products, w = gramian.numpy(), weights.numpy()
+    return certified(products, np.sqrt(products.diagonal()), w, active.numpy(), 0.0)[0]
 
 
 def test_a_broken_promise_is_replaced_by_l2_normalised_mgda_and_reported():
-    certified = weigh(CONFLICT * 4, Boastful(weights=(1.0, 0.0)))
-    assert bool(certified.fell_back)
-    assert bool(certified.descent)
+    checked = weigh(CONFLICT * 4, Boastful(weights=(1.0, 0.0)))
+    assert bool(checked.fell_back)
+    assert bool(checked.descent)
     # symmetric conflict: equal weights, at the scale of the mean gradient norm (2)
-    torch.testing.assert_close(certified.weights, torch.tensor([0.5, 0.5], dtype=torch.float64))
+    torch.testing.assert_close(checked.weights, torch.tensor([0.5, 0.5], dtype=torch.float64))
 
 
 def test_a_method_that_promised_nothing_is_never_replaced():
-    certified = weigh(CONFLICT, Boastful(weights=(1.0, 0.0), claims=False))
-    assert certified.weights.tolist() == [1.0, 0.0]
-    assert not bool(certified.fell_back)
-    assert not bool(certified.descent)
+    checked = weigh(CONFLICT, Boastful(weights=(1.0, 0.0), claims=False))
+    assert checked.weights.tolist() == [1.0, 0.0]
+    assert not bool(checked.fell_back)
+    assert not bool(checked.descent)
 
 
 def test_fallbacks_are_counted_in_the_record():
@@ -69,8 +82,8 @@ def test_fallbacks_are_counted_in_the_record():
 
 def test_stationarity_is_zero_exactly_where_the_gradients_cancel():
     opposite = torch.tensor([[1.0, -2.0], [-2.0, 4.0]], dtype=torch.float64)
-    certified = weigh(opposite, moopt.MGDA())
-    assert float(certified.stationarity) <= 1e-7
+    checked = weigh(opposite, moopt.MGDA())
+    assert float(checked.stationarity) <= 1e-7
     aligned = torch.tensor([[1.0, 2.0], [2.0, 4.0]], dtype=torch.float64)
     assert float(weigh(aligned, moopt.MGDA()).stationarity) == pytest.approx(1.0)
 
@@ -87,13 +100,13 @@ def jacobian_of(values, exponents):
     return torch.tensor(values, dtype=torch.float64) * scales[:, None]
 
 
-def check_reported_descent(jacobian, certified):
+def check_reported_descent(jacobian, checked):
     """What `descent` says is what the rows themselves say, in exact enough arithmetic."""
-    direction = certified.weights @ jacobian
+    direction = checked.weights @ jacobian
     norms = jacobian.norm(dim=1)
-    bound = norms * (1e-9 * direction.norm() + 1e-13 * (certified.weights.abs() * norms).sum())
-    truly = bool(((jacobian @ direction >= -4 * bound) | ~certified.active).all())
-    assert truly or not bool(certified.descent)
+    bound = norms * (1e-9 * direction.norm() + 1e-13 * (checked.weights.abs() * norms).sum())
+    truly = bool(((jacobian @ direction >= -4 * bound) | ~checked.active).all())
+    assert truly or not bool(checked.descent)
 
 
 exponents = st.lists(st.integers(-4, 4), min_size=6, max_size=6)
@@ -106,19 +119,19 @@ exponents = st.lists(st.integers(-4, 4), min_size=6, max_size=6)
 )
 def test_certificate_never_calls_an_ascent_a_descent(weighting, values, exponents):
     jacobian = jacobian_of(values, exponents)
-    certified = weigh(jacobian @ jacobian.T, weighting)
-    check_reported_descent(jacobian, certified)
-    if weighting.claims_common_descent and not bool(certified.descent):
-        assert certified.weights.abs().max() == 0
-        assert int(certified.status) == moopt.SolverStatus.DEGENERATE
+    checked = weigh(jacobian @ jacobian.T, weighting)
+    check_reported_descent(jacobian, checked)
+    if weighting.claims_common_descent and not bool(checked.descent):
+        assert checked.weights.abs().max() == 0
+        assert int(checked.status) == moopt.SolverStatus.DEGENERATE
 
 
 def test_the_check_above_catches_a_wrong_report():
     jacobian = torch.tensor([[1.0, 0.0], [-1.0, 0.1]], dtype=torch.float64)
-    certified = weigh(jacobian @ jacobian.T, Boastful(weights=(1.0, 0.0), claims=False))
-    check_reported_descent(jacobian, certified)
+    checked = weigh(jacobian @ jacobian.T, Boastful(weights=(1.0, 0.0), claims=False))
+    check_reported_descent(jacobian, checked)
     with pytest.raises(AssertionError):
-        check_reported_descent(jacobian, certified._replace(descent=torch.tensor(True)))
+        check_reported_descent(jacobian, checked._replace(descent=True))
 
 
 @settings(deadline=None, max_examples=50)
@@ -138,6 +151,11 @@ def test_stationarity_agrees_with_the_unit_hull_and_ignores_scales(values, scale
 
 def test_noise_floor():
     norms = torch.tensor([1.0, 1e-6, 0.0], dtype=torch.float64)
+
+    def above_noise_floor(norms, tol):
+        with np.errstate(all="ignore"):
+            return above(norms.numpy(), None, tol)
+
     assert above_noise_floor(norms, 1e-5).tolist() == [True, False, False]
     assert above_noise_floor(norms, 0.0).tolist() == [True, True, True]
     assert above_noise_floor(norms[:1], 0.9).tolist() == [True]

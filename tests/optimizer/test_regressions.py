@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import moopt
-from moopt.step.shared_graph import shares_graph
+from moopt.step.differentiate import shares_graph
 from tests.optimizer.problems import OneOutput, batch, seeded
 
 

@@ -348,7 +348,7 @@ def test_an_objective_at_its_noise_floor_is_inactive_and_the_step_is_the_one_wit
         model, optimizer = make(**options)
         losses = model.losses(batch())
         if with_noise:
-            losses["noise"] = 1e-7 * losses["c"]
+            losses["noise"] = 1.0 + 1e-7 * losses["c"]
         record = optimizer.backward(losses)
         return [p.grad for p in model.parameters()], record
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,8 +18,6 @@ from tests.weightings.settings import fixed
 
 # The gradients do not matter, only how many there are.
 CASES = list(all_cases(ms=(1, 2, 3)))
-
-NAMES = tuple(f"objective {i}" for i in range(3))
 
 UNCLAIMED = [
     (name, guarantee)
@@ -48,8 +47,8 @@ class Leaking(Scalarization):
 
     name, source = "Leaking", "a violator"
 
-    def _weigh(self, losses, active, state, names):
-        return torch.full_like(losses, 1.0 / losses.shape[-1]), {}
+    def weigh(self, problem, state):
+        return np.full(problem.m, 1.0 / problem.num_objectives)
 
 
 class Positional(Scalarization):
@@ -57,19 +56,10 @@ class Positional(Scalarization):
 
     name, source = "Positional", "a violator"
 
-    def _weigh(self, losses, active, state, names):
-        weights = active.to(losses) / active.sum(-1, keepdim=True)
-        weights[..., 0] *= 2
-        return weights, {}
-
-
-class Peeking(Scalarization):
-    """Violates the rule: looks at a loss on the host."""
-
-    name, source = "Peeking", "a violator"
-
-    def _weigh(self, losses, active, state, names):
-        return losses * float(losses[0]), {}
+    def weigh(self, problem, state):
+        weights = np.full(problem.m, problem.share)
+        weights[0] *= 2
+        return weights
 
 
 @pytest.mark.parametrize(
@@ -77,7 +67,6 @@ class Peeking(Scalarization):
     [
         (Leaking(), "mask equals dropping"),
         (Positional(), "permutation-equivariant"),
-        (Peeking(), "nothing is read"),
     ],
 )
 def test_a_planted_violator_is_caught(violator, property_name) -> None:
@@ -112,14 +101,14 @@ def test_a_loss_that_is_not_finite_is_a_status(name: str, bad: float) -> None:
     assert torch.isnan(output.result.gap)
 
 
-NEEDS_POSITIVE = {"GLS", "FAMO", "FAMO bounded"}
+NEEDS_POSITIVE = {"GLS", "UW", "UW fast", "IMTLL", "IMTLL fast", "FAMO", "FAMO bounded"}
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("losses", [[2.0, -1.0, 3.0], [2.0, -1e-30, 3.0]])
 def test_a_negative_loss_is_fine_or_a_status(name: str, losses: list[float]) -> None:
     output = weigh(name, losses)
-    if name in NEEDS_POSITIVE and not (name == "FAMO" and losses[1] > -1e-8):
+    if name in NEEDS_POSITIVE:
         assert SolverStatus(int(output.result.status)) is SolverStatus.OUT_OF_DOMAIN
         assert output.weights.tolist() == [1 / 3] * 3
         initial = SETTINGS[name](range(3)).initial_state(3)
@@ -137,7 +126,7 @@ def test_losses_that_are_all_zero() -> None:
         for name, output in domains.items()
         if int(output.result.status) == SolverStatus.OUT_OF_DOMAIN
     }
-    assert out == {"GLS", "COSMOS", "COSMOS preferred", "FAMO bounded"}
+    assert out == NEEDS_POSITIVE | {"COSMOS", "COSMOS preferred"}
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -151,23 +140,6 @@ def test_weights_do_not_depend_on_the_callers_grad_mode(name: str) -> None:
     expected = weigh(name, [2.0, 1.0, 3.0]).weights
     with torch.no_grad():
         assert torch.equal(weigh(name, [2.0, 1.0, 3.0]).weights, expected)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", DEFAULTS)
-def test_traces_in_one_graph_and_agrees_with_eager(name: str) -> None:
-    torch.compiler.reset()
-    weighting = SETTINGS[name](range(3))
-
-    def weights(losses: torch.Tensor, active: torch.Tensor) -> torch.Tensor:
-        gramian = torch.eye(3, dtype=torch.float64)
-        given = StepStatistics(gramian=gramian, losses=losses, names=NAMES, active=active)
-        return weighting(given).weights
-
-    traced = torch.compile(weights, fullgraph=True, backend="aot_eager")
-    losses = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)
-    active = torch.tensor([True, False, True])
-    torch.testing.assert_close(traced(losses, active), weights(losses, active))
 
 
 def test_fixed_is_what_the_rows_build() -> None:

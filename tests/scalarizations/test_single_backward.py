@@ -184,7 +184,7 @@ def test_an_objective_at_its_noise_floor_keeps_its_weight():
     """The noise floor is about gradients, which a scalarization never sees."""
     model, optimizer = make(OneOutput, UW(lr=0.0))
     losses = model.losses(batch())
-    losses["c"] = 1e-9 * losses["c"]
+    losses["c"] = losses["c"].detach() + 1e-9 * losses["c"]
     for name, loss in losses.items():
         with optimizer.objective(name, loss):
             loss.backward(retain_graph=True)
@@ -407,31 +407,6 @@ def test_names_resolve_to_scalarizations(spelling):
     assert isinstance(optimizer.weighting, scalarizations.Scalarization)
     with pytest.raises(ValueError, match=r"MGDA.*STCH"):
         make(weighting="tchebychev")
-
-
-# --------------------------------------------------------------------- devices: no value is read
-
-
-@pytest.mark.parametrize("cls", [OneOutput, TwoHeads])
-@pytest.mark.parametrize("name", SETTINGS)
-def test_a_step_reads_no_value_of_any_tensor(name, cls):
-    """On the meta device a tensor has no values, so any read of one would raise."""
-    model = cls().to("meta")
-    x = torch.empty(4, 3, device="meta")
-    weighting = SETTINGS[name](range(len(model.losses(x))))
-    optimizer = moopt.CommonDescent(torch.optim.AdamW(model.parameters(), foreach=True), weighting)
-    for accumulate in (False, True):
-        optimizer.zero_grad()
-        if accumulate:
-            optimizer.backward(model.losses(x), accumulate=True)
-        optimizer.backward(model.losses(x))
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        if weighting.observes:
-            optimizer.observe(model.losses(x))
-    assert optimizer.record.weights.device.type == "meta"
-    with pytest.raises(RuntimeError, match="meta tensor"):  # reading the record does wait
-        str(optimizer.record)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])

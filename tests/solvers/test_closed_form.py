@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 
-from moopt.kernels.min_norm.tolerances import RESOLUTION, STATIONARY
 from moopt.solvers.closed_form import (
     CLOSED_FORM_GAP,
     _certified,
@@ -15,6 +14,7 @@ from moopt.solvers.closed_form import (
     closed_form_two,
 )
 from moopt.solvers.equilibrated import certificate, equilibrated
+from moopt.solvers.tolerances import RESOLUTION, STATIONARY
 from tests.cases import all_cases, case
 from tests.solvers.oracles import enumerated, exact_measures
 
@@ -25,10 +25,11 @@ VALUE = 1e-13
 
 
 def solved(gramian: torch.Tensor) -> tuple[list[float], float, bool] | None:
-    g = gramian.tolist()
-    if len(g) == 2:
-        return closed_form_two(g[0][0], g[0][1], g[1][1])
-    return closed_form_three(g[0][0], g[0][1], g[0][2], g[1][1], g[1][2], g[2][2])
+    norms = gramian.diagonal().sqrt()
+    c = (gramian / norms / norms[:, None]).tolist()
+    if len(c) == 2:
+        return closed_form_two(c[0][1], *norms.tolist())
+    return closed_form_three(c[0][1], c[0][2], c[1][2], *norms.tolist())
 
 
 @pytest.mark.parametrize("m", [2, 3])
@@ -92,11 +93,11 @@ def test_every_edge_and_every_row_is_found(order: tuple[int, int, int]) -> None:
 def test_two_rows_on_both_sides_of_the_corner() -> None:
     """The longer row enters as soon as g_0 . g_1 < ||g_0||^2."""
     for c, expected in ((0.51, 1.0), (0.5, 1.0), (0.49, None), (-1.0, 2 / 3), (1.0, 1.0)):
-        weights, gap, stationary = closed_form_two(1.0, 2.0 * c, 4.0)
+        weights, gap, stationary = closed_form_two(c, 1.0, 2.0)
         if expected is None:
             expected = (4.0 - 0.98) / (1.0 + 4.0 - 2.0 * 0.98)
         assert weights[0] == pytest.approx(expected, rel=1e-14)
-        assert weights == list(reversed(closed_form_two(4.0, 2.0 * c, 1.0)[0]))
+        assert weights == list(reversed(closed_form_two(c, 2.0, 1.0)[0]))
         assert gap <= 1e-15
         assert stationary is (c == -1.0)
     assert closed_form_two(1.0, 1.0, 1.0) == ([0.5, 0.5], 0.0, False)

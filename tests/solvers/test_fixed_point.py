@@ -1,4 +1,4 @@
-"""fixed_point: the Newton steps of both forms, the certificate, the edges."""
+"""fixed_point: the Newton steps, the certificate, the edges."""
 
 from __future__ import annotations
 
@@ -12,23 +12,17 @@ import torch
 from moopt.records.status import SolverStatus
 from moopt.solvers import SolverResult, fixed_point
 from moopt.solvers.equilibrated import equilibrated
-from moopt.solvers.fixed_point_on_device import (
-    FAIR_TRIPS,
-    NASH_TRIPS,
-    _newton_step,
-    _residual,
-    _started,
-    fixed_point_on_device,
-)
-from moopt.solvers.fixed_point_on_host import newton_step, started
+from moopt.solvers.fixed_point import newton_step, started
 from tests.cases import case
 
 ALPHAS = (0.5, 1.0, 2.0)
 
-FORMS = {
-    "host": lambda g, a, alpha, n: fixed_point(g, active=a, alpha=alpha, max_iter=n),
-    "device": lambda g, a, alpha, n: fixed_point_on_device(g, a, alpha, 1e-6, n),
-}
+
+def solve(
+    gramian: torch.Tensor, active: torch.Tensor | None, alpha: float, steps: int | None
+) -> SolverResult:
+    return fixed_point(gramian, active=active, alpha=alpha, max_iter=steps)
+
 
 NEWTON = {0.5: 8, 1.0: 8, 2.0: 10}
 """Steps that solve four gradients of one size, quadratically in the end."""
@@ -50,16 +44,13 @@ def scattered(seed: int, family: str, m: int = 4) -> tuple[np.ndarray, np.ndarra
 
 @pytest.mark.parametrize("alpha", ALPHAS)
 @pytest.mark.parametrize("family", ["conflicting", "aligned", "near_opposite"])
-def test_the_step_of_both_forms_is_the_same_and_descends(alpha: float, family: str) -> None:
+def test_the_step_is_a_newton_step_and_descends(alpha: float, family: str) -> None:
     power = 1.0 / alpha
     shortened = 0
     for seed in range(12):
         cosines, r, b = scattered(seed, family)
         r = np.ones_like(r) if alpha == 1.0 else r
         change = newton_step(cosines, r, power, b, cosines @ b, r * b**-power)
-        tensors = [torch.from_numpy(x) for x in (cosines, r, b)]
-        device = _newton_step(tensors[0], tensors[1], power, tensors[2])
-        np.testing.assert_allclose(device.numpy(), change, rtol=1e-9, atol=1e-12)
         moved = b * (1.0 + change)
         assert (moved > 0.0).all()
         assert potential(cosines, r, power, moved) < potential(cosines, r, power, b)
@@ -88,18 +79,10 @@ def test_the_start_solves_orthogonal_gradients(alpha: float) -> None:
     r, eye = np.exp(rng.standard_normal(5)), np.eye(5)
     b = started(eye, r, power)
     np.testing.assert_allclose(b ** (1.0 + power), r, rtol=1e-12)
-    device = _started(torch.from_numpy(eye), torch.from_numpy(r), power)
-    np.testing.assert_allclose(device.numpy(), b, rtol=1e-12)
-    assert float(_residual(torch.from_numpy(eye), torch.from_numpy(r), power, device)) <= 1e-12
     # Elsewhere its length is best: b . (C b - r b^-power) = 0.
     cosines, r, _ = scattered(1, "conflicting")
     b = started(cosines, r, power)
     assert float(b @ (cosines @ b - r * b**-power)) == pytest.approx(0.0, abs=1e-12)
-    device = _started(torch.from_numpy(cosines), torch.from_numpy(r), power)
-    np.testing.assert_allclose(device.numpy(), b, rtol=1e-12)
-    worst = np.abs(cosines @ b * b**power / r - 1.0).max()
-    residual = _residual(torch.from_numpy(cosines), torch.from_numpy(r), power, device)
-    assert float(residual) == pytest.approx(worst, rel=1e-9)
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
@@ -109,47 +92,33 @@ def test_few_steps_are_enough(alpha: float) -> None:
         host = fixed_point(gramian, alpha=alpha)
         assert int(host.num_iter) <= NEWTON[alpha] + 1
         assert float(host.gap) <= 1e-12
-        device = fixed_point_on_device(gramian, None, alpha, 1e-6, NEWTON[alpha])
-        assert float(device.gap) <= 1e-8
-        torch.testing.assert_close(device.weights, host.weights, rtol=1e-7, atol=0.0)
 
 
-@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("alpha", ALPHAS)
-def test_the_gap_is_the_residual_after_any_number_of_steps(form: str, alpha: float) -> None:
+def test_the_gap_is_the_residual_after_any_number_of_steps(alpha: float) -> None:
     one = case("conflicting", 4, norm_ratio=3.0)
     gaps = []
     for steps in range(1, 12):
-        result = FORMS[form](one.gramian, None, alpha, steps)
+        result = solve(one.gramian, None, alpha, steps)
         products = one.jacobian @ (one.jacobian.T @ result.weights)
         residual = float((products * result.weights ** (1.0 / alpha) - 1.0).abs().max())
         assert float(result.gap) == pytest.approx(residual, rel=1e-6, abs=1e-12)
         gaps.append(residual)
         enough = residual <= 1e-6
         assert int(result.status) == (SolverStatus.CONVERGED if enough else SolverStatus.MAX_ITER)
-        if not enough or form == "device":
+        if not enough:
             assert int(result.num_iter) == steps
     assert all(b <= a + 1e-13 for a, b in itertools.pairwise(gaps))
     assert gaps[0] > 1e-6 >= gaps[-1]
 
 
-def test_the_steps_on_a_device_are_reported() -> None:
-    gramian = case("aligned", 3).gramian
-    for alpha, trips in ((1.0, NASH_TRIPS), (2.0, FAIR_TRIPS)):
-        assert int(fixed_point_on_device(gramian, None, alpha, 1e-6, None).num_iter) == trips
-
-
-@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("alpha", ALPHAS)
-def test_where_no_solution_exists_the_gradients_are_combined_to_zero(
-    form: str, alpha: float
-) -> None:
+def test_where_no_solution_exists_the_gradients_are_combined_to_zero(alpha: float) -> None:
     def checked(result: SolverResult) -> torch.Tensor:
         assert int(result.status) == SolverStatus.DEGENERATE
         assert (float(result.gap), int(result.num_iter)) == (0.0, 0)
         return result.weights
 
-    solve = FORMS[form]
     one = case("strongly_stationary", 4, norm_ratio=1e2)
     weights = checked(solve(one.gramian, None, alpha, None))
     assert float((one.jacobian.T @ weights).norm()) <= 1e-7 * float((weights * one.norms).sum())
@@ -164,32 +133,30 @@ def test_where_no_solution_exists_the_gradients_are_combined_to_zero(
     assert none.tolist() == [0.0] * 3
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_non_finite_entries_take_no_step(form: str) -> None:
+def test_non_finite_entries_take_no_step() -> None:
     gramian = torch.eye(3, dtype=torch.float64)
     gramian[0, 1] = math.nan
-    result = FORMS[form](gramian, None, 1.0, None)
+    result = solve(gramian, None, 1.0, None)
     assert result.weights.tolist() == [1 / 3] * 3
     assert (int(result.status), int(result.num_iter)) == (SolverStatus.NON_FINITE, 0)
     assert math.isnan(float(result.gap))
     active = torch.tensor([True, False, True])
-    masked = FORMS[form](gramian, active, 1.0, None)
+    masked = solve(gramian, active, 1.0, None)
     torch.testing.assert_close(
         masked.weights, torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64), rtol=1e-12, atol=0.0
     )
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_batch_is_a_loop(form: str) -> None:
+def test_a_batch_is_a_loop() -> None:
     families = ("aligned", "conflicting", "zero_row", "strongly_stationary")
     stack = torch.stack([case(family, 4, norm_ratio=10.0).gramian for family in families])
     active = torch.ones(4, 4, dtype=torch.bool)
     active[1, 2] = False
     for alpha in ALPHAS:
-        folded = FORMS[form](stack.unflatten(0, (1, 4)), active, alpha, None)
+        folded = solve(stack.unflatten(0, (1, 4)), active, alpha, None)
         assert folded.weights.shape == (1, 4, 4)
         for i in range(4):
-            alone = FORMS[form](stack[i], active[i], alpha, None)
+            alone = solve(stack[i], active[i], alpha, None)
             assert int(folded.status[0, i]) == int(alone.status)
             assert int(folded.num_iter[0, i]) == int(alone.num_iter)
             torch.testing.assert_close(folded.weights[0, i], alone.weights, rtol=1e-9, atol=0.0)

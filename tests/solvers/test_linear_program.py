@@ -1,4 +1,4 @@
-"""linear_program beside HiGHS, at every scale; its certificate, masks, groups and device form."""
+"""linear_program beside HiGHS, at every scale; its certificate, masks and groups."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from moopt.records.status import SolverStatus
 from moopt.solvers import SolverResult, linear_program
-from moopt.solvers.linear_program_on_device import linear_program_on_device
 
 VALUE_TOL = 1e-7
 """HiGHS's own tolerances of feasibility and optimality, on problems of size one."""
@@ -107,25 +105,14 @@ def test_the_budget_sets_the_unit(seed: int, kind: str, factor: float) -> None:
     one = program(seed, kind)
     plain = solve(one)
     scaled = Program(one.c, one.a, one.b / factor, one.s * factor)
-    on = torch.ones(len(one.c), dtype=torch.bool)
-    trips = 3 * sum(one.a.shape) // 2 + 4
-    for moved in (solve(scaled), linear_program_on_device(*tensors(scaled), on, 1e-9, trips)):
-        assert int(moved.status) == int(plain.status)
-        if int(plain.status) == SolverStatus.CONVERGED:
-            value, best = (float(tensors(one)[0] @ x) for x in (moved.weights, plain.weights))
-            assert value * factor == pytest.approx(best, rel=1e-7, abs=1e-9)
-        assert float(tensors(scaled)[3] @ moved.weights) == pytest.approx(1.0, rel=1e-12)
+    moved = solve(scaled)
+    assert int(moved.status) == int(plain.status)
+    if int(plain.status) == SolverStatus.CONVERGED:
+        value, best = (float(tensors(one)[0] @ x) for x in (moved.weights, plain.weights))
+        assert value * factor == pytest.approx(best, rel=1e-7, abs=1e-9)
+    assert float(tensors(scaled)[3] @ moved.weights) == pytest.approx(1.0, rel=1e-12)
     if math.frexp(factor)[0] == 0.5:  # nothing is rounded: the same one of several solutions
         assert torch.equal(solve(scaled).weights * factor, plain.weights)
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.integers(0, 2**20), kinds)
-def test_the_device_form_agrees(seed: int, kind: str) -> None:
-    one = program(seed, kind)
-    c, a, b, s = tensors(one)
-    on = torch.ones_like(c, dtype=torch.bool)
-    check(one, linear_program_on_device(c, a, b, s, on, 1e-9, 3 * sum(a.shape) // 2 + 4))
 
 
 def test_wrong_answers_fail_the_check() -> None:
@@ -166,15 +153,11 @@ def nearly_diagonal(entry: float) -> tuple[Tensor, ...]:
 @pytest.mark.parametrize("entry", [-3.4545e-17, -1e-16, 1e-16, -1e-12, -1e-6])
 def test_entries_that_are_rounding_cost_no_certificate(entry: float) -> None:
     c, a, b, s = nearly_diagonal(entry)
-    on = torch.tensor([True, True])
-    for result in (
-        linear_program(c, a, b, budget=s),
-        linear_program_on_device(c, a, b, s, on, 1e-9, 12),
-    ):
-        assert int(result.status) == SolverStatus.CONVERGED
-        x = result.weights
-        assert float((a @ x).min()) >= -1e-15 * float(x.sum())
-        assert float(c @ x) >= 1e16 * (1.0 - 2.0 * max(-entry * 1e8, 1e-9))
+    result = linear_program(c, a, b, budget=s)
+    assert int(result.status) == SolverStatus.CONVERGED
+    x = result.weights
+    assert float((a @ x).min()) >= -1e-15 * float(x.sum())
+    assert float(c @ x) >= 1e16 * (1.0 - 2.0 * max(-entry * 1e8, 1e-9))
 
 
 @pytest.mark.parametrize(("entry", "gap"), [(-1e-16, 0.0), (-1e-14, 1e-6), (-1e-9, 1e-1)])
@@ -185,14 +168,9 @@ def test_the_certificate_sees_what_is_more_than_rounding(entry: float, gap: floa
     x, y, v = (torch.tensor(u, dtype=torch.float64) for u in ([0.0, 1e8], [0.0, 0.0], 1e8))
     rounding = 2.0**-50 * 1e8
     expected = max(gap - rounding, 0.0) / (1.0 + gap)
-    host, device = (
-        importlib.import_module(f"moopt.solvers.linear_program_on_{place}")
-        for place in ("host", "device")
-    )
-    here = host._gap(*(u.numpy() for u in (c, a, b, s, x, y)), float(v))
-    there = float(device._gap(c, a, b, s, x, y, v))
-    assert here == pytest.approx(expected, rel=1e-6, abs=1e-15)
-    assert there == pytest.approx(expected, rel=1e-6, abs=1e-15)
+    module = importlib.import_module("moopt.solvers.linear_program")
+    judged = module._gap(*(u.numpy() for u in (c, a, b, s, x, y)), float(v))
+    assert judged == pytest.approx(expected, rel=1e-6, abs=1e-15)
 
 
 # Points that are not optimal, where the roundings of A that the variables allow are large: of a
@@ -217,13 +195,9 @@ UNFINISHED = {
 @pytest.mark.parametrize(("numbers", "pivots"), UNFINISHED.values(), ids=UNFINISHED)
 def test_roundings_of_the_matrix_excuse_only_what_they_reach(numbers: Any, pivots: int) -> None:
     c, a, b, s = (torch.tensor(v, dtype=torch.float64) for v in numbers)
-    on = torch.ones_like(c, dtype=torch.bool)
-    for result in (
-        linear_program(c, a, b, budget=s, max_iter=pivots),
-        linear_program_on_device(c, a, b, s, on, 1e-9, pivots),
-    ):
-        assert int(result.status) == SolverStatus.MAX_ITER
-        assert float(result.gap) > 2e-8
+    result = linear_program(c, a, b, budget=s, max_iter=pivots)
+    assert int(result.status) == SolverStatus.MAX_ITER
+    assert float(result.gap) > 2e-8
 
 
 def test_where_nothing_is_feasible_the_violation_is_least() -> None:
@@ -253,26 +227,21 @@ def test_where_nothing_is_feasible_the_violation_is_least() -> None:
 
 
 def test_too_few_pivots_are_a_status() -> None:
-    """The certificate notices: on the host, and on the device, where none may be left out."""
+    """The certificate notices."""
     stopped = 0
-    for seed in range(30):
+    for seed in range(60):
         one = program(seed, "normal")
-        c, a, b, s = tensors(one)
-        on = torch.ones_like(c, dtype=torch.bool)
-        for cut in (solve(one, max_iter=1), linear_program_on_device(c, a, b, s, on, 1e-9, 1)):
-            if int(cut.status) == SolverStatus.MAX_ITER:
-                stopped += 1
-                assert float(cut.gap) > 1e-9
-            elif int(cut.status) == SolverStatus.CONVERGED:
-                check(one, cut)
+        cut = solve(one, max_iter=1)
+        if int(cut.status) == SolverStatus.MAX_ITER:
+            stopped += 1
+            assert float(cut.gap) > 1e-9
+        elif int(cut.status) == SolverStatus.CONVERGED:
+            check(one, cut)
     assert stopped > 10
 
 
-@pytest.mark.parametrize("on_device", [False, True])
-def test_what_is_absent_has_no_influence(on_device: bool) -> None:
+def test_what_is_absent_has_no_influence() -> None:
     def form(c: Tensor, a: Tensor, b: Tensor, s: Tensor, on: Tensor) -> SolverResult:
-        if on_device:
-            return linear_program_on_device(c, a, b, s, on, 1e-9, 3 * sum(a.shape) // 2 + 4)
         return linear_program(c, a, b, budget=s, active=on)
 
     for seed in range(20):
@@ -295,13 +264,10 @@ def test_what_is_absent_has_no_influence(on_device: bool) -> None:
 def test_nothing_active_is_infeasible() -> None:
     c, a, b = torch.ones(2), torch.eye(2), torch.zeros(2)
     off = torch.tensor([False, False])
-    for result in (
-        linear_program(c, a, b, active=off),
-        linear_program_on_device(c.double(), a.double(), b.double(), c.double(), off, 1e-9, 9),
-    ):
-        assert int(result.status) == SolverStatus.INFEASIBLE
-        assert result.weights.tolist() == [0.0, 0.0]
-        assert math.isinf(float(result.gap))
+    result = linear_program(c, a, b, active=off)
+    assert int(result.status) == SolverStatus.INFEASIBLE
+    assert result.weights.tolist() == [0.0, 0.0]
+    assert math.isinf(float(result.gap))
 
 
 def test_non_finite_numbers_are_a_status() -> None:
@@ -310,14 +276,10 @@ def test_non_finite_numbers_are_a_status() -> None:
         for value in (math.nan, math.inf):
             numbers = [v.double().clone() for v in good]
             numbers[position].view(-1)[0] = value
-            on = torch.tensor([True, True])
-            for result in (
-                linear_program(*numbers[:3], budget=numbers[3]),
-                linear_program_on_device(*numbers, on, 1e-9, 9),
-            ):
-                assert int(result.status) == SolverStatus.NON_FINITE
-                assert result.weights.tolist() == [0.5, 0.5]
-                assert math.isnan(float(result.gap))
+            result = linear_program(*numbers[:3], budget=numbers[3])
+            assert int(result.status) == SolverStatus.NON_FINITE
+            assert result.weights.tolist() == [0.5, 0.5]
+            assert math.isnan(float(result.gap))
 
 
 def test_a_variable_outside_of_the_budget_is_bounded_by_the_rows() -> None:
@@ -339,23 +301,13 @@ def test_groups_are_independent() -> None:
     problems = [one for one in problems if one.a.shape == problems[0].a.shape]
     assert len(problems) > 1
     c, a, b, s = (torch.stack(v) for v in zip(*map(tensors, problems), strict=True))
-    on = torch.ones_like(c, dtype=torch.bool)
     together = linear_program(c, a, b, budget=s)
-    on_device = linear_program_on_device(c, a, b, s, on, 1e-9, 3 * sum(a.shape[-2:]) // 2 + 4)
     for i, one in enumerate(problems):
         alone = solve(one)
         assert torch.equal(together.weights[i], alone.weights)
-        assert torch.allclose(on_device.weights[i], alone.weights, rtol=1e-7, atol=1e-9)
-        assert int(together.status[i]) == int(on_device.status[i]) == int(alone.status)
+        assert int(together.status[i]) == int(alone.status)
     shared = linear_program(c, a[0], b[0])
     assert torch.equal(shared.weights[1], linear_program(c[1], a[0], b[0]).weights)
-
-
-def test_no_value_is_read_from_a_fake_tensor() -> None:
-    with FakeTensorMode():
-        result = linear_program(torch.ones(3), torch.eye(3), torch.zeros(3))
-        assert result.weights.shape == (3,)
-        assert result.status.shape == result.gap.shape == result.num_iter.shape == ()
 
 
 def test_wrong_shapes_and_settings_name_the_remedy() -> None:
@@ -376,24 +328,6 @@ def test_wrong_shapes_and_settings_name_the_remedy() -> None:
     for wrong in ({"tol": 0.0}, {"max_iter": 0}):
         with pytest.raises(ValueError, match="`tol` of `linear_program` must be positive"):
             linear_program(c, a, b, **wrong)
-
-
-def test_the_forms_judge_a_half_solved_problem_alike() -> None:
-    """The same pivots, so the same point, prices and gap; it counts only far from the end."""
-    compared = 0
-    for seed in range(60):
-        one = program(seed, "normal")
-        c, a, b, s = tensors(one)
-        on = torch.ones_like(c, dtype=torch.bool)
-        for trips in (1, 2, 3):
-            host = solve(one, max_iter=trips)
-            device = linear_program_on_device(c, a, b, s, on, 1e-9, trips)
-            assert int(host.num_iter) == int(device.num_iter)
-            torch.testing.assert_close(device.weights, host.weights, rtol=1e-9, atol=1e-12)
-            if int(host.status) == SolverStatus.MAX_ITER:
-                compared += 1
-                assert float(device.gap) == pytest.approx(float(host.gap), rel=1e-9)
-    assert compared > 20
 
 
 def test_groups_may_differ_in_the_budget_alone() -> None:

@@ -11,12 +11,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from moopt import SolverStatus
 from moopt.kernels.min_norm import min_norm_reference
 from moopt.solvers import SolverResult, min_norm_point
-from moopt.solvers.host import min_norm_host
 from moopt.solvers.min_norm import SOLVERS
 from tests.cases import all_cases, case, cases
 from tests.solvers.oracles import assert_exact, assert_simplex
@@ -134,35 +132,6 @@ def test_device_form_batches(pivots):
     assert int(batch.status[3]) == SolverStatus.NON_FINITE
 
 
-@pytest.mark.parametrize("m", [2, 3, 6, 12])
-def test_device_form_never_reads_a_value(m):
-    # A meta tensor has no values: any host read or branch on one would raise.
-    gramian = torch.empty(2, m, m, dtype=torch.float64, device="meta")
-    active = torch.empty(2, m, dtype=torch.bool, device="meta")
-    result = min_norm_point(gramian, active=active)
-    assert result.weights.device.type == "meta"
-    assert result.weights.shape == (2, m)
-    assert result.status.dtype == result.num_iter.dtype == torch.int64
-    assert result.gap.dtype == torch.float64
-
-
-def test_fake_tensors_take_the_device_form():
-    with FakeTensorMode():
-        result = min_norm_point(torch.zeros(4, 3, 3))
-        assert result.weights.shape == (4, 3)
-        with pytest.raises(ValueError, match="Use solver='auto'"):
-            min_norm_point(torch.zeros(3, 3), solver="pairwise")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("m", [2, 3, 8])
-def test_compiles_without_a_graph_break(m):
-    compiled = torch.compile(min_norm_point, fullgraph=True, backend="aot_eager")
-    for family in ("conflicting", "strongly_stationary"):
-        example = case(family, m)
-        assert_exact(example, compiled(example.gramian))
-
-
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize(("i", "j"), [(0, 0), (0, 1), (1, 0)])
@@ -261,22 +230,6 @@ def test_the_tolerance_decides_the_status_of_inexact_solvers():
     assert int(loose.status) == SolverStatus.CONVERGED
     assert float(loose.gap) <= 0.5
     assert int(tight.status) == SolverStatus.MAX_ITER
-
-
-def test_host_lists_give_the_same_numbers():
-    for m in (1, 2, 3, 5):
-        gramian = case("aligned", m).gramian
-        weights, status, gap, num_iter = min_norm_host(gramian.tolist())
-        result = min_norm_point(gramian)
-        assert weights == result.weights.tolist()
-        assert (status, gap, num_iter) == (
-            int(result.status),
-            float(result.gap),
-            int(result.num_iter),
-        )
-        from_array = min_norm_host(gramian.numpy(), [True] * m)
-        assert from_array == (weights, status, gap, num_iter)
-        assert isinstance(weights, list)
 
 
 def test_the_input_is_untouched_and_the_result_owns_its_memory():

@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import moopt.solvers.pseudo_inverse as module
-from moopt.solvers.pseudo_inverse import jacobi_pseudo_inverse, pseudo_inverse
+from moopt.solvers.pseudo_inverse import pseudo_inverse
 from tests.cases import all_cases
 
 RTOL = 1e-9
@@ -17,7 +16,9 @@ RTOL = 1e-9
 RESIDUAL_TOL = 1e-14
 """Backward error of an eigendecomposition, per row: 64 eps."""
 
-PATHS = {"host": pseudo_inverse, "device": lambda matrix, rtol: jacobi_pseudo_inverse(matrix, rtol)}
+
+def inverted(matrix: Tensor, *, rtol: float = RTOL) -> Tensor:
+    return torch.from_numpy(pseudo_inverse(matrix.numpy(), rtol=rtol))
 
 
 def cosines(jacobian: Tensor) -> Tensor:
@@ -37,13 +38,12 @@ def check_pseudo_inverse(matrix: Tensor, inverse: Tensor) -> None:
     assert float((inverse - inverse.T).norm()) <= slack * size_inverse
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_is_the_pseudo_inverse_of_every_family(path: str) -> None:
+def test_is_the_pseudo_inverse_of_every_family() -> None:
     for case in all_cases(ms=(1, 2, 3, 5, 8, 17)):
         if case.family == "near_parallel":
             continue  # eigenvalues on both sides of the cut-off: see the test of the cut-off
         matrix = cosines(case.jacobian)
-        inverse = PATHS[path](matrix, rtol=RTOL)
+        inverse = inverted(matrix)
         check_pseudo_inverse(matrix, inverse)
         expected = np.linalg.pinv(matrix.numpy(), rcond=RTOL, hermitian=True)
         difference = float((inverse - torch.from_numpy(expected)).norm())
@@ -57,53 +57,34 @@ def test_a_matrix_that_is_not_the_inverse_fails() -> None:
         check_pseudo_inverse(matrix, torch.eye(2, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_the_cut_off_is_relative_to_the_largest_eigenvalue(path: str) -> None:
+def test_the_cut_off_is_relative_to_the_largest_eigenvalue() -> None:
     for scale in (1e-60, 1.0, 1e60):
         matrix = scale * torch.diag(torch.tensor([1.0, 1e-5, 1e-7], dtype=torch.float64))
-        inverse = PATHS[path](matrix, rtol=1e-6).diagonal() * scale
+        inverse = inverted(matrix, rtol=1e-6).diagonal() * scale
         assert inverse.tolist() == pytest.approx([1.0, 1e5, 0.0], rel=1e-12)
-
-
-@pytest.mark.parametrize("path", PATHS)
-def test_leading_dimensions_are_independent(path: str) -> None:
-    matrices = torch.stack([cosines(c.jacobian) for c in all_cases(ms=(5,))])
-    batched = PATHS[path](matrices.unflatten(0, (1, -1)), rtol=RTOL)[0]
-    for matrix, inverse in zip(matrices, batched, strict=True):
-        if float(torch.linalg.cond(matrix)) < 1e6:
-            alone = PATHS[path](matrix, rtol=RTOL)
-            assert torch.allclose(inverse, alone, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("m", [1, 2, 3, 7])
 def test_zero_has_inverse_zero(m: int) -> None:
     zero = torch.zeros(m, m, dtype=torch.float64)
-    for path in PATHS.values():
-        assert torch.equal(path(zero, rtol=RTOL), zero)
+    assert torch.equal(inverted(zero), zero)
 
 
-@pytest.mark.parametrize("on_host", [True, False])
-def test_non_finite_matrices_stay_apart(monkeypatch: pytest.MonkeyPatch, on_host: bool) -> None:
-    monkeypatch.setattr(module, "runs_on_host", lambda tensor: on_host)
-    matrices = torch.eye(3, dtype=torch.float64).repeat(2, 1, 1)
-    matrices[0, 1, 2] = float("inf")
-    inverse = pseudo_inverse(matrices)
-    assert inverse[0].isnan().all()
-    assert torch.allclose(inverse[1], matrices[1])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("m", [50, 101])
-def test_rotations_converge_for_many_rows(m: int) -> None:
-    for case in all_cases(ms=(m,), families=("crowded", "near_parallel", "zero_row")):
-        matrix = cosines(case.jacobian)
-        values, vectors = module.jacobi_eigh(matrix)
-        rebuilt = (vectors * values) @ vectors.T
-        assert float((rebuilt - matrix).abs().max()) <= RESIDUAL_TOL * m
-
-
-@pytest.mark.parametrize("path", PATHS)
-def test_one_number(path: str) -> None:
+def test_one_number() -> None:
     for value, expected in ((4.0, 0.25), (0.0, 0.0), (1e-200, 1e200)):
         matrix = torch.tensor([[value]], dtype=torch.float64)
-        assert float(PATHS[path](matrix, rtol=RTOL)) == pytest.approx(expected, rel=1e-15)
+        assert float(inverted(matrix)) == pytest.approx(expected, rel=1e-15)
+
+
+def test_noise_is_a_floor_of_the_cut_off() -> None:
+    """Float32 rows a, b and a + b are dependent for all that their cosines tell."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.finfo(torch.float32).eps
+    for _ in range(20):
+        rows = torch.randn(3, 40, generator=generator)
+        rows[2] = rows[0] + rows[1]
+        rows = rows / rows.norm(dim=-1, keepdim=True)
+        matrix = (rows @ rows.T).double()
+        known = torch.from_numpy(pseudo_inverse(matrix.numpy(), noise=noise))
+        values = torch.linalg.eigvalsh(rows.double() @ rows.double().T)
+        assert float(known.norm()) <= 1.01 * float((1.0 / values[1:]).norm())

@@ -5,8 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
+from moopt.records.result import Solved
 from moopt.records.status import SolverStatus
 from moopt.solvers.quota_point import RESIDUAL_TOL, quota_point
+
+
+def solved(
+    rows: torch.Tensor, start: torch.Tensor, quotas: torch.Tensor, walls: torch.Tensor
+) -> Solved:
+    arrays = (tensor.numpy() for tensor in (rows @ rows.T, start, quotas, walls))
+    result = quota_point(*arrays)
+    return result._replace(weights=torch.from_numpy(result.weights))
 
 
 def problem(seed: int, m: int = 4) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -25,7 +34,7 @@ def test_the_conditions_of_optimality_hold(m: int, scale: float) -> None:
         rows, start, quotas = problem(seed, m)
         start, quotas = scale * start, scale * quotas
         walls = torch.arange(m) % 3 != 2
-        result = quota_point(rows @ rows.T, start, quotas, walls)
+        result = solved(rows, start, quotas, walls)
         shift = result.weights - start
         slack = rows @ (rows.T @ result.weights) - quotas
         unit = float((rows.T @ start).norm() + quotas[walls].max())
@@ -43,24 +52,18 @@ def test_contradicting_quotas_are_infeasible() -> None:
     start = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
     walls = torch.tensor([True, True, False])
     ones = torch.ones(3, dtype=torch.float64)
-    assert int(quota_point(rows @ rows.T, start, ones, walls).status) == SolverStatus.INFEASIBLE
-    none = quota_point(rows @ rows.T, start, 0.0 * ones, walls)
+    assert int(solved(rows, start, ones, walls).status) == SolverStatus.INFEASIBLE
+    none = solved(rows, start, 0.0 * ones, walls)
     assert int(none.status) == SolverStatus.CONVERGED
     assert torch.equal(none.weights, start)
 
 
-def test_groups_are_independent_and_nothing_is_nothing() -> None:
-    problems = [problem(seed) for seed in range(3)]
-    cosines = torch.stack([rows @ rows.T for rows, _, _ in problems])
-    starts, quotas = (torch.stack([p[k] for p in problems]) for k in (1, 2))
-    walls = torch.tensor([[True, True, False, False], [True] * 4, [False] * 4])
-    together = quota_point(cosines, starts, quotas, walls)
-    for i in range(3):
-        alone = quota_point(cosines[i], starts[i], quotas[i], walls[i])
-        assert torch.allclose(together.weights[i], alone.weights, rtol=1e-12, atol=1e-12)
-        assert int(together.status[i]) == int(alone.status)
-    assert torch.equal(together.weights[2], starts[2])
+def test_nothing_is_nothing() -> None:
+    rows, start, quotas = problem(0)
+    no_walls = solved(rows, start, quotas, torch.zeros(4, dtype=torch.bool))
+    assert torch.equal(no_walls.weights, start)
+    assert int(no_walls.status) == SolverStatus.CONVERGED
     zeros = torch.zeros(4, dtype=torch.float64)
-    still = quota_point(cosines[0], zeros, zeros, walls[1])
+    still = solved(rows, zeros, zeros, torch.ones(4, dtype=torch.bool))
     assert not still.weights.any()
     assert float(still.gap) == 0.0

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
-from moopt.testing.contract import CONTRACT, ONCE
+from moopt.testing.contract import CONTRACT
 from moopt.testing.directions import DIRECTION_TOL
 from moopt.testing.guarantees import GUARANTEES
 
-__all__ = ["CONTRACT", "DIRECTION_TOL", "GUARANTEES", "ONCE", "dataclass_is_frozen"]
+__all__ = ["CONTRACT", "DIRECTION_TOL", "GUARANTEES", "dataclass_is_frozen"]
 
 
 def dataclass_is_frozen(weighting_class: type) -> bool:

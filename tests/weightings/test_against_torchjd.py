@@ -43,7 +43,7 @@ from moopt.weightings import (
     UPGrad,
     Weighting,
 )
-from moopt.weightings.random_order import random_order
+from moopt.weightings.draws import random_orders
 from tests.cases import case
 
 PEER_TOL = 1e-6
@@ -142,7 +142,7 @@ def in_our_order(peer: Peer, *, leaves_itself_out: bool) -> Peer:
     def run(rows: Tensor) -> Tensor:
         m = len(rows)
         orders = []
-        for i, row in enumerate(random_order(0, torch.tensor(next(step)), m).tolist()):
+        for i, row in enumerate(random_orders(0, next(step), m)):
             others = [j for j in range(m) if j != i]
             places = [others.index(j) for j in row] if leaves_itself_out else [*row, i]
             orders.append(torch.tensor(places))

@@ -12,13 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import moopt.solvers.cagrad_on_host as host_module
+import moopt.solvers.cagrad as solver
 from moopt.records.status import SolverStatus
 from moopt.records.step_statistics import StepStatistics
 from moopt.solvers import SolverResult, cagrad_point
-from moopt.solvers.cagrad_on_device import cagrad_on_device
 from moopt.weightings import CAGrad, Mean
-from moopt.weightings.cagrad import cagrad_weights
 from tests.cases import Case, all_cases, case, cases
 
 NON_STATIONARY = (
@@ -36,9 +34,6 @@ GAP_TOL = 1e-9
 
 IDENTITY_TOL = 1e-9
 """Of ||d - g0|| = c ||g0||, relative: the certificate squared is below rounding."""
-
-FORMS_TOL = 1e-7
-"""Difference of two directions relative to the length of their terms: what a Gramian can tell."""
 
 
 def direction(one: Case, c: float) -> Tensor:
@@ -121,23 +116,8 @@ def test_agrees_with_cvxpy(c: float) -> None:
         assert abs(reached - expected) <= 1e-6 * float(one.norms.max()) ** 2, one
 
 
-@settings(deadline=None, max_examples=60)
-@given(cases(ms=(1, 2, 3, 5)), st.sampled_from([0.1, 0.5, 0.9]))
-def test_the_forms_agree(one: Case, c: float) -> None:
-    host = cagrad_point(one.gramian, c=c)
-    forms = [cagrad_on_device(one.gramian, None, c, 1e-10, None)]
-    if one.m == 3:
-        slow = cagrad_on_device(one.gramian, None, c, 1e-10, None, enumerate_faces=False)
-        forms.append(slow)
-    size = float((host.weights.abs() * one.norms).sum())
-    for form in forms:
-        assert int(form.status) == int(host.status)
-        difference = one.jacobian.T @ (form.weights - host.weights)
-        assert float(difference.norm()) <= FORMS_TOL * size
-
-
-def test_the_root_finder_takes_over_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_module, "EXCHANGES", 0)
+def test_the_root_finder_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(solver, "FACE_TRIPS", 0)
     for one in all_cases(ms=(3, 10), families=NON_STATIONARY, norm_ratios=(1.0, 1e8)):
         result = cagrad_point(one.gramian, c=0.5)
         assert int(result.status) == SolverStatus.CONVERGED
@@ -145,7 +125,7 @@ def test_the_root_finder_takes_over_on_the_host(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_too_few_trips_are_a_status(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_module, "EXCHANGES", 0)
+    monkeypatch.setattr(solver, "FACE_TRIPS", 0)
     result = cagrad_point(case("conflicting", 10, norm_ratio=1e2).gramian, max_iter=1)
     assert int(result.status) == SolverStatus.MAX_ITER
     assert float(result.gap) > 1e-10
@@ -169,14 +149,14 @@ def test_small_gradients_do_not_change_the_method() -> None:
     expected = direction(one, 0.5)
     for scale in (1e-12, 1e-6, 1e-3, 1e6, 1e12):
         gramian = one.gramian * scale**2
-        d = one.jacobian.T @ cagrad_weights(gramian, c=0.5).weights
+        d = one.jacobian.T @ CAGrad(c=0.5)(StepStatistics(gramian=gramian)).weights
         assert float((d - expected).norm()) <= 1e-9 * float(expected.norm())
 
 
 def test_rescale_changes_the_length_only() -> None:
     gramian = case("conflicting", 3).gramian
-    plain = cagrad_weights(gramian, c=0.4).weights
-    square = cagrad_weights(gramian, c=0.4, rescale="square").weights
+    plain = CAGrad(c=0.4)(StepStatistics(gramian=gramian)).weights
+    square = CAGrad(c=0.4, rescale="square")(StepStatistics(gramian=gramian)).weights
     linear = CAGrad(c=0.4, rescale="linear")(StepStatistics(gramian=gramian)).weights
     torch.testing.assert_close(square * 1.16, plain, rtol=1e-14, atol=0)
     torch.testing.assert_close(linear * 1.4, plain, rtol=1e-14, atol=0)

@@ -25,7 +25,7 @@ from tests.weightings.planted import (
     stands_still,
     stands_still_without_a_word,
 )
-from tests.weightings.properties import CONTRACT, GUARANTEES, ONCE
+from tests.weightings.properties import CONTRACT, GUARANTEES
 from tests.weightings.settings import PAIRS, SETTINGS, Build, fixed
 
 CASES = list(all_cases(ms=(1, 2, 3, 5, 10), norm_ratios=(1.0, 1e2)))
@@ -101,19 +101,12 @@ def test_every_claim_of_a_pair_holds(name: str, guarantee: Guarantee, case: Case
     GUARANTEES[guarantee](PAIRS[name], case)
 
 
-@pytest.mark.parametrize("rule", sorted(CONTRACT.keys() - ONCE))
+@pytest.mark.parametrize("rule", sorted(CONTRACT))
 @pytest.mark.parametrize("name", SETTINGS)
 @settings(deadline=None, max_examples=8)
 @given(case=cases(scales=(1.0, 1e-8, 1e8), norm_ratios=(1.0, 1e4)))
 def test_every_rule_of_the_contract_holds(name: str, rule: str, case: Case) -> None:
     CONTRACT[rule](SETTINGS[name], case)
-
-
-@pytest.mark.parametrize("rule", sorted(ONCE))
-@pytest.mark.parametrize("name", SETTINGS)
-def test_every_rule_of_sizes_alone_holds(name: str, rule: str) -> None:
-    for m in (1, 2, 3, 5):
-        CONTRACT[rule](SETTINGS[name], case("aligned", m))
 
 
 @pytest.mark.parametrize("guarantee", Guarantee, ids=lambda g: g.value)

@@ -133,25 +133,6 @@ def test_needs_and_errors() -> None:
         CRMOGM(momentum=1.0)
 
 
-@pytest.mark.parametrize("weighting", [MGDA(), MGDA(normalize="l2")], ids=["simplex", "any"])
-def test_a_regular_step_on_the_host_agrees_with_the_general_form(
-    weighting: MGDA, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import moopt.weightings.cr_mogm as module
-
-    paths = []
-    for host in (True, False):
-        with monkeypatch.context() as patch:
-            if not host:
-                patch.setattr(module, "surely_finite", lambda values: False)
-            method, state, path = CRMOGM(weighting), None, []
-            for statistics in steps(5):
-                weights, state, _ = method(statistics, state)
-                path.append(torch.cat([weights, state["weights"], state["num_steps"].double()]))
-        paths.append(torch.stack(path))
-    torch.testing.assert_close(*paths, rtol=1e-14, atol=0.0)
-
-
 def test_a_solver_that_fails_on_a_finite_gramian_leaves_the_averages_alone() -> None:
     method = CRMOGM(MGDA(normalize="loss"))
     gramian = torch.eye(2, dtype=torch.float64)

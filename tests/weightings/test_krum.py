@@ -7,11 +7,9 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
-import moopt.weightings.krum as module
 from moopt.records.step_statistics import StepStatistics
 from moopt.weightings import Krum, Mean
-from moopt.weightings.krum import krum_weights
-from tests.cases import Case, all_cases, case, cases
+from tests.cases import Case, case, cases
 
 GENERIC = ("aligned", "conflicting", "crowded")
 """Families whose scores do not tie beyond pairs of nearest neighbours."""
@@ -102,19 +100,6 @@ def test_ties_go_to_the_first_whatever_the_scale() -> None:
         scaled = rows * factor
         weights = Krum()(StepStatistics(gramian=scaled @ scaled.T)).weights
         assert weights.tolist() == [1.0, 0.0, 0.0, 0.0, 0.0]
-
-
-@pytest.mark.parametrize(("f", "selected"), [(0, 1), (0, 3), (1, 2)])
-def test_host_and_device_forms_agree(
-    monkeypatch: pytest.MonkeyPatch, f: int, selected: int
-) -> None:
-    for one in all_cases(ms=(1, 2, 3, 5, 10), scales=(1.0, 1e-30), norm_ratios=(1.0, 1e4)):
-        for active in (None, torch.tensor([i % 3 != 1 for i in range(one.m)])):
-            settings_ = {"num_byzantine": f, "num_selected": selected, "active": active}
-            host = krum_weights(one.gramian, **settings_)
-            with monkeypatch.context() as patch:
-                patch.setattr(module, "runs_on_host", lambda tensor: False)
-                assert torch.equal(host, krum_weights(one.gramian, **settings_)), one
 
 
 def test_fewer_active_objectives_than_selected() -> None:

@@ -9,12 +9,10 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
-import moopt.weightings.pcgrad as module
 from moopt.records.step_statistics import StepStatistics
 from moopt.weightings import PCGrad, Sum
-from moopt.weightings.pcgrad import pcgrad_weights
-from moopt.weightings.random_order import index_order, random_order, random_order_on_host
-from tests.cases import Case, all_cases, case, cases
+from moopt.weightings.draws import random_orders
+from tests.cases import Case, case, cases
 
 LITERAL_TOL = 1e-9
 """Difference from the projections of the n-sized gradients, relative to sum_i ||g_i||; each of up
@@ -24,10 +22,21 @@ FREQUENCY_BOUND = 5.0
 """In standard deviations of a binomial count; the seeds are fixed."""
 
 
-def literal(jacobian: Tensor, order: Tensor) -> Tensor:
+Orders = list[list[int]]
+
+
+def index_order(m: int) -> Orders:
+    return [[j for j in range(m) if j != i] for i in range(m)]
+
+
+def in_index_order(gramian: Tensor) -> Tensor:
+    return PCGrad(order="given")(StepStatistics(gramian=gramian)).weights
+
+
+def literal(jacobian: Tensor, order: Orders) -> Tensor:
     """Algorithm 1 of the paper on the gradients themselves."""
     direction = torch.zeros_like(jacobian[0])
-    for i, others in enumerate(order.tolist()):
+    for i, others in enumerate(order):
         projected = jacobian[i].clone()
         for j in others:
             inner = projected @ jacobian[j]
@@ -37,7 +46,7 @@ def literal(jacobian: Tensor, order: Tensor) -> Tensor:
     return direction
 
 
-def check_identity(one: Case, order: Tensor, weights: Tensor) -> None:
+def check_identity(one: Case, order: Orders, weights: Tensor) -> None:
     difference = one.jacobian.T @ weights - literal(one.jacobian, order)
     assert float(difference.norm()) <= LITERAL_TOL * float(one.norms.sum())
 
@@ -45,13 +54,14 @@ def check_identity(one: Case, order: Tensor, weights: Tensor) -> None:
 @settings(deadline=None, max_examples=40)
 @given(one=cases(scales=(1.0, 1e-8, 1e8), norm_ratios=(1.0, 1e4)))
 def test_equals_the_projections_of_the_gradients(one: Case) -> None:
-    order = index_order(one.m)
-    check_identity(one, order, pcgrad_weights(one.gramian))
-    check_identity(one, order, PCGrad(order="given")(StepStatistics(gramian=one.gramian)).weights)
-    counter = torch.tensor(5)
-    order = random_order(3, counter, one.m)
-    state = {"counter": counter}
+    check_identity(one, index_order(one.m), in_index_order(one.gramian))
+    state = {"counter": torch.tensor(5)}
     weights = PCGrad(seed=3)(StepStatistics(gramian=one.gramian), state).weights
+    # A gradient that is zero meets none.
+    live = [i for i in range(one.m) if float(one.norms[i]) > 0.0]
+    order: Orders = [[] for _ in range(one.m)]
+    for i, others in zip(live, random_orders(3, 5, len(live)), strict=True):
+        order[i] = [live[j] for j in others]
     check_identity(one, order, weights)
 
 
@@ -59,8 +69,9 @@ def test_the_sum_and_another_order_fail_the_identity() -> None:
     one = case("conflicting", 3)
     with pytest.raises(AssertionError):
         check_identity(one, index_order(3), Sum()(StepStatistics(gramian=one.gramian)).weights)
+    backwards = [others[::-1] for others in index_order(3)]
     with pytest.raises(AssertionError):
-        check_identity(one, index_order(3).flip(-1), pcgrad_weights(one.gramian))
+        check_identity(one, backwards, in_index_order(one.gramian))
 
 
 def test_without_conflict_it_is_the_sum() -> None:
@@ -86,15 +97,15 @@ def test_two_objectives_never_conflict_with_the_direction_but_three_may() -> Non
 def test_tiny_gradients_are_projected_all_the_same() -> None:
     """At a norm of 1e-30 an absolute tolerance would see no conflict."""
     one = case("conflicting", 3, scale=1e-30, norm_ratio=1e8)
-    check_identity(one, index_order(3), pcgrad_weights(one.gramian))
-    assert float(pcgrad_weights(one.gramian).max()) > 1.5
+    check_identity(one, index_order(3), in_index_order(one.gramian))
+    assert float(in_index_order(one.gramian).max()) > 1.5
 
 
 def test_every_order_is_equally_likely() -> None:
     draws = 3000
     counts: Counter[tuple[int, ...]] = Counter()
     for counter in range(draws):
-        for i, row in enumerate(random_order_on_host(0, counter, 4)):
+        for i, row in enumerate(random_orders(0, counter, 4)):
             counts[(i, *row)] += 1
     assert len(counts) == 4 * 6
     expected = draws / 6
@@ -102,17 +113,14 @@ def test_every_order_is_equally_likely() -> None:
     assert all(abs(n - expected) <= FREQUENCY_BOUND * deviation for n in counts.values())
 
 
-def test_orders_on_host_and_device_agree_and_masking_equals_dropping() -> None:
+def test_masking_equals_dropping() -> None:
+    active, kept = torch.tensor([True, False, True, True, False]), [0, 2, 3]
+    gramian = case("crowded", 5).gramian
     for counter in range(20):
-        tensor = torch.tensor(counter)
-        for m in (1, 2, 3, 7):
-            assert random_order(1, tensor, m).tolist() == random_order_on_host(1, counter, m)
-        active = torch.tensor([True, False, True, True, False])
-        kept = [0, 2, 3]
-        masked = random_order(1, tensor, 5, active)
-        dropped = random_order_on_host(1, counter, 3)
-        for i, row in zip(kept, dropped, strict=True):
-            assert [kept.index(j) for j in masked[i].tolist() if j in kept] == row
+        state = {"counter": torch.tensor(counter)}
+        masked = PCGrad()(StepStatistics(gramian=gramian, active=active), state).weights
+        dropped = PCGrad()(StepStatistics(gramian=gramian[kept][:, kept]), state).weights
+        assert torch.equal(masked[kept], dropped)
 
 
 def test_the_counter_is_the_whole_state() -> None:
@@ -130,18 +138,6 @@ def test_the_counter_is_the_whole_state() -> None:
     other = PCGrad(seed=1)(statistics).weights
     assert not torch.equal(other, path[0])
     assert PCGrad(order="given")(statistics).state == {}
-
-
-def test_host_and_device_forms_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    for one in all_cases(ms=(1, 2, 3, 5), scales=(1.0, 1e-30), norm_ratios=(1.0, 1e4)):
-        active = torch.tensor([i != 1 for i in range(one.m)])
-        statistics = StepStatistics(gramian=one.gramian, active=active)
-        host = PCGrad()(statistics)
-        with monkeypatch.context() as patch:
-            patch.setattr(module, "runs_on_host", lambda tensor: False)
-            device = PCGrad()(statistics)
-        assert torch.allclose(host.weights, device.weights, rtol=1e-9, atol=0)
-        assert torch.equal(host.state["counter"], device.state["counter"])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

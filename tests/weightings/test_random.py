@@ -8,13 +8,10 @@ import sys
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-import moopt.weightings.random_weights as module
 from moopt.records.step_statistics import StepStatistics
 from moopt.scalarizations import RLW
 from moopt.weightings import Random
-from moopt.weightings.random_weights import draws_ahead, random_weights
 
 MOMENT_BOUND = 5.0
 """In standard deviations of a sample mean; the seeds are fixed."""
@@ -22,9 +19,13 @@ MOMENT_BOUND = 5.0
 DRAWS = 4000
 
 
+def weights_of(statistics: StepStatistics, counter: int, seed: int = 0) -> torch.Tensor:
+    return Random(seed=seed)(statistics, {"counter": torch.tensor(counter)}).weights
+
+
 def draws(m: int, seed: int = 0) -> torch.Tensor:
-    eye = torch.eye(m, dtype=torch.float64)
-    return torch.stack([random_weights(eye, seed, torch.tensor(n)) for n in range(DRAWS)])
+    statistics = StepStatistics(gramian=torch.eye(m, dtype=torch.float64))
+    return torch.stack([weights_of(statistics, n, seed) for n in range(DRAWS)])
 
 
 def check_moments(log_ratios: torch.Tensor) -> None:
@@ -72,8 +73,8 @@ def test_the_counter_is_the_whole_state() -> None:
 
 def test_a_mask_hands_the_numbers_on() -> None:
     active = torch.tensor([False, True, False, True])
-    masked = random_weights(torch.eye(4), 0, torch.tensor(2), active=active)
-    dropped = random_weights(torch.eye(2), 0, torch.tensor(2))
+    masked = weights_of(StepStatistics(gramian=torch.eye(4), active=active), 2)
+    dropped = weights_of(StepStatistics(gramian=torch.eye(2)), 2)
     assert torch.allclose(masked[active], dropped, rtol=1e-14)
     assert (masked[~active] == 0).all()
 
@@ -85,19 +86,6 @@ def test_the_values_of_the_gramian_are_not_looked_at() -> None:
         output = Random()(StepStatistics(gramian=gramian))
         assert torch.equal(output.weights, finite.weights)
         assert int(output.state["counter"]) == 1
-
-
-def test_draws_ahead_are_the_draws_of_the_device() -> None:
-    """At the borders of the blocks, and where the counter jumps, as in a resumed run."""
-    statistics = StepStatistics(gramian=torch.eye(3, dtype=torch.float64))
-    ahead = draws_ahead(3)
-    assert ahead * 3 == pytest.approx(2**13, abs=3)
-    for seed in (0, -3):
-        for n in (0, 1, ahead - 1, ahead, 7 * ahead + 1, 2**40, 5):
-            weights, state, _ = Random(seed=seed)(statistics, {"counter": torch.tensor(n)})
-            device = random_weights(statistics.gramian, seed, torch.tensor(n))
-            torch.testing.assert_close(weights, device, rtol=1e-13, atol=0)
-            assert torch.equal(state["counter"], torch.tensor(n + 1))
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.float64])
@@ -116,12 +104,9 @@ def test_leading_dimensions_share_the_numbers() -> None:
     single = torch.eye(3, dtype=torch.float64)
     batch = single.repeat(2, 4, 1, 1)
     weights = Random()(StepStatistics(gramian=single)).weights
-    for batched in (
-        Random()(StepStatistics(gramian=batch)).weights,
-        random_weights(batch, 0, torch.tensor(0)),
-    ):
-        assert batched.is_contiguous()
-        torch.testing.assert_close(batched, weights.expand(2, 4, 3), rtol=1e-13, atol=0)
+    batched = Random()(StepStatistics(gramian=batch)).weights
+    assert batched.is_contiguous()
+    torch.testing.assert_close(batched, weights.expand(2, 4, 3), rtol=1e-13, atol=0)
 
 
 def test_the_loss_weighting_twin_draws_other_numbers() -> None:
@@ -153,14 +138,3 @@ print(os.wait()[1])
 def test_a_forked_process_draws_too() -> None:
     done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True)
     assert done.stdout.strip() == "0", done.stderr
-
-
-@pytest.mark.parametrize("mode", [torch.inference_mode, FakeTensorMode])
-def test_draws_made_ahead_in_another_mode_serve_a_normal_step(mode: type) -> None:
-    module._draws_ahead.cache_clear()
-    with mode():
-        state = Random().initial_state(2)
-        Random()(StepStatistics(gramian=torch.eye(2, dtype=torch.float64)), state)
-    weights = Random()(StepStatistics(gramian=torch.eye(2, dtype=torch.float64))).weights
-    assert type(weights) is torch.Tensor
-    assert not weights.is_inference()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
-import sys
-from collections.abc import Callable
+import importlib
+import pkgutil
+from types import ModuleType
 
 import pytest
 import torch
 
+import moopt
+from moopt.aggregators import AGGREGATORS
 from moopt.records.step_statistics import StepStatistics
+from moopt.scalarizations import SCALARIZATIONS
 from moopt.testing import OneBatch
 from moopt.weightings import (
     CRMOGM,
@@ -19,7 +22,7 @@ from moopt.weightings import (
     WEIGHTINGS,
     Constant,
     DualSpaceMGDA,
-    Weighting,
+    RegisteredWeighting,
     weighting_from_name,
 )
 from tests.weightings.properties import dataclass_is_frozen
@@ -111,39 +114,59 @@ def test_rows_follow_the_rules_of_the_library(name: str) -> None:
     assert row.source == row.weighting_class.source != ""
 
 
-def functions_of(method: type[Weighting]) -> list[Callable[..., object]]:
-    """The public functions of a method's file."""
-    members = vars(sys.modules[method.__module__]).values()
-    return [f for f in members if inspect.isfunction(f) and f.__module__ == method.__module__]
+PACKAGES = {
+    moopt.weightings: WEIGHTINGS,
+    moopt.scalarizations: SCALARIZATIONS,
+    moopt.aggregators: AGGREGATORS,
+}
 
 
-@pytest.mark.parametrize("name", WEIGHTINGS)
-def test_functions_and_class_have_the_same_defaults(name: str) -> None:
-    method = WEIGHTINGS[name].weighting_class
-    fields = {field.name: field.default for field in dataclasses.fields(method)}
-    for function in functions_of(method):
-        for key, parameter in inspect.signature(function).parameters.items():
-            if key in fields and parameter.default not in (parameter.empty, None):
-                assert parameter.default == fields[key], (function.__name__, key)
+def methods_in(package: ModuleType) -> set[type]:
+    """The classes with a registered name that the files of a package define."""
+    files = [f"{package.__name__}.{found.name}" for found in pkgutil.iter_modules(package.__path__)]
+    return {
+        thing
+        for file in files
+        for thing in vars(importlib.import_module(file)).values()
+        if isinstance(thing, type) and isinstance(getattr(thing, "name", None), str)
+        if thing.__module__ == file
+    }
 
 
-def test_the_test_of_defaults_sees_functions() -> None:
-    """It would pass without any."""
-    shared = [
-        (name, key)
-        for name, row in WEIGHTINGS.items()
-        for function in functions_of(row.weighting_class)
-        for key, parameter in inspect.signature(function).parameters.items()
-        if key in row.weighting_class.__dataclass_fields__
-        and parameter.default is not parameter.empty
-    ]
-    assert len({name for name, _ in shared}) > 12
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
+def test_every_method_has_its_row_and_is_public(package: ModuleType) -> None:
+    """The row follows from the class; what can be forgotten is the line of the package."""
+    rows = PACKAGES[package]
+    methods = methods_in(package)
+    assert len(methods) > 7
+    assert {row.weighting_class for row in rows.values()} == methods
+    assert set(rows) <= set(package.__all__)
+    for name, row in rows.items():
+        assert getattr(package, name) is row.weighting_class
+        assert row.year == row.weighting_class.year
+        assert row.required == row.weighting_class.example
 
 
-@pytest.mark.parametrize("name", WEIGHTINGS)
-def test_what_has_a_default_goes_by_keyword(name: str) -> None:
-    """But the preference, which is an argument as the Gramian is."""
-    for function in functions_of(type(WEIGHTINGS[name].example())):
-        for key, parameter in inspect.signature(function).parameters.items():
-            if parameter.default is not parameter.empty and key != "preference":
-                assert parameter.kind is parameter.KEYWORD_ONLY, (function.__name__, key)
+def test_a_row_is_the_class_alone() -> None:
+    assert [field.name for field in dataclasses.fields(RegisteredWeighting)] == ["weighting_class"]
+
+
+DEFAULT = moopt.CommonDescent(torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0))
+
+
+@pytest.mark.parametrize("spelling", ["mgda_l2", "MGDA-L2", "default", "Default"])
+def test_the_default_has_a_name(spelling: str) -> None:
+    assert weighting_from_name(spelling) == MGDA(normalize="l2") == DEFAULT.weighting
+
+
+@pytest.mark.parametrize("typed", ["mgda_l1", "mgda-l", "mgd", "mgda_loss", "mdga", "defualt"])
+def test_near_the_default_and_its_plain_form_the_difference_is_told(typed: str) -> None:
+    with pytest.raises(ValueError, match=r"Did you mean '.*', which is MGDA\(normalize='l2'\)\?"):
+        weighting_from_name(typed)
+
+
+def test_the_default_is_named_where_its_method_is_registered() -> None:
+    with pytest.raises(ValueError, match=r"Choose one of .*, Constant, mgda_l2, default\."):
+        weighting_from_name("adam")
+    with pytest.raises(ValueError, match=r"got 'default'\. Choose one of UW, .*, EUPMU\."):
+        weighting_from_name("default", SCALARIZATIONS)

@@ -11,8 +11,6 @@ from moopt.records.status import SolverStatus
 from moopt.records.step_statistics import StepStatistics
 from moopt.solvers import dual_cone_point
 from moopt.weightings import DualProj, Guarantee, UPGrad, Weighting
-from moopt.weightings.dual_proj import dual_proj_weights
-from moopt.weightings.upgrad import upgrad_weights
 from tests.cases import Case, all_cases, case, cases
 
 WELL_SCALED = ("aligned", "conflicting", "crowded", "orthogonal", "near_opposite")
@@ -38,7 +36,7 @@ def test_upgrad_is_the_mean_of_the_projected_gradients(one: Case) -> None:
     units = torch.eye(one.m, dtype=torch.float64)
     projections = dual_cone_point(one.gramian, units).weights
     expected = projections.mean(0)
-    weights = upgrad_weights(one.gramian).weights
+    weights = UPGrad()(StepStatistics(gramian=one.gramian)).weights
     size = float((expected.abs() * one.norms).sum())
     assert float((one.jacobian.T @ (weights - expected)).norm()) <= DEFINITION_TOL * size
 
@@ -90,8 +88,8 @@ def ridged(rows: Tensor, separate: bool) -> Tensor:
     trace = gramian.trace()
     gramian = gramian / trace if float(trace) >= 1e-4 else torch.zeros_like(gramian)
     gramian = gramian + 1e-4 * torch.eye(len(rows), dtype=torch.float64)
-    solve = upgrad_weights if separate else dual_proj_weights
-    return rows.T @ solve(gramian).weights
+    weighting = UPGrad() if separate else DualProj()
+    return rows.T @ weighting(StepStatistics(gramian=gramian)).weights
 
 
 @pytest.mark.parametrize("separate", [True, False])
@@ -157,5 +155,5 @@ def test_wrong_settings_name_the_remedy(weighting: type) -> None:
     with pytest.raises(ValueError, match=r"must name every objective; \['b'\] are missing"):
         weighting(preference={"a": 1.0})(statistics)
     nameless = StepStatistics(gramian=torch.eye(2, dtype=torch.float64))
-    with pytest.raises(ValueError, match="the names are missing"):
+    with pytest.raises(ValueError, match=f"`{name}` as configured needs the objectives' names"):
         weighting(preference={"a": 1.0, "b": 1.0})(nameless)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ _LARGEST_FLOAT32_WEIGHT = 2.0**120
 
 
 @torch.no_grad()
-def combine_(rows: Rows, weights: Tensor) -> list[Tensor | None]:
+def combine_(rows: Rows, weights: Tensor | Sequence[float]) -> list[Tensor | None]:
     """Combine m rows of gradients in place, `d_t = sum_i weights[i] rows[i][t]`.
 
     Every `d_t` is written into the storage of the first row that has a tensor at position t,
@@ -33,7 +34,7 @@ def combine_(rows: Rows, weights: Tensor) -> list[Tensor | None]:
     Args:
         rows: `m >= 1` sequences of `T` tensors; the entries of one position share their shape.
             None is a zero gradient.
-        weights: float64 `[m]` on the rows' device, of any sign.
+        weights: `[m]` of any sign; numbers, or float64 in host memory or on the rows' device.
 
     Returns:
         The `T` tensors of the direction, in the dtype and memory layout of the first row's;
@@ -61,19 +62,25 @@ def combine_(rows: Rows, weights: Tensor) -> list[Tensor | None]:
         The common-descent step of J.-A. Désidéri, "Multiple-gradient descent algorithm (MGDA)
         for multiobjective optimization", Comptes Rendus Mathématique, 2012; any weights.
     """
-    if weights.shape != (len(rows),):
+    shape = list(weights.shape) if isinstance(weights, Tensor) else [len(weights)]
+    if shape != [len(rows)]:
         raise ValueError(
             f"`weights` of `combine_` must have shape [m] = [{len(rows)}], one weight per row; got"
-            f" {list(weights.shape)}. Pass the weights of one weighting call."
+            f" {shape}. Pass the weights of one weighting call."
         )
     direction, checked = _targets(rows)
-    _Combination(checked, weights, host=weights.device.type == "cpu").run()
+    on_host = all(g is None or g.device.type == "cpu" for g in direction)
+    if not isinstance(weights, Tensor):
+        weights = list(map(float, weights))
+    elif weights.device.type == "cpu":
+        weights = weights.tolist()
+    _Combination(checked, weights, on_host=on_host).run()
     return direction
 
 
 def _targets(rows: Rows) -> tuple[list[Tensor | None], list[Position]]:
     """Return what `combine_` returns, before it is written, and the checked rows over it."""
-    checked = list(positions(rows, caller="combine_"))
+    checked = positions(rows, caller="combine_")
     direction = [
         next((g for g in entries if g is not None), None) for entries in zip(*rows, strict=True)
     ]
@@ -134,22 +141,26 @@ def _extent(tensor: Tensor) -> tuple[bool, int]:
 
 
 class _Combination:
-    """One pass over the rows: pieces are collected up to one chunk, then combined together."""
+    """One pass over the rows: pieces are collected up to one chunk, then combined together.
 
-    def __init__(self, checked: list[Position], weights: Tensor, *, host: bool) -> None:
+    Args:
+        checked: what `positions` returned.
+        weights: float64 `[m]`, or numbers where the host knows them.
+        on_host: whether the rows are in host memory.
+    """
+
+    def __init__(
+        self, checked: list[Position], weights: Tensor | list[float], *, on_host: bool
+    ) -> None:
         self.checked = checked
         self.m = len(weights)
-        self.host = host
-        self.chunk = _HOST_CHUNK if self.host else _DEVICE_CHUNK
-        self.wide = False
+        self.on_host = on_host
+        self.chunk = _HOST_CHUNK if on_host else _DEVICE_CHUNK
         self.weights = weights
-        self.factors: list[float] = []
-        if self.host:
-            self.factors = weights.tolist()
-            self.wide = any(
-                w != 0 and not _SMALLEST_FLOAT32_WEIGHT <= abs(w) <= _LARGEST_FLOAT32_WEIGHT
-                for w in self.factors
-            )
+        self.wide = isinstance(weights, list) and any(
+            w != 0 and not _SMALLEST_FLOAT32_WEIGHT <= abs(w) <= _LARGEST_FLOAT32_WEIGHT
+            for w in weights
+        )
         self.groups: dict[tuple[torch.dtype, bool], list[Position]] = {}
         self.sizes: dict[tuple[torch.dtype, bool], int] = {}
         self.buffers: dict[torch.dtype, Tensor] = {}
@@ -158,13 +169,15 @@ class _Combination:
         """Overwrite the first tensor of every position with the weighted sum."""
         for position in self.checked:
             present = [i for i, g in enumerate(position) if g is not None]
-            if present and not (self.host and self._is_identity(present)):
+            if present and not self._is_identity(present):
                 self._add(position)
         for key in self.groups:
             self._flush(key)
 
     def _is_identity(self, present: list[int]) -> bool:
-        return len(present) == 1 and self.factors[present[0]] == 1.0
+        return (
+            isinstance(self.weights, list) and len(present) == 1 and self.weights[present[0]] == 1.0
+        )
 
     def _add(self, position: Position) -> None:
         present = [g for g in position if g is not None]
@@ -199,7 +212,7 @@ class _Combination:
             self._combine_widened(group, size, accumulated)
 
     def _combine_long(self, position: Position, numel: int) -> None:
-        flat = flatten(position) if self.host else None
+        flat = flatten(position) if self.on_host else None
         parts = [position]
         if flat is not None:
             # Part by part, so that the target stays in the cache between the m passes.
@@ -210,15 +223,17 @@ class _Combination:
             for i, gradient in enumerate(part):
                 if gradient is None:
                     continue
+                factor = self._factor(i, gradient.dtype)
                 if target is None:
-                    target = gradient.mul_(self._factor(i, gradient.dtype))
-                elif self.host:
-                    target.add_(gradient, alpha=self.factors[i])
+                    target = gradient.mul_(factor)
+                elif isinstance(factor, float):
+                    target.add_(gradient, alpha=factor)
                 else:
-                    target.addcmul_(gradient, self.weights[i].to(gradient.dtype))
+                    target.addcmul_(gradient, factor)
 
     def _factor(self, row: int, dtype: torch.dtype) -> float | Tensor:
-        return self.factors[row] if self.host else self.weights[row].to(dtype)
+        weight = self.weights[row]
+        return weight.to(dtype) if isinstance(weight, Tensor) else weight
 
     def _combine_in_place(self, group: list[Position], dtype: torch.dtype) -> None:
         targets: list[Tensor | None] = [None] * len(group)
@@ -236,35 +251,35 @@ class _Combination:
                 else:
                     summed.append(target)
                     added.append(gradient)
+            factor = self._factor(i, dtype)
             if fresh:
-                torch._foreach_mul_(fresh, self._factor(i, dtype))
-            if summed and self.host:
-                torch._foreach_add_(summed, added, alpha=self.factors[i])
+                torch._foreach_mul_(fresh, factor)
+            if summed and isinstance(factor, float):
+                torch._foreach_add_(summed, added, alpha=factor)
             elif summed:
-                torch._foreach_add_(summed, torch._foreach_mul(added, self._factor(i, dtype)))
+                torch._foreach_add_(summed, torch._foreach_mul(added, factor))
 
     def _combine_widened(self, group: list[Position], size: int, dtype: torch.dtype) -> None:
-        total, term = self._buffer(dtype)[:, :size]
+        targets = [next(g for g in piece if g is not None) for piece in group]
+        total, term = self._buffer(dtype, targets[0].device)[:, :size]
         started = False
         for i in range(self.m):
             if all(piece[i] is None for piece in group):
                 continue
             out = term if started else total
             out.copy_(concatenated(group, i))
+            factor = self._factor(i, dtype)
             if not started:
-                out.mul_(self._factor(i, dtype))
-            elif self.host:
-                total.add_(term, alpha=self.factors[i])
+                out.mul_(factor)
+            elif isinstance(factor, float):
+                total.add_(term, alpha=factor)
             else:
-                total.addcmul_(term, self.weights[i].to(dtype))
+                total.addcmul_(term, factor)
             started = True
-        targets = [next(g for g in piece if g is not None) for piece in group]
         parts = torch._C._nn.unflatten_dense_tensors(total, targets)
         torch._foreach_copy_(targets, list(parts))
 
-    def _buffer(self, dtype: torch.dtype) -> Tensor:
+    def _buffer(self, dtype: torch.dtype, device: torch.device) -> Tensor:
         if dtype not in self.buffers:
-            self.buffers[dtype] = torch.empty(
-                2, self.chunk, dtype=dtype, device=self.weights.device
-            )
+            self.buffers[dtype] = torch.empty(2, self.chunk, dtype=dtype, device=device)
         return self.buffers[dtype]

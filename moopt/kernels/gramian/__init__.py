@@ -1,5 +1,5 @@
 """The m x m Gramian of m rows of gradients."""
 
-from moopt.kernels.gramian.reference import gramian
+from moopt.kernels.gramian.reference import gramian, measured_gramian
 
-__all__ = ["gramian"]
+__all__ = ["gramian", "measured_gramian"]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from moopt.kernels.pieces import Position, Rows, concatenated, flatten, pieces, positions
+from moopt.kernels.gathered import gathered, inner_products
+from moopt.kernels.pieces import Position, Rows, concatenated, flatten, pieces, positions, rounding
 
 if TYPE_CHECKING:
     import numpy
@@ -22,6 +23,9 @@ _DEVICE_CHUNK = 1 << 22
 # Float32 sums run over one block only, then continue in float64. A dot product over the whole
 # chunk, with its 4096 dependent additions per lane, is wrong by 1e-4 on a constant gradient.
 _BLOCK = 1024
+# A dot product of float32 runs in so many lanes (AVX2: four registers of eight), whose sums are
+# added at its end.
+_LANES = 32
 # Shorter tensors are gathered into one buffer: below it, call overhead exceeds arithmetic.
 _GATHER_BELOW = 1 << 16
 # From here on one float64 matrix product of the gathered rows beats m (m + 1) / 2 dot products.
@@ -50,12 +54,13 @@ def gramian(rows: Rows) -> Tensor:
         TypeError: if a tensor is sparse or not floating point.
 
     Numerics:
-        `|G_ij - exact| <= 1e-6 ||g_i|| ||g_j||` for float16, bfloat16 and float32 entries of any
-        magnitude (1e-12 for float64 entries up to 1e150). On the host, float32 blocks of 1024
-        are summed in float64 (16 rows and more: all in float64); rows whose squares leave the
-        range of float32 are read a second time in float64. On a device everything is float64 and
-        nothing synchronises. Each gradient is otherwise read once; the extra memory is one chunk
-        per row. Non-finite gradients give non-finite entries.
+        `|G_ij - exact| <= 1.1e-6 ||g_i|| ||g_j||` for float16, bfloat16 and float32 entries of any
+        magnitude (1e-12 for float64 entries up to 1e150); `measured_gramian` says what was reached.
+        Small rows in host memory (`moopt.kernels.dispatch`) are one float64 product. Of longer ones
+        float32 blocks of 1024 are summed in float64 (16 rows and more: all in float64); rows whose
+        squares leave the range of float32 are read a second time in float64. On a device
+        everything is float64 and nothing synchronises. Each gradient is otherwise read once; the
+        extra memory is one chunk per row. Non-finite gradients give non-finite entries.
 
     Example:
         >>> import torch
@@ -68,20 +73,47 @@ def gramian(rows: Rows) -> Tensor:
         Blocked accumulation: N. J. Higham, "The accuracy of floating point summation", SIAM
         Journal on Scientific Computing, 1993; block sums continue in float64.
     """
-    checked = list(positions(rows, caller="gramian"))
+    return measured_gramian(rows)[0]
+
+
+@torch.no_grad()
+def measured_gramian(rows: Rows) -> tuple[Tensor, float]:
+    """The `gramian` of the rows, and the rounding of its entries.
+
+    Returns:
+        The Gramian, and `noise` such that `|G_ij - exact| <= noise ||g_i|| ||g_j||`.
+    """
+    checked = positions(rows, caller="gramian")
+    matrix = gathered(list(zip(*checked, strict=True))) if checked else None
+    if matrix is not None:
+        return inner_products(matrix)
     device = next(
         (g.device for position in checked for g in position if g is not None), torch.device("cpu")
     )
     m = len(rows)
-    upper = _device_pass(checked, m, device) if device.type != "cpu" else _host_gramian(checked, m)
-    return upper.triu() + upper.triu(1).T
+    if device.type != "cpu":
+        upper, narrow = _device_pass(checked, m, device), False
+    else:
+        upper, narrow = _host_gramian(checked, m)
+    return upper.triu() + upper.triu(1).T, _noise(checked, narrow)
 
 
-def _host_gramian(checked: list[Position], m: int) -> Tensor:
+def _noise(checked: list[Position], narrow: bool) -> float:
+    """The rounding of one block, and that of the sum of the blocks, which is always float64."""
+    n = sum(next((g.numel() for g in position if g is not None), 0) for position in checked)
+    if narrow:
+        within = rounding(_BLOCK / _LANES, torch.float32)
+    else:
+        within = rounding(min(n, _BLOCK), torch.float64)
+    return within + rounding(n / _BLOCK, torch.float64)
+
+
+def _host_gramian(checked: list[Position], m: int) -> tuple[Tensor, bool]:
+    """Its upper triangle, and whether blocks were summed in float32."""
     many = m >= _MANY_ROWS
     upper = _HostPass(m, wide=many).run(checked)
     if many:
-        return upper
+        return upper, False
     narrow = sum(
         next((g.numel() for g in position if g is not None and g.dtype != torch.float64), 0)
         for position in checked
@@ -89,13 +121,13 @@ def _host_gramian(checked: list[Position], m: int) -> Tensor:
     squares = upper.diagonal().tolist()
     floor = narrow * _UNDERFLOW_FLOOR
     if all(floor <= square < math.inf for square in squares):
-        return upper
+        return upper, narrow > 0
     # A row that is exactly zero has nothing to underflow; it is common (a hinge loss, a
     # divergence at its reference) and must not cost a second pass.
     doubtful = [i for i, square in enumerate(squares) if not floor <= square < math.inf]
     if all(squares[i] == 0 and _is_zero(checked, i) for i in doubtful):
-        return upper
-    return _HostPass(m, wide=True).run(checked)
+        return upper, narrow > 0
+    return _HostPass(m, wide=True).run(checked), False
 
 
 def _is_zero(checked: list[Position], row: int) -> bool:

@@ -1,4 +1,9 @@
-"""Print the tables of docs/methods.md from the registries: `python docs/method_tables.py`."""
+"""Sphinx extension: entries and tables of every registered method, where a page marks a place.
+
+A line of a Markdown page such as `<!-- methods: moopt.weightings.WEIGHTINGS -->` becomes a heading
+and an `autoclass` for each method of that registry, and `<!-- rows: ... -->` its table of
+guarantees. To read the tables without a build: `python docs/_extensions/registered_methods.py`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,7 @@ import importlib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -22,8 +27,11 @@ from moopt.weightings import (
     Weighting,
 )
 
-PAGE = Path(__file__).with_name("methods.md")
-BLOCK = re.compile(r"(<!-- rows: (\S+) -->\n)(.*?)(<!-- end rows -->)", re.DOTALL)
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+PAGE = Path(__file__).parents[1] / "methods.md"
+MARK = re.compile(r"^<!-- (methods|rows): (\S+) -->$", re.MULTILINE)
 
 COLUMNS: Mapping[Guarantee, str] = {
     Guarantee.NON_CONFLICTING: "descent",
@@ -132,10 +140,32 @@ def table(registry: str) -> str:
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
-def page_with_tables(text: str) -> str:
-    """The page, its tables printed anew."""
-    return BLOCK.sub(lambda block: block[1] + table(block[2]) + block[4], text)
+def entries(registry: str) -> str:
+    """A heading and the documentation of each class, in Markdown."""
+    module, _, name = registry.rpartition(".")
+    return "\n".join(
+        f"## {row.name}\n\n```{{eval-rst}}\n.. autoclass:: {module}.{row.name}\n```\n"
+        for row in getattr(importlib.import_module(module), name).values()
+    )
+
+
+def expanded(page: str) -> str:
+    """A page with what its marks stand for."""
+    made = {"methods": entries, "rows": table}
+    return MARK.sub(lambda mark: made[mark[1]](mark[2]), page)
+
+
+def _expand(app: Sphinx, docname: str, source: list[str]) -> None:
+    if MARK.search(source[0]):
+        source[0] = expanded(source[0])
+        app.env.note_reread()  # the registries may change while the page does not
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register it before a page is parsed."""
+    app.connect("source-read", _expand)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page_with_tables(PAGE.read_text("utf-8")), encoding="utf-8")
+    print(expanded(PAGE.read_text("utf-8")))

@@ -1,0 +1,41 @@
+"""log_scale_step: how a learned log-scale follows the logarithm of its loss."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from moopt.records.result import Array
+
+SMALLEST = float(np.finfo(np.float64).tiny)
+"""A loss below this has no logarithm that a scale could follow: it is not positive, or its
+reciprocal overflows."""
+
+
+OVERSHOOT = 1.0
+"""How far past its minimum a step may go: a factor e of the weight, from which it comes back."""
+
+
+def log_scale_step(logs: Array, losses: Array, rate: float) -> Array:
+    """A step of gradient descent on `exp(-t_i) loss_i + t_i`, which does not pass its minimum far.
+
+    The minimum is `t_i = log loss_i`. The function is exponential below it and flat above, so that
+    plain descent from far below jumps across it and hardly comes back. A step that would pass it
+    by more than `OVERSHOOT` ends at it; every other step is plain descent.
+
+    Args:
+        logs: `[m]`, t.
+        losses: `[m]`, at least `SMALLEST`.
+        rate: learning rate, >= 0.
+
+    Returns:
+        `[m]`, what to add to t.
+
+    Example:
+        >>> import numpy as np
+        >>> from moopt.scalarizations.log_scale import log_scale_step
+        >>> log_scale_step(np.zeros(2), np.array([3.0, 1e6]), 0.1).round(3).tolist()
+        [0.2, 13.816]
+    """
+    descent = rate * (np.exp(-logs) * losses - 1.0)
+    to_minimum = np.log(losses) - logs
+    return np.where(np.abs(descent) <= np.abs(to_minimum) + OVERSHOOT, descent, to_minimum)

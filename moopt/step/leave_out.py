@@ -1,0 +1,39 @@
+"""leave_out_non_finite_: drop the rows of objectives that overflowed, where others did not."""
+
+from __future__ import annotations
+
+import torch
+
+from moopt.gradients import GradientStore
+from moopt.gradients.replicas import any_process
+
+
+def leave_out_non_finite_(store: GradientStore, *, replicas: bool) -> tuple[str, ...]:
+    """Drop every objective whose loss or gradient holds NaN or infinity; return their names.
+
+    Where all do, none is dropped: the step is a non-finite one.
+
+    Args:
+        store: one row per objective, with the losses.
+        replicas: whether the processes of a group train one model: an objective that one process
+            drops is dropped by all.
+    """
+    flags = []
+    for name, row in store.rows.items():
+        values = [torch.linalg.vector_norm(g) for g in row if g is not None]
+        loss = store.losses.get(name)
+        values += [] if loss is None else [loss]
+        flags.append(
+            ~torch.stack([v.detach().double().to(values[0].device) for v in values])
+            .isfinite()
+            .all()
+        )
+    overflowed = torch.stack(flags)
+    if replicas:
+        overflowed = any_process(overflowed)
+    out = tuple(n for n, bad in zip(store.rows, overflowed.tolist(), strict=True) if bad)
+    if len(out) == len(store.rows):
+        return ()
+    for name in out:
+        store.drop(name)
+    return out
