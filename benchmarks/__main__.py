@@ -5,7 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 
-NAMES = ("import_time", "solver", "memory", "step_overhead", "weightings", "faults")
+NAMES = (
+    "import_time",
+    "solver",
+    "memory",
+    "step_path",
+    "small_step",
+    "step_overhead",
+    "weightings",
+    "faults",
+    "peer_properties",
+)
 
 
 def run_all(arguments: list[str]) -> int:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import ClassVar
 
 import torch
 
@@ -41,7 +42,9 @@ def step_of(name: str) -> Callable[[], None]:
 
     def losses() -> dict[str, torch.Tensor]:
         out = net(x)
-        return {key: (out - target).square().mean() for key, target in zip("abc", targets)}
+        return {
+            key: (out - target).square().mean() for key, target in zip("abc", targets, strict=True)
+        }
 
     def whole() -> None:
         optimizer.zero_grad()
@@ -65,7 +68,7 @@ def step_of(name: str) -> Callable[[], None]:
 class Recorded:
     """Records the calls into the library's files while the block runs."""
 
-    calls: list[tuple[str, str]] = []
+    calls: ClassVar[list[tuple[str, str]]] = []
 
     def __enter__(self) -> None:
         Recorded.calls = []
@@ -96,6 +99,7 @@ def path_of(calls: list[tuple[str, str]]) -> tuple[int, int, int, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step_path", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="no difference: it takes seconds")
     parser.add_argument("--calls", action="store_true", help="print every call")
     options = parser.parse_args()
     rows = []

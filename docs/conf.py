@@ -31,7 +31,7 @@ html_theme = "furo"
 html_title = "moopt"
 html_math_renderer = "mathml"
 html_static_path = ["_static"]
-html_css_files = ["formula.css", "methods.css"]
+html_css_files = ["diff.css", "formula.css", "methods.css"]
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
@@ -71,8 +71,9 @@ public_modules = [
 nitpicky = True
 # No network in the build, so names of other libraries cannot be resolved.
 nitpick_ignore_regex = [
-    (r"py:.*", r"(torch|nn|Tensor|collections|numbers|typing|os)(\..*)?"),
+    (r"py:.*", r"(torch|nn|Tensor|numpy|collections|numbers|typing|os)(\..*)?"),
     # Annotations for type checkers alone, spelled out in the docstrings.
     (r"py:class", r"(Losses|GradScaler|Method|Vector|Axes|SummaryWriter|Build)"),
+    (r"py:class", r"(Array|State|Preference)"),
     (r"py:class", r"(Gradient|Length|(moopt\.projection\.structure\.)?G)"),
 ]

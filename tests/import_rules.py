@@ -53,9 +53,16 @@ PUBLIC_PACKAGES = (
     "moopt.diagnostics",
     "moopt.projection",
 )
+# What `import torch` loads anyway, and a part that it does not.
+LOADED_BY_TORCH = {"torch", "numpy"}
+HEAVY = "numpy.random"
 MAX_LINES = 350
 # Kernels, and tests that are lists of cases, are long without holding two ideas.
 MAX_LONG_LINES, LONG = 500, ("moopt.kernels.", "tests.")
+# Longer files that hold one idea all the same, and why.
+LONG_FOR_A_REASON = {
+    "moopt.optim.common_descent": "the optimizer's public methods and their docstrings",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,8 +218,7 @@ def distributed_violations(sources: Sources) -> list[str]:
             if isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.distributed"
         ]
         found += [
-            f"{source.name}:{line} uses torch.distributed; only {homes} may."
-            for line in lines
+            f"{source.name}:{line} uses torch.distributed; only {homes} may." for line in lines
         ]
     return found
 
@@ -234,13 +240,16 @@ def loaded_by_import_moopt(sources: Sources) -> set[str]:
 
 
 def heavy_import_violations(sources: Sources) -> list[str]:
-    """Third-party imports other than torch that would run at `import moopt`."""
+    """Third-party imports that `import torch` does not make and `import moopt` would."""
     return [
         f"{name}:{item.line} imports {item.module} while `import moopt` runs; import it where used."
         for name in sorted(loaded_by_import_moopt(sources))
         for item in sources[name].imports()
         if item.on_load
-        and item.module.split(".")[0] not in sys.stdlib_module_names | {"torch", "moopt"}
+        and (
+            item.module.split(".")[0] not in sys.stdlib_module_names | LOADED_BY_TORCH | {"moopt"}
+            or item.module.startswith(HEAVY)
+        )
     ]
 
 
@@ -314,7 +323,7 @@ def length_violations(sources: Iterable[Source]) -> list[str]:
     for source in sources:
         lines = len(source.text.splitlines())
         limit = MAX_LONG_LINES if source.name.startswith(LONG) else MAX_LINES
-        if lines > limit:
+        if lines > limit and source.name not in LONG_FOR_A_REASON:
             found.append(f"{source.name} has {lines} lines; at most {limit}. Split it by ideas.")
     return found
 

@@ -142,12 +142,12 @@ PLANTED = {
         rules.distributed_violations,
         {"moopt.gradients.gramian": "import torch\nx = torch.distributed.is_initialized()"},
     ),
-    "numpy at import, two modules deep": (
+    "numpy.random at import, two modules deep": (
         rules.heavy_import_violations,
         {
             "moopt": "from moopt.solvers import f",
             "moopt.solvers": "from moopt.solvers.inner import f",
-            "moopt.solvers.inner": "import numpy as np\ndef f(): ...",
+            "moopt.solvers.inner": "from numpy.random import Philox\ndef f(): ...",
         },
     ),
     "a cycle of three": (

@@ -128,6 +128,35 @@ def test_all_lists_are_sorted_and_without_repetition() -> None:
         assert len(set(names)) == len(names), module
 
 
+EARLIER = [
+    line
+    for line in (ROOT / "tests" / "public_names.txt").read_text("utf-8").splitlines()
+    if not line.startswith("#")
+]
+"""What was public at c41d9c8; no name of it may go."""
+
+
+def found(qualified: str) -> object:
+    """What a dotted name stands for, after the import of the longest package in it."""
+    package = max((m for m in MODULES if qualified.startswith(f"{m}.")), key=len)
+    thing: object = importlib.import_module(package)
+    for part in qualified.removeprefix(f"{package}.").split("."):
+        thing = getattr(thing, part)
+    return thing
+
+
+@pytest.mark.parametrize("qualified", EARLIER)
+def test_every_name_that_was_public_still_is(qualified: str) -> None:
+    found(qualified)
+
+
+def test_a_name_that_is_gone_is_noticed() -> None:
+    assert len(EARLIER) > 200
+    for name in ("moopt.Vanished", "moopt.weightings.MGDA.vanished"):
+        with pytest.raises(AttributeError):
+            found(name)
+
+
 FIXED_NAMES = {
     "moopt": (
         "CommonDescent backward StepStatistics StepRecord SolverStatus"

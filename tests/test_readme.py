@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+import moopt
 from tests.import_rules import python_blocks
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,6 +71,17 @@ def test_the_readme_loop_is_under_ten_lines() -> None:
     block = python_blocks((ROOT / "README.md").read_text(encoding="utf-8"))[0]
     loop = block[block.index("optimizer = ") :].strip().splitlines()
     assert len(loop) < 10
+
+
+def test_the_documented_method_is_short_and_runs() -> None:
+    page = (ROOT / "docs" / "adding_a_method.md").read_text(encoding="utf-8")
+    method = python_blocks(page)[0]
+    assert len(method.strip().splitlines()) < 25
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(method, "adding_a_method", "exec"), namespace)
+    gramian = torch.diag(torch.tensor([1.0, 4.0]))
+    output = namespace["InverseNorm"]()(moopt.StepStatistics(gramian=gramian))
+    assert output.weights.tolist() == [0.5, 0.25]
 
 
 def test_the_readme_unlearning_step_forgets_and_names_the_inactive_divergence(

@@ -72,7 +72,7 @@ def own_(row: Row, name: str, owners: dict[int, str]) -> list[int]:
 def foreign(gradients: Sequence[Tensor | None]) -> list[tuple[Tensor, Tensor]]:
     """The gradients that wait in memory of somebody else, each with a copy of its values.
 
-    A backward pass may write over them; `gradient.copy_(values)` puts them back.
+    A backward pass may write over them; `gradient.detach().copy_(values)` puts them back.
     """
     copies = []
     for gradient in gradients:

@@ -50,7 +50,9 @@ class GradientStore:
         self.noise = 0.0
         self._missing: dict[str, list[int]] = {}  # by row: the positions without a gradient
         self._owners: dict[int, str] = {}  # by address: the row that lies there
-        self._matrix: Tensor | None = None  # of small rows: the shared positions
+        # The shared positions of small rows, between `gramian` and `write_direction_`.
+        self._matrix: Tensor | None = None
+        self._matrix_of: list[bool] = []
 
     def __len__(self) -> int:
         return len(self.rows) + len(self.auxiliary)
@@ -71,6 +73,7 @@ class GradientStore:
         self.auxiliary.pop(name, None)
         self.losses.pop(name, None)
         self._missing.pop(name, None)
+        self._matrix = None
         self._release(name)
 
     @contextlib.contextmanager
@@ -115,6 +118,7 @@ class GradientStore:
             )
         waiting: list[Tensor | None] = list(map(_grad, parameters))
         copies = foreign(waiting) if any(map(exists, waiting)) else []
+        self._matrix = None
         so_far = rows.get(name)
         if so_far is not None:
             self._release(name)
@@ -129,7 +133,7 @@ class GradientStore:
             for t, parameter in enumerate(parameters):
                 parameter.grad = waiting[t]
             for gradient, values in copies:
-                gradient.copy_(values)
+                gradient.detach().copy_(values)
 
     def add_loss(self, name: str, value: Tensor | None) -> None:
         """Add to the value of an objective's loss; None adds nothing."""
@@ -186,7 +190,7 @@ class GradientStore:
         rows = [*self.rows.values(), *self.auxiliary.values()]
         if not all(shared):
             rows = [list(compress(row, shared)) for row in rows]
-        self._matrix = gathered(rows)
+        self._matrix, self._matrix_of = gathered(rows), list(shared)
         if self._matrix is None:
             product, self.noise = measured_gramian(rows)
         else:
@@ -289,7 +293,7 @@ class GradientStore:
         if len(rows) == 1 and weights[0] == 1.0:
             return out
         positions: Sequence[int] = range(len(out))
-        if self._matrix is not None:
+        if self._matrix is not None and self._matrix_of == list(shared):
             columns = out if len(rows) == len(everyone) else first_of(everyone)
             combine_gathered_(self._matrix[: len(rows)], weights, list(compress(columns, shared)))
             positions = () if all(shared) else [t for t in positions if not shared[t]]
@@ -312,7 +316,6 @@ class GradientStore:
 
     def _release(self, name: str) -> None:
         """Forget where the row of a name lies."""
-        self._matrix = None
         self._owners = {at: owner for at, owner in self._owners.items() if owner != name}
 
 

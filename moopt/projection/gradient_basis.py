@@ -45,7 +45,7 @@ class GradientBasis:
 
     Numerics: inner products in float64. Adding reads the stored gradients once while there is room
         and three times (writing once) when merging; memory is `budget` gradients and one chunk,
-        never an n x n object. No synchronisation on a device: a gradient in the span of the
+        never an n x n object. A gradient in the span of the
         others takes a place as well, until merging frees it. A gradient that holds NaN or infinity
         is stored as zero, so that it cannot spoil the others.
 
@@ -151,7 +151,10 @@ def _leading(products: Tensor, count: int) -> Tensor:
     lengths = torch.where(present, norms, 0.0)
     largest = lengths.amax()
     relative = lengths / torch.where(largest > 0, largest, 1.0)
-    return principal_components(cosines, relative).vectors[:, :count].mT
+    _, vectors = principal_components(cosines.cpu().numpy(), relative.cpu().numpy())
+    leading = torch.zeros(count, len(products), dtype=products.dtype)
+    leading[: vectors.shape[1]] = torch.from_numpy(vectors[:, :count].T)
+    return leading.to(products.device)
 
 
 def _rotate_(rows: list[Row], matrix: Tensor) -> None:

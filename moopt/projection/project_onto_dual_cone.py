@@ -63,7 +63,7 @@ def project_onto_dual_cone_(
     Numerics: inner products in float64; the quadratic program is solved on unit gradients, so that
         no ridge is needed and small gradients count like large ones; the combination is rounded
         once to the gradient's dtype. NaN or infinity: status NON_FINITE, the mean of all rows, so
-        that they stay visible. Two passes over memory; no synchronisation on a device.
+        that they stay visible. Two passes over memory; the Gramian is read once from a device.
 
     Example:
         >>> import torch
@@ -124,6 +124,6 @@ def _solve(gramian: Tensor, strength: float, tol: float) -> SolverResult:
     shifted = gramian if strength == 0.0 else change @ gramian @ change.mT
     result = dual_cone_point(shifted, eye[0], tol=tol)
     weights = change.mT @ result.weights
-    # As an int: a trace takes the comparison of a tensor with an enum member for a plain False.
-    weights = weights.masked_fill(result.status == int(SolverStatus.DEGENERATE), 0.0)
+    if result.status == SolverStatus.DEGENERATE:
+        weights = torch.zeros_like(weights)
     return result._replace(weights=weights)

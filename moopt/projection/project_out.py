@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,8 +38,8 @@ def project_out_(gradient: G, *others: Gradient, rtol: float = DEFAULT_RTOL) -> 
     Numerics: inner products in float64 (float32 blocks on the host, 1e-6), the combination in
         float32 or better, rounded once to the dtype: `|a_j . d|` is a rounding of the dtype,
         relative to ||a_j|| ||g||, times the condition of the others. Independent of the length of
-        every gradient. Two passes over memory, none of extra memory; no synchronisation on a
-        device. NaN and infinity stay visible.
+        every gradient. Two passes over memory, none of extra memory; the Gramian is read once from
+        a device. NaN and infinity stay visible.
 
     Example:
         >>> import torch
@@ -111,22 +112,27 @@ def project_onto_span(gradient: G, *others: Gradient, rtol: float = DEFAULT_RTOL
 
 def project_out_weights(gramian: Tensor, rtol: float = DEFAULT_RTOL) -> Tensor:
     """Weights float64 `[m]` of row 0 projected off the span of the other rows."""
-    norms, cosines, present = unit_gramian(gramian)
-    first = torch.zeros_like(norms)
-    first[0].fill_(1.0)
-    walls = present & (first == 0)
-    unit = off_span(cosines, first * present, walls, rtol=rtol)
-    squared = unit @ (cosines @ unit)
-    # A comparison with NaN is False: non-finite input keeps its weights, and stays visible.
-    spanned = squared <= CANCELLED * unit.abs().sum().square()
-    weights = torch.where(spanned, 0.0, unit) * (norms[0] / norms)
-    return torch.where(first > 0, torch.where(spanned, 0.0, 1.0), weights)
+    found = unit_gramian(gramian)
+    weights = torch.zeros_like(found.norms)
+    weights[0] = 1.0
+    if not torch.isfinite(gramian).all():
+        # What is not finite stays visible: every row takes part.
+        return weights + 1.0
+    norms, cosines, present = (field.cpu().numpy() for field in found)
+    if not present[0]:
+        return weights
+    walls = present.copy()
+    walls[0] = False
+    unit = off_span(cosines, weights.cpu().numpy(), walls, rtol=rtol)
+    if unit @ cosines @ unit <= CANCELLED * np.abs(unit).sum() ** 2:
+        unit = np.zeros_like(unit)
+    return torch.from_numpy(unit * (norms[0] / norms)).to(weights)
 
 
 def _span_weights(gramian: Tensor, rtol: float) -> Tensor:
-    first = torch.zeros_like(gramian[0])
-    first[0].fill_(1.0)
-    return first - project_out_weights(gramian, rtol)
+    weights = -project_out_weights(gramian, rtol)
+    weights[0] += 1.0
+    return weights
 
 
 def _check_rtol(rtol: float, caller: str) -> None:

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
-from torch import Tensor
-
-from moopt.records.step_statistics import StepStatistics
-
 
 def role_names(value: str | Sequence[str], keyword: str, method: str) -> tuple[str, ...]:
     """Return one name or several as a tuple of distinct names.
@@ -31,12 +26,29 @@ def role_names(value: str | Sequence[str], keyword: str, method: str) -> tuple[s
     return names
 
 
-def role_positions(
-    statistics: StepStatistics, roles: Mapping[str, tuple[str, ...]], method: str
-) -> tuple[list[int], ...]:
-    """`positions_of` the objectives of a step."""
-    names = statistics.names
-    return positions_of(names and names[: statistics.num_objectives], roles, method)
+def refuse_overlap(roles: Mapping[str, tuple[str, ...]], method: str) -> None:
+    """Raise ValueError if an objective has two roles."""
+    taken: set[str] = set()
+    for keyword, names in roles.items():
+        twice = taken.intersection(names)
+        if twice:
+            raise ValueError(
+                f"`{keyword}` of `{method}` must not repeat the names of another role; got"
+                f" {sorted(twice)} again. Give every objective one role."
+            )
+        taken.update(names)
+
+
+def refuse_without_role(
+    names: Sequence[str] | None, roles: Mapping[str, tuple[str, ...]], method: str
+) -> None:
+    """Raise ValueError if an objective of a step has no role."""
+    without = [name for name in names or () if not any(name in role for role in roles.values())]
+    if without:
+        raise ValueError(
+            f"`{method}` must know the role of every objective; {without} have none in"
+            f" {dict(roles)}. Name each in one of {', '.join(f'`{key}`' for key in roles)}."
+        )
 
 
 def positions_of(
@@ -51,31 +63,6 @@ def positions_of(
         raise ValueError(
             f"`{method}` needs the objectives' names; got none. Pass the losses as a mapping."
         )
+    refuse_without_role(names, roles, method)
     places = {name: i for i, name in enumerate(names)}
-    without = [name for name in places if not any(name in role for role in roles.values())]
-    if without:
-        raise ValueError(
-            f"`{method}` must know the role of every objective; {without} have none in"
-            f" {dict(roles)}. Name each in one of {', '.join(f'`{key}`' for key in roles)}."
-        )
     return tuple([places[n] for n in role if n in places] for role in roles.values())
-
-
-def refuse_overlap(roles: Mapping[str, tuple[str, ...]], method: str) -> None:
-    """Raise ValueError if an objective has two roles."""
-    seen: set[str] = set()
-    for keyword, names in roles.items():
-        twice = seen.intersection(names)
-        if twice:
-            raise ValueError(
-                f"`{keyword}` of `{method}` must not repeat the names of another role; got"
-                f" {sorted(twice)} again. Give every objective one role."
-            )
-        seen.update(names)
-
-
-def membership(positions: Sequence[int], m: int, device: torch.device) -> Tensor:
-    """bool `[m]`: True at the positions; built without a copy from the host."""
-    chosen = set(positions)
-    flags = [torch.full((), i in chosen, dtype=torch.bool, device=device) for i in range(m)]
-    return torch.stack(flags)

@@ -27,10 +27,19 @@ rare accidents of rounding."""
 
 
 class _Judged(NamedTuple):
-    """The certificate of weights: size is that of the terms of d, ratio is size / ||d||."""
+    """The certificate of weights.
+
+    Attributes:
+        status: what it deserves.
+        gap: the residual relative to ||d||.
+        sound: whether no method could do better in float64.
+        size: the length of the terms of d.
+        ratio: size / ||d||.
+    """
 
     status: SolverStatus
     gap: float
+    sound: bool
     size: float
     ratio: float
 
@@ -60,6 +69,7 @@ def dual_cone(
     """
     m = len(norms)
     limit = 10 * m + 20 if max_iter is None else max_iter
+    stopped = None if max_iter is None else SolverStatus.MAX_ITER
     # Extreme norm ratios may overflow on the way; the certificate is the judge.
     with np.errstate(all="ignore"):
         lengths = preference * norms
@@ -80,12 +90,8 @@ def dual_cone(
         if HIDDEN * best.ratio > 1.0:
             noise = shown_noise(cosines, noise)
             best = judged(weights, residual, 0.0, noise)
-        if best.status is SolverStatus.DEGENERATE:
-            trusted = best.size <= LARGE * m
-        else:
-            trusted = noise * best.ratio <= HIDDEN
-            trusted = trusted and (best.gap <= CERTIFIED or max_iter is not None)
-        if trusted:
+        hidden = best.status is not SolverStatus.DEGENERATE and noise * best.ratio > HIDDEN
+        if not hidden and (best.sound or best.status is stopped):
             return Solved(weights, best.status, best.gap, num_iter)
         noise = shown_noise(cosines, noise)
         best = best._replace(gap=best.gap + noise * best.ratio)
@@ -97,7 +103,7 @@ def dual_cone(
             found = judged(other, residual, factor * noise, noise)
             if found.gap < best.gap or not found.size >= 0.1 * best.size:
                 weights, best = other, found
-            if best.size <= LARGE * m or best.gap <= CERTIFIED:
+            if best.size <= LARGE * m or best.sound:
                 break
     return Solved(weights, best.status, best.gap, num_iter)
 
@@ -120,11 +126,10 @@ def _judged(
     residual += ridge * size
     if square <= max(RESOLUTION, noise) * size * size:
         gap = hidden_gap(residual, square, size, noise)
-        return _Judged(SolverStatus.DEGENERATE, gap, size, ratio)
-    gap = residual / length
-    return _Judged(
-        SolverStatus.CONVERGED if gap <= tol else SolverStatus.MAX_ITER, gap, size, ratio
-    )
+        return _Judged(SolverStatus.DEGENERATE, gap, size <= LARGE * len(v), size, ratio)
+    gap, rounding = residual / length, residual <= ROUNDING * size
+    status = SolverStatus.CONVERGED if gap <= tol or rounding else SolverStatus.MAX_ITER
+    return _Judged(status, gap, gap <= CERTIFIED or rounding, size, ratio)
 
 
 def _combined(
@@ -201,7 +206,8 @@ def dual_cone_point(
         status is DEGENERATE where the rounding of the Gramian hides whether d is zero:
         `||d|| <= 6e-8 sum_i |v_i| ||g_i||`, with gap 0, in float64; 3e-4 in float32, and the gap
         then counts what is hidden. NON_FINITE, with uniform weights and gap NaN, where an active
-        entry is NaN or infinite; MAX_ITER where the gap exceeds `tol`; else CONVERGED.
+        entry is NaN or infinite; MAX_ITER where the gap exceeds `tol` and what rounding makes of
+        the terms of d; else CONVERGED.
 
     Raises:
         ValueError: if a shape or a setting is wrong.
@@ -222,26 +228,7 @@ def dual_cone_point(
     Source: D. Lopez-Paz and M. Ranzato, "Gradient Episodic Memory for Continual Learning",
     NeurIPS 2017, for the problem; P. Quinton and V. Rey, "Jacobian Descent For Multi-Objective
     Optimization", arXiv 2406.16232, 2024, Proposition 1, for this form. We solve it on unit
-    gradients, so that no ridge and no absolute tolerance is needed, and certify each row.
-    """
-    return dual_cone_combination(
-        gramian, preference, active=active, separate=False, tol=tol, max_iter=max_iter
-    )
-
-
-def dual_cone_combination(
-    gramian: Tensor,
-    preference: Tensor,
-    *,
-    active: Tensor | None = None,
-    separate: bool,
-    tol: float = 1e-10,
-    max_iter: int | None = None,
-) -> SolverResult:
-    """`dual_cone_point`, or with `separate` the sum of u_i times the projection of g_i itself.
-
-    The gap of the sum is `sum_i u_i residual_i / ||d||` with the residual of each projection;
-    since projections of gradients never conflict, ||d|| is at least as long as each of them.
+    gradients, so that no absolute tolerance is needed, and certify each row.
     """
     check_gramian(gramian, "dual_cone_point")
     m = gramian.shape[-1]
@@ -253,14 +240,7 @@ def dual_cone_combination(
     check_limits(tol, max_iter, "dual_cone_point", "1e-10")
 
     def solve(cosines: Array, norms: Array, u: Array) -> Solved:
-        return dual_cone(
-            cosines,
-            norms,
-            u,
-            separate=separate,
-            tol=tol,
-            max_iter=max_iter,
-            noise=rounding_of(gramian),
-        )
+        noise = rounding_of(gramian)
+        return dual_cone(cosines, norms, u, tol=tol, max_iter=max_iter, noise=noise)
 
     return each_gramian(solve, gramian, preference, active=active, zero_rows="keep")

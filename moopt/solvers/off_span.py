@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-
-from moopt.solvers.old import tensor_off_span  # Transitional.
+from moopt.records.result import Array
 from moopt.solvers.pseudo_inverse import DEFAULT_RTOL, pseudo_inverse
 from moopt.solvers.tolerances import EPS
 
@@ -15,8 +11,8 @@ REFINEMENTS = 3
 
 
 def off_span(
-    cosines: Any, start: Any, walls: Any, *, rtol: float = DEFAULT_RTOL, noise: float = EPS
-) -> Any:
+    cosines: Array, start: Array, walls: Array, *, rtol: float = DEFAULT_RTOL, noise: float = EPS
+) -> Array:
     """Return coefficients of the vector nearest to a given one that is orthogonal to the walls.
 
     With unit rows U and cosines C = U U', `argmin ||U' y - U' x||` subject to `u_j . U' y = 0` for
@@ -38,8 +34,6 @@ def off_span(
         >>> off_span(C, np.array([1.0, 0.0]), np.array([False, True])).tolist()
         [1.0, -0.6]
     """
-    if isinstance(cosines, torch.Tensor):
-        return tensor_off_span(cosines, start, walls, rtol=rtol)
     index = walls.nonzero()[0]
     moved = start.copy()
     if not index.size:

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-import torch
 
 from moopt.records.result import Array
-
-# Transitional.
-from moopt.solvers.old import PrincipalComponents as PrincipalComponents
-from moopt.solvers.old import tensor_principal_components
 from moopt.solvers.pseudo_inverse import DEFAULT_RTOL, cut_off
 from moopt.solvers.tolerances import EPS
 
@@ -21,8 +15,8 @@ GRADED = 1e-6
 
 
 def principal_components(
-    cosines: Any, norms: Any, *, rtol: float = DEFAULT_RTOL, noise: float = EPS
-) -> Any:
+    cosines: Array, norms: Array, *, rtol: float = DEFAULT_RTOL, noise: float = EPS
+) -> tuple[Array, Array]:
     """Return the singular values and left vectors of gradients with given cosines and norms.
 
     `G = V diag(sigma^2) V'`. An eigenvalue solver applied to G loses what is 1e-16 of the largest
@@ -53,8 +47,6 @@ def principal_components(
     Source: J. Demmel and K. Veselić, "Jacobi's method is more accurate than QR", SIAM J. Matrix
     Anal. Appl. 1992, for the accuracy of the one-sided method on scaled rows.
     """
-    if isinstance(cosines, torch.Tensor):
-        return tensor_principal_components(cosines, norms, rtol=rtol)
     values, vectors = np.linalg.eigh(cosines)
     kept = values > max(cut_off(values, rtol, noise), 0.0)
     factor = norms[:, None] * (vectors[:, kept] * np.sqrt(values[kept]))

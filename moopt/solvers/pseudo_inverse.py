@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import torch
 
 from moopt.records.result import Array
-
-# Transitional.
-from moopt.solvers.old import (
-    jacobi_eigh,  # noqa: F401
-    jacobi_pseudo_inverse,  # noqa: F401
-    runs_on_host,  # noqa: F401
-    tensor_pseudo_inverse,
-)
 from moopt.solvers.tolerances import EPS
 
 DEFAULT_RTOL = 1e-12
 """Relative cut-off: on cosines, gradients that differ by 1e-6, about float32 rounding, are one."""
 
 
-def pseudo_inverse(matrix: Any, *, rtol: float = DEFAULT_RTOL, noise: float = EPS) -> Any:
+def pseudo_inverse(matrix: Array, *, rtol: float = DEFAULT_RTOL, noise: float = EPS) -> Array:
     """Return the pseudo-inverse `V diag(1/lambda) V'` over the eigenvalues above a cut-off.
 
     Eigenvalues `lambda <= max(rtol, m * noise) * max(lambda)` count as zero.
@@ -45,8 +34,6 @@ def pseudo_inverse(matrix: Any, *, rtol: float = DEFAULT_RTOL, noise: float = EP
 
     Source: G. H. Golub and C. F. Van Loan, "Matrix Computations", 4th ed., section 5.5.
     """
-    if isinstance(matrix, torch.Tensor):
-        return tensor_pseudo_inverse(matrix, rtol=rtol)
     values, vectors = np.linalg.eigh(matrix)
     kept = values > max(cut_off(values, rtol, noise), 0.0)
     vectors = vectors[:, kept]

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-import torch
 
-from moopt.records.result import Solved
+from moopt.records.result import Array, Solved
 from moopt.records.status import SolverStatus
 from moopt.solvers.dual_cone import dual_cone
-from moopt.solvers.old import tensor_quota_point  # Transitional.
 from moopt.solvers.tolerances import EPS
 
 FARTHEST = 1e4
@@ -23,7 +20,9 @@ RESIDUAL_TOL = 1e-9
 rounding 2e-16, times `FARTHEST`, with two digits to spare."""
 
 
-def quota_point(cosines: Any, start: Any, quotas: Any, walls: Any, *, noise: float = EPS) -> Any:
+def quota_point(
+    cosines: Array, start: Array, quotas: Array, walls: Array, *, noise: float = EPS
+) -> Solved:
     """Return the coefficients of the nearest vector to a given one that meets every quota.
 
     With unit rows U and cosines C = U U', `argmin ||U' y - U' x||` subject to
@@ -52,8 +51,6 @@ def quota_point(cosines: Any, start: Any, quotas: Any, walls: Any, *, noise: flo
         >>> [round(value, 12) for value in y.tolist()]
         [1.0, 0.75]
     """
-    if isinstance(cosines, torch.Tensor):
-        return tensor_quota_point(cosines, start, quotas, walls)
     index = walls.nonzero()[0]
     k = len(index)
     if not k:

@@ -269,8 +269,9 @@ def _on_host(
         numbers: Array = np.array([math.nan if v is None else float(v) for v in losses])
         factor = 1.0 if scale is None else float(scale)
     else:
-        parts = [torch.full((), math.nan) if v is None else v for v in losses]
-        parts.append(torch.ones(()) if scale is None else scale)
+        # Made there: a number copied to the device would wait for it once more.
+        parts = [gramian.new_full((), math.nan) if v is None else v for v in losses]
+        parts.append(gramian.new_ones(()) if scale is None else scale)
         vector = torch.stack([part.detach().to(gramian) for part in parts])
         whole = torch.cat([gramian.flatten(), vector]).cpu().numpy()
         size = gramian.numel()

@@ -162,14 +162,15 @@ def certified(
         eps: unit of rounding of the combination, relative to `sum_i |w_i| ||g_i||`.
 
     Returns:
-        `(G w)_i >= 0` for every active i, relative to `||g_i|| ||d||`; and whether `||d||` exceeds
-        its own rounding by `1 / RESOLVED`.
+        `(G w)_i >= 0` for every active i, up to 1e-9 of `||g_i|| ||d||` and to what the rounding of
+        d, `eps ||g_i|| sum_j |w_j| ||g_j||`, makes of it; and whether `||d||` exceeds its own
+        rounding by `1 / RESOLVED`.
     """
     inner = gramian @ weights
     length = math.sqrt(max(float(weights @ inner), 0.0))
     size = float(np.abs(weights) @ norms)
     m = len(active)
-    slack = norms[:m] * (DESCENT_TOL * length + INNER_ROUNDING * size)
+    slack = norms[:m] * (DESCENT_TOL * length + max(INNER_ROUNDING, eps) * size)
     lowers = bool(((inner[:m] >= -slack) | ~active).all())
     return lowers, length * RESOLVED > eps * size
 

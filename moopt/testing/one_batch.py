@@ -6,12 +6,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from moopt.records.step_statistics import StepStatistics
+from moopt.records.result import Array, Solved, State
 from moopt.settings.names import sample_name
-from moopt.weightings import Guarantee, Weighting, WeightingOutput
+from moopt.weightings import Guarantee, Problem, StateEntry, Weighting
 
 SAMPLES = 2
 """How many further batches a method may ask for: `MoDo` takes two."""
@@ -42,6 +41,7 @@ class OneBatch(Weighting):
 
     name: ClassVar[str] = "OneBatch"
     source: ClassVar[str] = "this library: an adapter for tests"
+    sees_zero_gradients: ClassVar[bool] = True
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:
@@ -52,46 +52,17 @@ class OneBatch(Weighting):
         return self.weighting.needs - {"auxiliary"}
 
     @property
-    def state_axes(self) -> Mapping[str, int]:
-        return self.weighting.state_axes
+    def state_entries(self) -> Mapping[str, StateEntry]:
+        return self.weighting.state_entries
 
-    def initial_state(
-        self, num_objectives: int, device: torch.device | None = None
-    ) -> dict[str, Tensor]:
-        """The method's own."""
-        return self.weighting.initial_state(num_objectives, device)
-
-    def __call__(
-        self, statistics: StepStatistics, state: dict[str, Tensor] | None = None
-    ) -> WeightingOutput:
-        m, width = statistics.num_objectives, statistics.gramian.shape[-1]
-        assert statistics.names is not None
-        # Each sample's rows are the objectives', after the rows that are there.
-        again = torch.arange(m, device=statistics.gramian.device).repeat(SAMPLES)
-        rows = torch.cat([torch.arange(width, device=again.device), again])
-        samples = [sample_name(n, k + 1) for k in range(SAMPLES) for n in statistics.names[:m]]
-        gramian = statistics.gramian.double().index_select(-2, rows).index_select(-1, rows)
-        if self.normalize:
-            factors = torch.ones_like(gramian[..., 0])
-            factors[..., width:] = _inverse_length(statistics)[..., None]
-            gramian = gramian * factors[..., :, None] * factors[..., None, :]
-        output = self.weighting(
-            dataclasses.replace(
-                statistics,
-                gramian=gramian,
-                auxiliary=(*statistics.auxiliary, *samples),
-            ),
-            state,
+    def weigh(self, problem: Problem, state: State) -> Array | Solved:
+        """The method's weights, with the objectives' own rows as those of each sample."""
+        longest = float(problem.norms.max())
+        unit = 1.0 / longest if self.normalize and longest > 0.0 else 1.0
+        scale = np.append(np.ones(problem.m), np.full(SAMPLES * problem.m, unit))
+        wide = np.tile(problem.gramian, (SAMPLES + 1, SAMPLES + 1)) * scale * scale[:, None]
+        names = problem.names or ()
+        samples = tuple(sample_name(n, k + 1) for k in range(SAMPLES) for n in names)
+        return self.weighting.weigh(
+            dataclasses.replace(problem, wide=wide, auxiliary=samples), state
         )
-        return output._replace(weights=output.weights[..., :width])
-
-
-def _inverse_length(statistics: StepStatistics) -> Tensor:
-    """`[...]`, 1 over the norm of the longest finite active gradient; 1 where there is none."""
-    squares = statistics.gramian.double().diagonal(dim1=-2, dim2=-1)
-    squares = squares[..., : statistics.num_objectives]
-    counts = (
-        squares.isfinite() if statistics.active is None else squares.isfinite() & statistics.active
-    )
-    longest = torch.where(counts, squares, 0.0).amax(-1)
-    return torch.where(longest > 0.0, longest, 1.0).rsqrt()

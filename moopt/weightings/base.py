@@ -152,6 +152,10 @@ class Weighting(abc.ABC):
         """Whether auxiliary rows get weights other than 0: the direction is then theirs too."""
         return False
 
+    def reads_auxiliary(self, name: str) -> bool:
+        """Whether the auxiliary row of this name is looked at, for methods that need such rows."""
+        return True
+
     @property
     def state_entries(self) -> Mapping[str, StateEntry]:
         """What is kept from step to step; empty for stateless methods."""

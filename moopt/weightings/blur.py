@@ -3,63 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
-from moopt.records.step_statistics import StepStatistics
+from moopt.records.result import Array, State
 from moopt.settings.numbers import check_number
-from moopt.weightings.base import Guarantee, WeightingOutput
+from moopt.weightings.base import Guarantee
 from moopt.weightings.forget_retain import ForgetRetain
-from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
-from moopt.weightings.role_sums import role_sums
-
-
-def blur_weights(
-    gramian: Tensor,
-    *,
-    forget: Sequence[int],
-    retain: Sequence[int],
-    gamma: float = 1.0,
-    at_least: bool = False,
-    active: Tensor | None = None,
-) -> Tensor:
-    """Return the weights of the vector nearest to g_r that meets the forget quota.
-
-    `d = g_r + (gamma - g_r . g_f / ||g_f||^2) g_f` solves `min ||d - g_r||` subject to
-    `g_f . d = gamma ||g_f||^2`; with `at_least`, subject to `g_f . d >= gamma ||g_f||^2`, by
-    taking the bracket's positive part.
-
-    Args:
-        gramian: float64 `[..., m, m]`, the inner products of the gradients.
-        forget: the positions of the forget objectives; g_f is the sum of their gradients.
-        retain: the positions of the retain objectives; g_r is the sum of their gradients.
-        gamma: the quota, relative to ||g_f||^2, >= 0.
-        at_least: see above.
-        active: bool `[..., m]`; the others get weight exactly 0 and have no influence. None means
-            all active.
-
-    Returns:
-        float64 `[..., m]`; uniform over the active objectives where the Gramian is not finite.
-
-    Example:
-        >>> import torch
-        >>> from moopt.weightings.blur import blur_weights
-        >>> G = torch.tensor([[1.0, -1.0], [-1.0, 4.0]], dtype=torch.float64)
-        >>> blur_weights(G, forget=[0], retain=[1]).tolist()
-        [2.0, 1.0]
-    """
-    sums = role_sums(gramian.detach(), (forget, retain), active)
-    forgets, retains = sums.norms.unbind(-1)
-    has_forget = forgets > 0
-    along = sums.cosines[..., 0, 1] * retains / torch.where(has_forget, forgets, 1.0)
-    bracket = gamma - along
-    if at_least:
-        bracket = bracket.clamp_min(0.0)
-    on_retain = (retains > 0).to(bracket.dtype)
-    return sums.weights(torch.stack([torch.where(has_forget, bracket, 0.0), on_retain], -1))
+from moopt.weightings.problem import Problem
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,11 +33,10 @@ class BLUR(ForgetRetain):
     Raises:
         TypeError: if a name is not a string.
         ValueError: if a role is empty, or an objective has two, or `gamma` is out of range; at the
-            call, if the step has no names or an objective without a role.
+            call, if an objective of the step has no role.
 
     Numerics: without a forget gradient d is g_r; without a retain gradient d is gamma g_f. The
-    bracket grows with ||g_r|| / ||g_f||. NaN or infinity among the active rows gives uniform
-    weights. No synchronisation on a device.
+    bracket grows with ||g_r|| / ||g_f||.
 
     Example:
         >>> import torch, moopt
@@ -100,15 +49,16 @@ class BLUR(ForgetRetain):
         [2.0, 1.0]
 
     Source: H. Reisizadeh, J. Jia, Z. Bu, B. Vinzamuri, A. Ramakrishna, K.-W. Chang, V. Cevher, S.
-    Liu and M. Hong, "BLUR: A Bi-Level Optimization Approach for LLM Unlearning", EACL 2026
-    (arXiv 2506.08164). The authors' code clips the gradient before it is written, which
-    voids the quota; we leave clipping to the caller. Several objectives in one role are ours.
+    Liu and M. Hong, "BLUR: A Bi-Level Optimization Approach for LLM Unlearning", EACL 2026,
+    https://arxiv.org/abs/2506.08164. The authors' code clips the gradient before it is written,
+    which voids the quota; we leave clipping to the caller. Several objectives in one role are ours.
     """
 
     gamma: float = 1.0
     at_least: bool = False
 
     name: ClassVar[str] = "BLUR"
+    year: ClassVar[int | None] = 2026
     source: ClassVar[str] = (
         "H. Reisizadeh, J. Jia, Z. Bu, B. Vinzamuri, A. Ramakrishna, K.-W. Chang, V. Cevher, S. Liu"
         " and M. Hong, BLUR: A Bi-Level Optimization Approach for LLM Unlearning, EACL 2026"
@@ -131,17 +81,11 @@ class BLUR(ForgetRetain):
             promises.add(Guarantee.IDEMPOTENT)
         return frozenset(promises)
 
-    def __call__(
-        self, statistics: StepStatistics, state: dict[str, Tensor] | None = None
-    ) -> WeightingOutput:
-        gramian, active = objective_rows(statistics)
-        forget, retain = self.positions(statistics)
-        weights = blur_weights(
-            gramian,
-            forget=forget,
-            retain=retain,
-            gamma=self.gamma,
-            at_least=self.at_least,
-            active=active,
-        )
-        return WeightingOutput(with_auxiliary_rows(weights, statistics), {}, None)
+    def weigh(self, problem: Problem, state: State) -> Array:
+        """1 on g_r, and on g_f the share of the quota that g_r leaves open."""
+        sums = self.sums(problem)
+        on_retain = float(sums.retain > 0.0)
+        if sums.forget == 0.0:
+            return sums.weights(0.0, on_retain)
+        bracket = self.gamma - sums.cosine * sums.retain / sums.forget
+        return sums.weights(max(0.0, bracket) if self.at_least else bracket, on_retain)

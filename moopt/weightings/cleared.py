@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from moopt.records.result import Array, Solved, State
 from moopt.records.status import SolverStatus
-from moopt.weightings.problem import EPS, Problem, cosines_of
+from moopt.solvers.equilibrated import cosines_of
+from moopt.weightings.problem import EPS, Problem
 
 Mask = NDArray[np.bool_]
 
@@ -57,6 +58,7 @@ class Weighs(Protocol):
     def state_axes(self) -> Mapping[str, int]: ...
     def weigh(self, problem: Problem, state: State) -> Array | Solved: ...
     def unweighed(self, state: State) -> State: ...
+    def reads_auxiliary(self, name: str) -> bool: ...
 
 
 def weigh_cleared(method: Weighs, given: Step, state: State) -> Solved:
@@ -197,7 +199,8 @@ def _is_finite(method: Weighs, given: Step, needs: frozenset[str]) -> bool:
     m = len(on)
     rows = on.nonzero()[0]
     if "auxiliary" in needs:
-        rows = np.concatenate([rows, np.arange(m, len(given.gramian))])
+        read = [m + k for k, name in enumerate(given.auxiliary) if method.reads_auxiliary(name)]
+        rows = np.concatenate([rows, np.array(read, dtype=np.intp)])
     return bool(np.isfinite(given.gramian[np.ix_(rows, rows)]).all())
 
 

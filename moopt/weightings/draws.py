@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from numpy.random import Generator, Philox
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
 
 _WORD = 2**64
 
@@ -38,6 +42,9 @@ def draws(seed: int, counter: int, stream: int = 0) -> Generator:
     Source: J. K. Salmon, M. A. Moraes, R. O. Dror and D. E. Shaw, "Parallel random numbers: as easy
     as 1, 2, 3", SC 2011, https://doi.org/10.1145/2063384.2063405.
     """
+    # `import torch` loads numpy, but not this part of it.
+    from numpy.random import Generator, Philox
+
     key = np.array([seed % _WORD, stream % _WORD], dtype=np.uint64)
     place = np.array([0, counter % _WORD, 0, 0], dtype=np.uint64)
     return Generator(Philox(key=key, counter=place))

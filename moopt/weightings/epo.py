@@ -5,27 +5,18 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
+from moopt.records.result import Array, Solved, State
 from moopt.records.status import SolverStatus
-from moopt.records.step_statistics import StepStatistics
 from moopt.settings.numbers import check_number, check_solver_settings
-from moopt.solvers import SolverResult, linear_program
-from moopt.solvers.pseudo_inverse import runs_on_host
-from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
-from moopt.weightings.mean import mean_weights
-from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
-from moopt.weightings.old_preference import (
-    Preference,
-    checked_preference,
-    preference_needs,
-    preference_vector,
-)
-from moopt.weightings.problem import LOSS_FLOOR
-from moopt.weightings.unit_rows import UnitRows, unit_rows
+from moopt.settings.preference import Preference, checked_preference, names_needed
+from moopt.solvers.linear_program import best_vertex
+from moopt.weightings.base import Guarantee, Weighting
+from moopt.weightings.problem import LOSS_FLOOR, Problem
 
 BALANCED = 1e-10
 """Relative losses equal to this much are equal: the adjustments would be rounding."""
@@ -35,163 +26,36 @@ class Adjustments(NamedTuple):
     """How far the losses are from the ray.
 
     Attributes:
-        values: float64 `[..., m]`, a.
-        non_uniformity: float64 `[...]`, mu.
-        worst: bool `[..., m]`, where r_i loss_i is the largest.
-        equal: bool `[...]`, whether the relative losses are equal up to rounding.
+        values: float64 `[m]`, a.
+        non_uniformity: mu.
+        worst: bool `[m]`, where r_i loss_i is the largest.
+        equal: whether the relative losses are equal up to rounding.
     """
 
-    values: Tensor
-    non_uniformity: Tensor
-    worst: Tensor
-    equal: Tensor
+    values: Array
+    non_uniformity: float
+    worst: NDArray[np.bool_]
+    equal: bool
 
 
-def epo_adjustments(losses: Tensor, preference: Tensor, on: Tensor) -> Adjustments:
+def epo_adjustments(losses: Array, preference: Array) -> Adjustments:
     """`a_i = r_i (log(m p_i) - mu)` with `p = r o losses / sum` and `mu = sum_i p_i log(m p_i)`.
 
     Args:
-        losses, preference: float64 `[..., m]`, finite; a loss below 1e-12 of the largest relative
-            one counts as that much.
-        on: bool `[..., m]`, the objectives that count.
+        losses: float64 `[m]`, >= 0; one below 1e-12 of the largest relative one counts as that
+            much.
+        preference: float64 `[m]`, r > 0, divided by its sum.
     """
-    r = torch.where(on, preference, 0.0)
-    r = r / _or_one(r.sum(-1, keepdim=True))
-    sizes = torch.where(on, losses, 0.0)
-    relative = r * (sizes / _or_one(sizes.amax(-1, keepdim=True)))
-    largest = relative.amax(-1, keepdim=True)
+    r = preference / preference.sum()
+    relative = r * (losses / (losses.max() or 1.0))
+    largest = relative.max()
     # Without any loss all are alike.
-    relative = torch.where(largest > 0, torch.maximum(relative, LOSS_FLOOR * largest), 1.0)
-    relative = torch.where(on, relative, 0.0)
-    share = relative / _or_one(relative.sum(-1, keepdim=True))
-    count = on.sum(-1, keepdim=True)
-    logs = torch.where(on, torch.where(on, share * count, 1.0).log(), 0.0)
-    mu = (share * logs).sum(-1)
-    worst = on & (relative == relative.amax(-1, keepdim=True))
-    return Adjustments(r * (logs - mu[..., None]), mu, worst, logs.abs().amax(-1) <= BALANCED)
-
-
-def epo_weights(
-    gramian: Tensor,
-    losses: Tensor,
-    preference: Tensor,
-    *,
-    active: Tensor | None = None,
-    eps: float = 1e-4,
-    relaxed: bool = False,
-    tol: float = 1e-9,
-    max_iter: int | None = None,
-) -> SolverResult:
-    """Return the weights of one step of EPO Search: a balancing or a descending one.
-
-    Args:
-        gramian: float64 `[..., m, m]`, the inner products of the gradients.
-        losses: `[m]` or `[..., m]`, finite, >= 0.
-        preference: float64 `[m]` or `[..., m]`, r > 0; only its proportions matter.
-        active: bool `[..., m]`; the others get weight exactly 0 and have no influence. None means
-            all active.
-        eps: descend where the non-uniformity is at most this, >= 0.
-        relaxed: descend without the constraint on the non-uniformity.
-        tol: of `linear_program`, relative, > 0.
-        max_iter: of `linear_program`.
-
-    Returns:
-        The weights, on the simplex, with status, gap and num_iter of `linear_program`. INFEASIBLE
-        where no descending step keeps the non-uniformity: the weights are the relaxed ones.
-        OUT_OF_DOMAIN, with uniform weights, where an active loss is negative; NON_FINITE likewise.
-
-    Example:
-        >>> import torch
-        >>> from moopt.weightings.epo import epo_weights
-        >>> G, r = torch.eye(2, dtype=torch.float64), torch.tensor([1.0, 1.0])
-        >>> epo_weights(G, torch.tensor([2.0, 1.0]), r).weights.tolist()
-        [1.0, 0.0]
-    """
-    rows = unit_rows(gramian.detach(), active)
-    given = losses.detach().to(device=gramian.device, dtype=torch.float64)
-    given = torch.where(rows.on, given.expand(rows.on.shape), 0.0)
-    finite = rows.finite & torch.isfinite(given).all(-1)
-    inside = finite & (given >= 0.0).all(-1)
-    preference = preference.detach().to(device=gramian.device, dtype=torch.float64)
-    safe = torch.where(inside[..., None], given, 0.0)
-    program = _programs(rows, epo_adjustments(safe, preference, rows.on), eps, relaxed)
-    result = _solved(program, rows, tol, max_iter)
-    uniform = mean_weights(gramian, active=rows.on)
-    weights = torch.where(inside[..., None], result.weights * program.budget, uniform)
-    status = torch.where(inside, result.status, int(SolverStatus.OUT_OF_DOMAIN))
-    status = torch.where(finite, status, int(SolverStatus.NON_FINITE))
-    gap = torch.where(inside, result.gap, math.nan)
-    return SolverResult(torch.where(rows.on, weights, 0.0), status, gap, result.num_iter)
-
-
-class _Programs(NamedTuple):
-    """The programs of one step in x_i = w_i ||g_i||, in units of the shortest gradient.
-
-    Attributes:
-        cost, bound: `[2, ..., m]` and `[2, ..., m + 1]`, of the step and of a relaxed descent.
-        matrix: `[..., m + 1, m]`.
-        budget: `[..., m]`.
-        blocked: whether the step's program may be infeasible.
-    """
-
-    cost: Tensor
-    matrix: Tensor
-    bound: Tensor
-    budget: Tensor
-    blocked: bool
-
-
-def _solved(program: _Programs, rows: UnitRows, tol: float, max_iter: int | None) -> SolverResult:
-    """The step's program, with the weights of the relaxed descent where it is infeasible."""
-    cost, matrix, bound, budget, blocked = program
-    settings: dict[str, Any] = {"budget": budget, "tol": tol, "max_iter": max_iter}
-    if runs_on_host(matrix) or not blocked:
-        result = linear_program(cost[0], matrix, bound[0], active=rows.on, **settings)
-        if not blocked or not (result.status == int(SolverStatus.INFEASIBLE)).any():
-            return result
-    # At once: two programs cost a device as many launches as one.
-    both = linear_program(cost, matrix, bound, active=rows.on, **settings)
-    infeasible = both.status[0] == int(SolverStatus.INFEASIBLE)
-    weights = torch.where(infeasible[..., None], both.weights[1], both.weights[0])
-    return SolverResult(weights, *(value[0] for value in both[1:]))
-
-
-def _programs(rows: UnitRows, far: Adjustments, eps: float, relaxed: bool) -> _Programs:
-    live, on = rows.live, rows.on
-    shortest = torch.where(live, rows.norms, math.inf).amin(-1, keepdim=True)
-    lengths = torch.where(live, rows.norms / shortest, 1.0)
-    # g_j . sum_i a_i g_i in units of ||g_j||: how fast an undamped balancing step lowers loss j.
-    pull = torch.where(on, _apply(rows.cosines, lengths * far.values), 0.0)
-    descent = _apply(rows.cosines, torch.where(live, lengths, 0.0))
-    balance = (far.non_uniformity > eps)[..., None]
-
-    served = live & (pull > 0.0)
-    limit = torch.where(served, -math.inf, pull)
-    limit = torch.where(far.worst | ~served.any(-1, keepdim=True), 0.0, limit)
-    floor = torch.where(live, 0.0, -math.inf)
-    bound = torch.where(live & balance, limit, floor)
-    cost = torch.where(balance, pull, descent)
-    steepest = torch.where(on, lengths * pull, -math.inf).amax(-1, keepdim=True)
-    dropped = balance | far.equal[..., None] | relaxed
-    keep = torch.where(dropped, -math.inf, steepest.clamp_max(0.0))
-    free = torch.full_like(keep, -math.inf)
-    return _Programs(
-        torch.stack([cost, descent]),
-        torch.cat([rows.cosines, pull[..., None, :]], -2),
-        torch.stack([torch.cat([bound, keep], -1), torch.cat([floor, free], -1)]),
-        torch.where(on, 1.0 / lengths, 1.0),
-        not relaxed,
-    )
-
-
-def _apply(matrix: Tensor, vector: Tensor) -> Tensor:
-    """Matrix times vector, batched."""
-    return (matrix @ vector[..., None])[..., 0]
-
-
-def _or_one(value: Tensor) -> Tensor:
-    """The value, or 1 where it is 0, so that it can divide."""
-    return torch.where(value > 0, value, 1.0)
+    relative = np.maximum(relative, LOSS_FLOOR * largest) if largest > 0.0 else relative + 1.0
+    share = relative / relative.sum()
+    logs = np.log(share * len(share))
+    mu = float(share @ logs)
+    worst = relative == relative.max()
+    return Adjustments(r * (logs - mu), mu, worst, bool(np.abs(logs).max() <= BALANCED))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -228,9 +92,7 @@ class EPO(Weighting):
         with orthogonal gradients, for one), rounding may choose; where the restricted one has none
         the status is INFEASIBLE and the step is the relaxed one. Losses must be >= 0: shift them. A
         negative one gives uniform weights and status OUT_OF_DOMAIN. The step neither vanishes nor
-        shrinks as the losses balance: decay the learning rate for a precise end. NaN or infinity
-        among the active rows or losses gives uniform weights and status NON_FINITE. No
-        synchronisation on a device.
+        shrinks as the losses balance: decay the learning rate for a precise end.
 
     Example:
         >>> import torch, moopt
@@ -256,6 +118,8 @@ class EPO(Weighting):
     max_iter: int | None = None
 
     name: ClassVar[str] = "EPO"
+    sees_zero_gradients: ClassVar[bool] = True
+    year: ClassVar[int | None] = 2020
     source: ClassVar[str] = (
         "D. Mahapatra and V. Rajan, Multi-Task Learning with User Preferences: Gradient Descent"
         " with Controlled Ascent in Pareto Optimization, ICML 2020"
@@ -282,24 +146,55 @@ class EPO(Weighting):
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"losses"}) | preference_needs(self.preference)
+        return frozenset({"losses"}) | names_needed(self.preference)
 
-    def __call__(
-        self, statistics: StepStatistics, state: dict[str, Tensor] | None = None
-    ) -> WeightingOutput:
-        gramian, active = objective_rows(statistics)
-        if statistics.losses is None:
-            raise ValueError(
-                "`EPO` needs the losses; got none. Pass them in `StepStatistics.losses`."
-            )
-        result = epo_weights(
-            gramian,
-            statistics.losses,
-            preference_vector(self.preference, statistics, self.name),
-            active=active,
-            eps=self.eps,
-            relaxed=self.relaxed,
-            tol=self.tol,
-            max_iter=self.max_iter,
+    def weigh(self, problem: Problem, state: State) -> Solved:
+        """The best vertex of the step's program; of the relaxed descent where that is empty."""
+        losses = problem.losses
+        assert losses is not None
+        if losses.min() < 0.0:
+            uniform = np.full(problem.m, 1.0 / problem.m)
+            return Solved(uniform, SolverStatus.OUT_OF_DOMAIN)
+        r = problem.vector(self.preference, self.name)
+        cost, matrix, bound, descent, floor, budget = self._programs(problem, r, losses)
+        solved = best_vertex(
+            cost, matrix, bound, budget=budget, tol=self.tol, max_iter=self.max_iter
         )
-        return WeightingOutput(with_auxiliary_rows(result.weights, statistics), {}, result)
+        weights = solved.weights
+        if solved.status == SolverStatus.INFEASIBLE:
+            weights = best_vertex(
+                descent, matrix, floor, budget=budget, tol=self.tol, max_iter=self.max_iter
+            ).weights
+        return solved._replace(weights=weights * budget)
+
+    def _programs(self, problem: Problem, r: Array, losses: Array) -> tuple[Array, ...]:
+        """The programs in x_i = w_i ||g_i||, in units of the shortest gradient.
+
+        Returns:
+            cost `[m]`, matrix `[m + 1, m]` and bound `[m + 1]` of the step, cost and bound of a
+            relaxed descent, and the budget `[m]`.
+        """
+        far = epo_adjustments(losses, r)
+        live = problem.norms > 0.0
+        shortest = problem.norms[live].min() if live.any() else 1.0
+        lengths = np.where(live, problem.norms / shortest, 1.0)
+        # g_j . sum_i a_i g_i in units of ||g_j||: how fast a balancing step lowers loss j.
+        pull = np.where(live, problem.cosines @ np.where(live, lengths * far.values, 0.0), 0.0)
+        descent = np.where(live, problem.cosines @ np.where(live, lengths, 0.0), 0.0)
+        balance = far.non_uniformity > self.eps
+
+        served = live & (pull > 0.0)
+        limit = np.where(served, -math.inf, pull)
+        limit = np.where(far.worst | (not served.any()), 0.0, limit)
+        floor = np.where(live, 0.0, -math.inf)
+        bound = np.where(live & balance, limit, floor)
+        dropped = balance or far.equal or self.relaxed
+        keep = -math.inf if dropped else min(float((lengths * pull).max()), 0.0)
+        return (
+            pull if balance else descent,
+            np.vstack([problem.cosines, pull]),
+            np.append(bound, keep),
+            descent,
+            np.append(floor, -math.inf),
+            1.0 / lengths,
+        )

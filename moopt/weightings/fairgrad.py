@@ -5,45 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
-from torch import Tensor
-
-from moopt.records.step_statistics import StepStatistics
+from moopt.records.result import Solved, State
 from moopt.settings.numbers import check_number, check_solver_settings
-from moopt.solvers import SolverResult, fixed_point
-from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
-from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
-
-
-def fairgrad_weights(
-    gramian: Tensor,
-    *,
-    active: Tensor | None = None,
-    alpha: float = 2.0,
-    tol: float = 1e-6,
-    max_iter: int | None = None,
-) -> SolverResult:
-    """Return the positive solution of `(G w)_i = w_i^(-1/alpha)`.
-
-    Args:
-        gramian: float64 `[..., m, m]`, the inner products of the gradients.
-        active: bool `[..., m]`; the others get weight exactly 0 and have no influence. None means
-            all active.
-        alpha: finite, > 0.
-        tol: of `fixed_point`, in (0, 1).
-        max_iter: of `fixed_point`.
-
-    Returns:
-        The weights, with status, gap and num_iter of `moopt.solvers.fixed_point`. On non-finite
-        input the weights are uniform over the active objectives.
-
-    Example:
-        >>> import torch
-        >>> from moopt.weightings.fairgrad import fairgrad_weights
-        >>> G = torch.tensor([[1.0, 0.0], [0.0, 8.0]], dtype=torch.float64)
-        >>> [round(w, 12) for w in fairgrad_weights(G, alpha=2.0).weights.tolist()]
-        [1.0, 0.25]
-    """
-    return fixed_point(gramian, alpha=alpha, active=active, tol=tol, max_iter=max_iter)
+from moopt.solvers.fixed_point import fair_point
+from moopt.weightings.base import Guarantee, Weighting
+from moopt.weightings.problem import Problem
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,9 +32,7 @@ class FairGrad(Weighting):
 
     Numerics: Newton's method on unit gradients; for alpha from 1 to 2 certified at norm ratios to
         1e8, see `moopt.solvers.fixed_point` for others. At a Pareto stationary point no solution
-        exists: status DEGENERATE, and the weights combine the gradients to zero. An active zero
-        row is such a point. NaN or infinity among the active rows gives uniform weights and
-        status NON_FINITE. No synchronisation on a device.
+        exists: status DEGENERATE, and the weights combine the gradients to zero.
 
     Example:
         >>> import torch, moopt
@@ -88,6 +52,7 @@ class FairGrad(Weighting):
     max_iter: int | None = None
 
     name: ClassVar[str] = "FairGrad"
+    year: ClassVar[int | None] = 2024
     source: ClassVar[str] = (
         "H. Ban and K. Ji, Fair Resource Allocation in Multi-Task Learning, ICML 2024"
     )
@@ -108,11 +73,13 @@ class FairGrad(Weighting):
             promises.add(Guarantee.SCALE_EQUIVARIANT)
         return frozenset(promises)
 
-    def __call__(
-        self, statistics: StepStatistics, state: dict[str, Tensor] | None = None
-    ) -> WeightingOutput:
-        gramian, active = objective_rows(statistics)
-        result = fairgrad_weights(
-            gramian, active=active, alpha=self.alpha, tol=self.tol, max_iter=self.max_iter
+    def weigh(self, problem: Problem, state: State) -> Solved:
+        """The positive solution of `(G w)_i = w_i^(-1/alpha)`."""
+        return fair_point(
+            problem.cosines,
+            problem.norms,
+            self.alpha,
+            tol=self.tol,
+            max_iter=self.max_iter,
+            noise=problem.noise,
         )
-        return WeightingOutput(with_auxiliary_rows(result.weights, statistics), {}, result)

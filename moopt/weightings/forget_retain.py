@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
-from moopt.records.step_statistics import StepStatistics
-from moopt.settings.roles import refuse_overlap, role_names, role_positions
+import numpy as np
+from numpy.typing import NDArray
+
+from moopt.settings.roles import refuse_overlap, refuse_without_role, role_names
 from moopt.weightings.base import Weighting
+from moopt.weightings.problem import Problem
+from moopt.weightings.role_sums import RoleSums, role_sums
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,12 +25,14 @@ class ForgetRetain(Weighting):
 
     Raises:
         TypeError: if a name is not a string.
-        ValueError: if a role is empty, or an objective has two; at the call, if the step has no
-            names or an objective without a role.
+        ValueError: if a role is empty, or an objective has two; at the call, if an objective of
+            the step has none.
     """
 
     forget: str | Sequence[str]
     retain: str | Sequence[str]
+
+    example: ClassVar[Mapping[str, Any]] = {"forget": "forget", "retain": ("retain", "third")}
 
     def __post_init__(self) -> None:
         for keyword in ("forget", "retain"):
@@ -46,6 +53,12 @@ class ForgetRetain(Weighting):
     def _roles(self) -> dict[str, tuple[str, ...]]:
         return {"forget": tuple(self.forget), "retain": tuple(self.retain)}
 
-    def positions(self, statistics: StepStatistics) -> tuple[list[int], ...]:
-        """The positions (forget, retain) of the objectives that this step has."""
-        return role_positions(statistics, self._roles, self.name)
+    def members(self, problem: Problem) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """The places in a problem of the objectives to forget, and of those to retain."""
+        refuse_without_role(problem.all_names, self._roles, self.name)
+        forget, retain = problem.members(self._roles)
+        return forget, retain
+
+    def sums(self, problem: Problem) -> RoleSums:
+        """The sums of the gradients of each role."""
+        return role_sums(problem, *self.members(problem))

@@ -6,74 +6,52 @@ import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from moopt.records.step_statistics import StepStatistics
+from moopt.records.result import Array, Solved, State
 from moopt.settings.numbers import check_number
-from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
-from moopt.weightings.loss_sizes import loss_sizes
-from moopt.weightings.mean import mean_weights
-from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
-from moopt.weightings.unit_rows import unit_rows
+from moopt.weightings.base import Guarantee, StateEntry, Weighting
+from moopt.weightings.problem import EPS, Problem
 
 WEIGHTS = "weights"
 INITIAL_LOSSES = "initial_losses"
 NUM_STEPS = "num_steps"
 
-REACHED = 64 * torch.finfo(torch.float64).eps
+REACHED = 64 * EPS
 """Distance from the target, relative to the mean length, that is rounding: no step is taken."""
 
 
-def grad_norm_weights(
-    weights: Tensor,
-    norms: Tensor,
-    ratios: Tensor,
-    *,
-    alpha: float = 1.5,
-    lr: float = 0.025,
-    active: Tensor | None = None,
-) -> Tensor:
-    """Return the weights after one step of gradient descent on the distance from the targets.
+def grad_norm_step(
+    weights: Array, norms: Array, ratios: Array, *, alpha: float = 1.5, lr: float = 0.025
+) -> Array:
+    """The weights after one step of gradient descent on the distance from the targets.
 
     With the lengths `L_i = w_i ||g_i||`, their mean L and the targets `T_i = L (ratio_i /
     mean(ratio))^alpha`, taken as constants, the distance is `sum_i |L_i - T_i| / L`; the step is
     taken in `log w_i`, `w_i <- w_i exp(-lr sign(L_i - T_i) L_i / L)`, and the weights are then
-    divided by their mean. All sums and means are over the active objectives.
+    divided by their mean.
 
     Args:
-        weights: float64 `[..., m]`, positive.
-        norms: float64 `[..., m]`, `||g_i||`.
-        ratios: float64 `[..., m]`, positive, each loss over its initial value.
+        weights: float64 `[m]`, positive.
+        norms: float64 `[m]`, `||g_i||`.
+        ratios: float64 `[m]`, positive, each loss over its initial value.
         alpha: strength of the restoring force, >= 0.
         lr: of the weights, dimensionless, >= 0.
-        active: bool `[..., m]`; the others keep their weights. None means all active.
-
-    Returns:
-        float64 `[..., m]`, positive, of mean 1 over the active objectives.
 
     Example:
-        >>> import torch
-        >>> from moopt.weightings.grad_norm import grad_norm_weights
-        >>> ones, norms = torch.ones(2).double(), torch.tensor([3.0, 1.0]).double()
-        >>> weights = grad_norm_weights(ones, norms, ones, lr=0.1)
+        >>> import numpy as np
+        >>> from moopt.weightings.grad_norm import grad_norm_step
+        >>> weights = grad_norm_step(np.ones(2), np.array([3.0, 1.0]), np.ones(2), lr=0.1)
         >>> [round(w, 4) for w in weights.tolist()]
         [0.9003, 1.0997]
     """
-    on = torch.ones_like(weights, dtype=torch.bool) if active is None else active
-    share = mean_weights(weights[..., None], active=on)
-    lengths = torch.where(on, weights * norms, 0.0)
-    mean = (share * lengths).sum(-1, keepdim=True)
-    relative = lengths / torch.where(mean > 0, mean, 1.0)
-    ratios = torch.where(on, ratios, 0.0)
-    middle = (share * ratios).sum(-1, keepdim=True)
-    targets = (ratios / torch.where(middle > 0, middle, 1.0)).pow(alpha)
+    lengths = weights * norms
+    relative = lengths / (lengths.mean() or 1.0)
+    targets = (ratios / (ratios.mean() or 1.0)) ** alpha
     distance = relative - targets
-    step = torch.where(distance.abs() > REACHED, distance.sign() * relative, 0.0)
-    moved = weights * torch.exp(-lr * step)
-    total = (share * moved).sum(-1, keepdim=True)
-    moved = moved / torch.where(total > 0, total, 1.0)
-    return torch.where(on, moved, weights)
+    step = np.where(np.abs(distance) > REACHED, np.sign(distance) * relative, 0.0)
+    moved = weights * np.exp(-lr * step)
+    return moved / (moved.mean() or 1.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,8 +75,7 @@ class GradNorm(Weighting):
     Numerics: independent of the scale of the gradients and of each loss. Losses are taken by
     absolute value and should be positive: one that changes sign has no rate; one below 1e-12 of
     the largest counts as that much. Zero gradients keep their weight up to the common factor. An
-    absent objective keeps its weight, a new one starts at one. NaN or infinity gives uniform
-    weights and leaves the state alone. No synchronisation on a device.
+    absent objective keeps its weight, a new one starts at one.
 
     Example:
         >>> import torch, moopt
@@ -121,6 +98,8 @@ class GradNorm(Weighting):
     lr: float = 0.025
 
     name: ClassVar[str] = "GradNorm"
+    sees_zero_gradients: ClassVar[bool] = True
+    year: ClassVar[int | None] = 2018
     source: ClassVar[str] = (
         "Z. Chen, V. Badrinarayanan, C.-Y. Lee and A. Rabinovich, GradNorm: Gradient Normalization"
         " for Adaptive Loss Balancing in Deep Multitask Networks, ICML 2018"
@@ -140,39 +119,23 @@ class GradNorm(Weighting):
         return frozenset({"losses"})
 
     @property
-    def state_axes(self) -> Mapping[str, int]:
-        return {WEIGHTS: 1, INITIAL_LOSSES: 1, NUM_STEPS: 1}
-
-    def initial_state(
-        self, num_objectives: int, device: torch.device | None = None
-    ) -> dict[str, Tensor]:
-        """Weights of one, and no initial losses yet."""
-        ones = torch.ones(num_objectives, dtype=torch.float64, device=device)
-        steps = torch.zeros(num_objectives, dtype=torch.int64, device=device)
-        return {WEIGHTS: ones, INITIAL_LOSSES: torch.zeros_like(ones), NUM_STEPS: steps}
-
-    def __call__(
-        self, statistics: StepStatistics, state: dict[str, Tensor] | None = None
-    ) -> WeightingOutput:
-        gramian, active = objective_rows(statistics)
-        if state is None:
-            state = self.initial_state(statistics.num_objectives, gramian.device)
-        rows = unit_rows(gramian.detach(), active)
-        sizes, finite = loss_sizes(statistics.losses, rows, "GradNorm")
-        usable = rows.on & finite[..., None]
-        uniform = mean_weights(gramian, active=rows.on)
-        former = state[WEIGHTS].expand(usable.shape)
-        mean = (uniform * former).sum(-1, keepdim=True)
-        now = torch.where(rows.on, former / torch.where(mean > 0, mean, 1.0), 0.0)
-        begun = state[NUM_STEPS].expand(usable.shape) > 0
-        initial = torch.where(begun | ~usable, state[INITIAL_LOSSES], sizes)
-        norms = torch.where(rows.live, rows.norms, 0.0)
-        ratios = sizes / torch.where(initial > 0, initial, 1.0)
-        moved = grad_norm_weights(now, norms, ratios, alpha=self.alpha, lr=self.lr, active=usable)
-        following = {
-            WEIGHTS: torch.where(usable, moved, former),
-            INITIAL_LOSSES: initial,
-            NUM_STEPS: state[NUM_STEPS] + usable,
+    def state_entries(self) -> Mapping[str, StateEntry]:
+        return {
+            WEIGHTS: StateEntry(1, 1.0),
+            INITIAL_LOSSES: StateEntry(1),
+            NUM_STEPS: StateEntry(1, 0, int),
         }
-        weights = torch.where(finite[..., None], now, uniform)
-        return WeightingOutput(with_auxiliary_rows(weights, statistics), following, None)
+
+    def weigh(self, problem: Problem, state: State) -> Solved:
+        """The present weights, of mean one; the state moves on by `grad_norm_step`."""
+        sizes = problem.loss_sizes
+        weights = state[WEIGHTS] / (state[WEIGHTS].mean() or 1.0)
+        initial = np.where(state[NUM_STEPS] > 0, state[INITIAL_LOSSES], sizes)
+        ratios = sizes / np.where(initial > 0.0, initial, 1.0)
+        moved = grad_norm_step(weights, problem.norms, ratios, alpha=self.alpha, lr=self.lr)
+        following = {
+            WEIGHTS: moved,
+            INITIAL_LOSSES: initial,
+            NUM_STEPS: state[NUM_STEPS] + 1,
+        }
+        return Solved(weights, state=following)

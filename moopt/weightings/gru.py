@@ -3,60 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
-from moopt.records.step_statistics import StepStatistics
+from moopt.records.result import Array, State
 from moopt.settings.numbers import check_number
-from moopt.weightings.base import Guarantee, WeightingOutput
+from moopt.weightings.base import Guarantee
 from moopt.weightings.forget_retain import ForgetRetain
-from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
-from moopt.weightings.role_sums import role_sums
-
-
-def gru_weights(
-    gramian: Tensor,
-    *,
-    forget: Sequence[int],
-    retain: Sequence[int],
-    cosine_clip: float | None = None,
-    active: Tensor | None = None,
-) -> Tensor:
-    """Return the weights of the forget gradient, rectified where it conflicts with the retain one.
-
-    With c the cosine of g_f and g_r, `d = g_f - min(0, c) ||g_f|| / ||g_r|| g_r`: the solution of
-    `min ||d - g_f||` subject to `g_r . d >= 0`. With a clip, c is first raised to it.
-
-    Args:
-        gramian: float64 `[..., m, m]`, the inner products of the gradients.
-        forget: the positions of the forget objectives; g_f is the sum of their gradients.
-        retain: the positions of the retain objectives; g_r is the sum of their gradients.
-        cosine_clip: in [-1, 0]; None for no clip.
-        active: bool `[..., m]`; the others get weight exactly 0 and have no influence. None means
-            all active.
-
-    Returns:
-        float64 `[..., m]`; uniform over the active objectives where the Gramian is not finite.
-
-    Example:
-        >>> import torch
-        >>> from moopt.weightings.gru import gru_weights
-        >>> G = torch.tensor([[4.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
-        >>> gru_weights(G, forget=[0], retain=[1]).tolist()
-        [1.0, 1.0]
-    """
-    sums = role_sums(gramian.detach(), (forget, retain), active)
-    forgets, retains = sums.norms.unbind(-1)
-    cosine = sums.cosines[..., 0, 1].clamp_max(0.0)
-    if cosine_clip is not None:
-        cosine = cosine.clamp_min(cosine_clip)
-    has_forget, has_retain = forgets > 0, retains > 0
-    correction = -cosine * forgets / torch.where(has_retain, retains, 1.0)
-    on_retain = torch.where(has_forget, correction, has_retain.to(correction.dtype))
-    return sums.weights(torch.stack([has_forget.to(on_retain.dtype), on_retain], -1))
+from moopt.weightings.problem import Problem
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,11 +34,10 @@ class GRU(ForgetRetain):
     Raises:
         TypeError: if a name is not a string.
         ValueError: if a role is empty, or an objective has two, or `cosine_clip` is out of range;
-            at the call, if the step has no names or an objective without a role.
+            at the call, if an objective of the step has no role.
 
     Numerics: without a retain gradient d is g_f; without a forget gradient (or with a zero one) d
-    is what is left, g_r. NaN or infinity among the active rows gives uniform weights. No
-    synchronisation on a device.
+    is what is left, g_r.
 
     Example:
         >>> import torch, moopt
@@ -98,15 +50,17 @@ class GRU(ForgetRetain):
         [1.0, 1.0]
 
     Source: Y. Wang, Q. Wang, F. Liu, W. Huang, Y. Du, X. Du and B. Han, "GRU: Mitigating the
-    Trade-off between Unlearning and Retention for LLMs", ICML 2025 (arXiv 2503.09117). We differ:
-    g_r is this step's retain gradient, where the authors' code keeps an exponential moving average
-    of it: `moopt.aggregators.GradientEMA(GRU(...), beta={"retain": 0.95})` does so. Several
-    objectives in one role are ours.
+    Trade-off between Unlearning and Retention for LLMs", ICML 2025,
+    https://arxiv.org/abs/2503.09117. We differ: g_r is this step's retain gradient, where the
+    authors' code keeps an exponential moving average of it:
+    `moopt.aggregators.GradientEMA(GRU(...), beta={"retain": 0.95})` does so. Several objectives in
+    one role are ours.
     """
 
     cosine_clip: float | None = None
 
     name: ClassVar[str] = "GRU"
+    year: ClassVar[int | None] = 2025
     source: ClassVar[str] = (
         "Y. Wang, Q. Wang, F. Liu, W. Huang, Y. Du, X. Du and B. Han, GRU: Mitigating the Trade-off"
         " between Unlearning and Retention for LLMs, ICML 2025"
@@ -128,12 +82,12 @@ class GRU(ForgetRetain):
                 promises.add(Guarantee.NON_CONFLICTING)
         return frozenset(promises)
 
-    def __call__(
-        self, statistics: StepStatistics, state: dict[str, Tensor] | None = None
-    ) -> WeightingOutput:
-        gramian, active = objective_rows(statistics)
-        forget, retain = self.positions(statistics)
-        weights = gru_weights(
-            gramian, forget=forget, retain=retain, cosine_clip=self.cosine_clip, active=active
-        )
-        return WeightingOutput(with_auxiliary_rows(weights, statistics), {}, None)
+    def weigh(self, problem: Problem, state: State) -> Array:
+        """`d = g_f - min(0, c) ||g_f|| / ||g_r|| g_r`, c the cosine, after the clip."""
+        sums = self.sums(problem)
+        if sums.forget == 0.0:
+            return sums.weights(0.0, float(sums.retain > 0.0))
+        conflict = max(0.0, -sums.cosine)
+        if self.cosine_clip is not None:
+            conflict = min(conflict, -self.cosine_clip)
+        return sums.weights(1.0, conflict * sums.forget / (sums.retain or 1.0))

@@ -3,111 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
-from moopt.records.result import SolverResult
+from moopt.records.result import Solved, State
 from moopt.records.status import SolverStatus
-from moopt.records.step_statistics import StepStatistics
 from moopt.settings.numbers import Range, check_number
-from moopt.weightings.base import Guarantee, WeightingOutput
+from moopt.weightings.base import Guarantee
 from moopt.weightings.forget_retain import ForgetRetain
-from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
-from moopt.weightings.role_sums import CANCELLED, role_sums
-
-
-def hamu_weights(
-    gramian: Tensor,
-    *,
-    forget: Sequence[int],
-    retain: Sequence[int],
-    quota: float = 0.5,
-    radius: float = 1.0,
-    relative: bool = True,
-    stop: bool = True,
-    active: Tensor | None = None,
-) -> SolverResult:
-    """Return the weights of `argmax g_r . d` subject to `g_f . d >= Q` and `||d|| <= R`.
-
-    With c the cosine of g_f and g_r, q = Q / (R ||g_f||) in [0, 1] and unit vectors u:
-
-    - c >= q: the quota is met on the way, `d = R u_r`;
-    - else `d = R (q u_f + sqrt(1 - q^2) u_perp)`, u_perp the unit part of g_r orthogonal to g_f;
-    - c < -sqrt(1 - q^2): every such d raises the retain loss; with `stop`, `d = 0`.
-
-    Args:
-        gramian: float64 `[..., m, m]`, the inner products of the gradients.
-        forget: the positions of the forget objectives; g_f is the sum of their gradients.
-        retain: the positions of the retain objectives; g_r is the sum of their gradients.
-        quota: q if `relative`, else Q.
-        radius: R in units of ||g_r|| if `relative` (of ||g_f|| without a retain gradient), else R.
-        relative: see above.
-        stop: see above.
-        active: bool `[..., m]`; the others get weight exactly 0 and have no influence. None means
-            all active.
-
-    Returns:
-        The weights. The gap is the larger violation of the two constraints, relative to R ||g_f||
-        and to R. Status: CONVERGED; INFEASIBLE, weights zero, where it stops or where Q exceeds
-        R ||g_f||; DEGENERATE, weights zero, where d = 0 solves the problem; NON_FINITE, weights
-        uniform over the active objectives.
-
-    Example:
-        >>> import torch
-        >>> from moopt.weightings.hamu import hamu_weights
-        >>> G = torch.tensor([[1.0, 0.0], [0.0, 4.0]], dtype=torch.float64)
-        >>> result = hamu_weights(G, forget=[0], retain=[1], quota=0.6)
-        >>> [round(w, 12) for w in result.weights.tolist()]
-        [1.2, 0.8]
-    """
-    sums = role_sums(gramian.detach(), (forget, retain), active)
-    forgets, retains = sums.norms.unbind(-1)
-    has_forget, has_retain = forgets > 0, retains > 0
-    cosine = sums.cosines[..., 0, 1]
-    if relative:
-        bound = radius * torch.where(has_retain, retains, forgets)
-        share = torch.full_like(bound, quota)
-    else:
-        bound = torch.full_like(forgets, radius)
-        share = quota / radius / torch.where(has_forget, forgets, 1.0)
-    share = torch.where(has_forget, share, 0.0)
-    possible = share <= 1.0
-    share = share.clamp_max(1.0)
-    rest = (1.0 - share.square()).sqrt()
-
-    # In units of R: a on the unit forget gradient, b on the unit retain gradient.
-    squared_sine = 1.0 - cosine.square()
-    resolved = has_forget & has_retain & (squared_sine > CANCELLED)
-    across = torch.where(resolved, rest / torch.where(resolved, squared_sine, 1.0).sqrt(), 0.0)
-    direct = has_retain & ((cosine >= share) | ~has_forget)
-    a = torch.where(direct, 0.0, share - cosine * across)
-    b = torch.where(direct, 1.0, across)
-    refused = ~possible
-    if stop:
-        refused = refused | (has_forget & has_retain & (cosine < -rest))
-    a, b = (x.masked_fill(refused, 0.0) for x in (a, b))
-    weights = sums.weights(
-        torch.stack(
-            [
-                a * bound / torch.where(has_forget, forgets, 1.0),
-                b * bound / torch.where(has_retain, retains, 1.0),
-            ],
-            -1,
-        )
-    )
-
-    length = (a.square() + b.square() + 2.0 * a * b * cosine).clamp_min(0.0).sqrt()
-    still = (a == 0) & (b == 0)
-    gap = torch.maximum(share - a - b * cosine, length - 1.0).clamp_min(0.0)
-    gap = gap.masked_fill(still, 0.0).masked_fill(~sums.finite, float("nan"))
-    status = torch.zeros_like(gap, dtype=torch.int64)
-    status = status.masked_fill(still, int(SolverStatus.DEGENERATE))
-    status = status.masked_fill(refused, int(SolverStatus.INFEASIBLE))
-    status = status.masked_fill(~sums.finite, int(SolverStatus.NON_FINITE))
-    return SolverResult(weights, status, gap, torch.zeros_like(status))
+from moopt.weightings.problem import Problem
+from moopt.weightings.role_sums import cancelled_below
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,9 +21,13 @@ class HAMU(ForgetRetain):
 
     Each step solves `max g_r . d` subject to `g_f . d >= Q` and `||d|| <= R`, in closed form: the
     retain gradient where it brings the quota by itself, otherwise the quota along g_f and the rest
-    of the radius along the part of g_r orthogonal to it. The hardness is the conflict `-g_r . g_f`:
-    beyond `sqrt(||g_r||^2 ||g_f||^2 - Q^2 ||g_r||^2 / R^2)` no such d keeps the retain loss, and
-    the method stops: weights 0, status INFEASIBLE.
+    of the radius along the part of g_r orthogonal to it. With c the cosine of g_f and g_r,
+    `q = Q / (R ||g_f||)` in [0, 1], and unit vectors u:
+
+    - c >= q: the quota is met on the way, `d = R u_r`;
+    - else `d = R (q u_f + sqrt(1 - q^2) u_perp)`, u_perp the unit part of g_r orthogonal to g_f;
+    - c < -sqrt(1 - q^2): every such d raises the retain loss, and the method stops: weights 0,
+      status INFEASIBLE. The paper calls the conflict `-g_r . g_f` the hardness.
 
     Signs: the paper takes a step Delta that *ascends* the cross-entropy of the forget set, with
     kappa = g_r . grad CE_f. moopt minimises every loss: give the negated cross-entropy (or another
@@ -138,11 +47,13 @@ class HAMU(ForgetRetain):
     Raises:
         TypeError: if a name is not a string.
         ValueError: if a role is empty, or an objective has two, or a setting is out of range; at
-            the call, if the step has no names or an objective without a role.
+            the call, if an objective of the step has no role.
 
-    Numerics: see `hamu_weights` for status and gap. Without a forget gradient d is `R u_r`;
-    without a retain gradient d is the shortest vector that meets the quota. Parallel gradients:
-    see the closed form; exactly opposite ones stop. No synchronisation on a device.
+    Numerics: the gap is the larger violation of the two constraints, relative to R ||g_f|| and to
+    R. Status INFEASIBLE, weights 0, where it stops or where Q exceeds R ||g_f||; DEGENERATE,
+    weights 0, where d = 0 solves the problem. Without a forget gradient d is `R u_r`; without a
+    retain gradient d is the shortest vector that meets the quota, and a relative radius is in units
+    of ||g_f||. Parallel gradients: see the closed form; exactly opposite ones stop.
 
     Example:
         >>> import torch, moopt
@@ -156,10 +67,10 @@ class HAMU(ForgetRetain):
         [1.2, 0.8]
 
     Source: J. Chen, X. Niu, R. H. L. Sim, Z. Liu, N. F. Chen and B. K. H. Low, "How Hard Can It Be?
-    Hardness-Aware Multi-Objective Unlearning", ICML 2026 (arXiv 2606.02119), variant HAMU-Q;
-    HAMU-U exchanges the roles. The paper splits quota and radius over the layers; here there is
-    one constraint for all shared parameters. The relative settings follow the authors' code, whose
-    radius is lr ||g_r|| on request. Several objectives in one role are ours.
+    Hardness-Aware Multi-Objective Unlearning", ICML 2026, https://arxiv.org/abs/2606.02119, variant
+    HAMU-Q; HAMU-U exchanges the roles. The paper splits quota and radius over the layers; here
+    there is one constraint for all shared parameters. The relative settings follow the authors'
+    code, whose radius is lr ||g_r|| on request. Several objectives in one role are ours.
     """
 
     quota: float = 0.5
@@ -168,6 +79,7 @@ class HAMU(ForgetRetain):
     stop: bool = True
 
     name: ClassVar[str] = "HAMU"
+    year: ClassVar[int | None] = 2026
     source: ClassVar[str] = (
         "J. Chen, X. Niu, R. H. L. Sim, Z. Liu, N. F. Chen and B. K. H. Low, How Hard Can It Be?"
         " Hardness-Aware Multi-Objective Unlearning, ICML 2026"
@@ -193,19 +105,27 @@ class HAMU(ForgetRetain):
                 promises.add(Guarantee.IDEMPOTENT)
         return frozenset(promises)
 
-    def __call__(
-        self, statistics: StepStatistics, state: dict[str, Tensor] | None = None
-    ) -> WeightingOutput:
-        gramian, active = objective_rows(statistics)
-        forget, retain = self.positions(statistics)
-        result = hamu_weights(
-            gramian,
-            forget=forget,
-            retain=retain,
-            quota=self.quota,
-            radius=self.radius,
-            relative=self.relative,
-            stop=self.stop,
-            active=active,
-        )
-        return WeightingOutput(with_auxiliary_rows(result.weights, statistics), {}, result)
+    def weigh(self, problem: Problem, state: State) -> Solved:
+        """In units of R: a on the unit vector of g_f, b on that of g_r."""
+        sums = self.sums(problem)
+        forget, retain, cosine = sums.forget, sums.retain, sums.cosine
+        bound = self.radius * (retain or forget) if self.relative else self.radius
+        share = 0.0
+        if forget > 0.0:
+            share = self.quota if self.relative else self.quota / self.radius / forget
+        both, possible = forget > 0.0 and retain > 0.0, share <= 1.0
+        rest = math.sqrt(1.0 - share**2) if possible else 0.0
+        if not possible or (self.stop and both and cosine < -rest):
+            return Solved(sums.weights(0.0, 0.0), SolverStatus.INFEASIBLE, 0.0)
+        squared_sine, across = 1.0 - cosine**2, 0.0
+        if both and squared_sine > cancelled_below(problem):
+            across = rest / math.sqrt(squared_sine)
+        a, b = share - cosine * across, across
+        if retain > 0.0 and (cosine >= share or forget == 0.0):
+            a, b = 0.0, 1.0
+        if a == b == 0.0:
+            return Solved(sums.weights(0.0, 0.0), SolverStatus.DEGENERATE, 0.0)
+        length = math.sqrt(max(0.0, a * a + b * b + 2.0 * a * b * cosine))
+        gap = max(share - a - b * cosine, length - 1.0, 0.0)
+        weights = sums.weights(a * bound / (forget or 1.0), b * bound / (retain or 1.0))
+        return Solved(weights, SolverStatus.CONVERGED, gap)

@@ -6,35 +6,10 @@ import dataclasses
 from typing import ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from moopt.records.result import Array, State
 from moopt.weightings.base import Guarantee, Weighting
 from moopt.weightings.problem import Problem
-
-
-def mean_weights(gramian: Tensor, *, active: Tensor | None = None) -> Tensor:
-    """Return the uniform weights `w_i = 1 / (number of active objectives)`.
-
-    Args:
-        gramian: `[..., m, m]`; only its shape and device matter.
-        active: bool `[..., m]`; False rows get weight exactly 0. None means all active.
-
-    Returns:
-        float64 `[..., m]`; all zero where no objective is active.
-
-    Example:
-        >>> import torch
-        >>> from moopt.weightings.mean import mean_weights
-        >>> mean_weights(torch.eye(3), active=torch.tensor([True, False, True])).tolist()
-        [0.5, 0.0, 0.5]
-    """
-    shape = gramian.shape[:-1]
-    if active is None:
-        return torch.full(shape, 1.0 / shape[-1], dtype=torch.float64, device=gramian.device)
-    on = active.to(device=gramian.device, dtype=torch.float64).expand(shape)
-    return on / on.sum(-1, keepdim=True).clamp_min(1.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

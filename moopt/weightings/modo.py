@@ -5,53 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
-from torch import Tensor
-
-from moopt.records.step_statistics import StepStatistics
+from moopt.records.result import Array
 from moopt.settings.numbers import check_number
-from moopt.weightings.double_sampling import DoubleSampling, projected_step
-
-
-def modo_weights(
-    products: Tensor,
-    former: Tensor,
-    *,
-    active: Tensor | None = None,
-    step_size: float = 1e-3,
-    regularization: float = 0.1,
-) -> Tensor:
-    """Return `P(w - gamma (K w + rho w))`, P the projection onto the simplex.
-
-    With independent batches behind its two sides, `K = J1 J2'` is an unbiased estimate of the
-    Gramian of the expected gradients, and `K w + rho w` one of the gradient of
-    `||J'w||^2 / 2 + rho ||w||^2 / 2`. `J J'` of one batch is not: its noise has a positive mean.
-
-    Args:
-        products: `[..., m, m]`, entry (i, j) is the inner product of the gradient of objective i
-            on the first batch with that of objective j on the second.
-        former: `[..., m]`, the weights w of the last step.
-        active: bool `[..., m]`; the others get weight exactly 0 and have no influence. None means
-            all active.
-        step_size: gamma > 0.
-        regularization: rho >= 0.
-
-    Returns:
-        float64 `[..., m]` on the simplex; uniform where an active entry is not finite.
-
-    Example:
-        >>> import torch
-        >>> from moopt.weightings.modo import modo_weights
-        >>> K = torch.tensor([[4.0, 0.0], [0.0, 2.0]])
-        >>> modo_weights(K, torch.tensor([0.5, 0.5]), step_size=0.1, regularization=0.0).tolist()
-        [0.45, 0.55]
-    """
-    return projected_step(
-        products,
-        former,
-        lambda clean, w: (clean @ w[..., None])[..., 0] + regularization * w,
-        active=active,
-        step_size=step_size,
-    )
+from moopt.weightings.double_sampling import DoubleSampling
+from moopt.weightings.problem import Problem
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,8 +32,7 @@ class MoDo(DoubleSampling):
         ValueError: a setting is out of range; at the call, if names or samples are missing.
 
     Numerics: three backward passes per objective. An objective that is inactive or absent in a
-        step keeps its entry of the state. NaN or infinity among the active rows of any batch gives
-        uniform weights and leaves the state. Common descent is not promised: the weights lag. The
+        step keeps its entry of the state. Common descent is not promised: the weights lag. The
         step has a unit: for gradients of norm s, a `step_size` of about `1e-3 / s^2`.
 
     Example:
@@ -98,6 +54,7 @@ class MoDo(DoubleSampling):
     regularization: float = 0.1
 
     name: ClassVar[str] = "MoDo"
+    year: ClassVar[int | None] = 2023
     source: ClassVar[str] = (
         "L. Chen, H. D. Fernando, Y. Ying and T. Chen, Three-Way Trade-Off in Multi-Objective"
         " Learning: Optimization, Generalization and Conflict-Avoidance, NeurIPS 2023"
@@ -107,14 +64,6 @@ class MoDo(DoubleSampling):
         super().__post_init__()
         check_number(self.name, "regularization", self.regularization, "finite and >= 0", use="0.1")
 
-    def _step(
-        self, products: Tensor, former: Tensor, active: Tensor, statistics: StepStatistics
-    ) -> tuple[Tensor, Tensor]:
-        weights = modo_weights(
-            products,
-            former,
-            active=active,
-            step_size=self.step_size,
-            regularization=self.regularization,
-        )
-        return weights, weights
+    def _slope(self, products: Array, weights: Array, problem: Problem) -> Array:
+        """`K w + rho w`, an unbiased estimate of the gradient of the regularised problem."""
+        return products @ weights + self.regularization * weights

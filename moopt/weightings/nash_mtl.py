@@ -3,57 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
-from moopt.records.step_statistics import StepStatistics
+from moopt.records.result import Solved, State
 from moopt.settings.numbers import check_number, check_solver_settings
-from moopt.solvers import SolverResult, fixed_point
-from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
-from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
-
-
-def nash_mtl_weights(
-    gramian: Tensor,
-    *,
-    active: Tensor | None = None,
-    max_norm: float | None = None,
-    tol: float = 1e-6,
-    max_iter: int | None = None,
-) -> SolverResult:
-    """Return the positive solution of `(G w)_i w_i = 1`.
-
-    Args:
-        gramian: float64 `[..., m, m]`, the inner products of the gradients.
-        active: bool `[..., m]`; the others get weight exactly 0 and have no influence. None means
-            all active.
-        max_norm: the largest ||d||, > 0; the solution has ||d|| = sqrt(number of active
-            objectives). None keeps that.
-        tol: of `fixed_point`, in (0, 1).
-        max_iter: of `fixed_point`.
-
-    Returns:
-        The weights, with status, gap and num_iter of `moopt.solvers.fixed_point`. On non-finite
-        input the weights are uniform over the active objectives.
-
-    Example:
-        >>> import torch
-        >>> from moopt.weightings.nash_mtl import nash_mtl_weights
-        >>> G = torch.tensor([[1.0, 0.0], [0.0, 4.0]], dtype=torch.float64)
-        >>> [round(w, 12) for w in nash_mtl_weights(G).weights.tolist()]
-        [1.0, 0.5]
-    """
-    result = fixed_point(gramian, alpha=1.0, active=active, tol=tol, max_iter=max_iter)
-    if max_norm is None:
-        return result
-    m = gramian.shape[-1]
-    count = torch.full_like(result.weights[..., 0], m) if active is None else active.sum(-1)
-    factor = (max_norm / count.clamp_min(1).sqrt()).clamp_max(1.0).to(torch.float64)
-    # The uniform weights of a non-finite step, whose gap is NaN, stay as they are.
-    factor = torch.where(result.gap.isnan(), 1.0, factor)
-    return result._replace(weights=result.weights * factor[..., None])
+from moopt.solvers.fixed_point import fair_point
+from moopt.weightings.base import Guarantee, Weighting
+from moopt.weightings.problem import Problem
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,7 +35,7 @@ class NashMTL(Weighting):
     Numerics: Newton's method on unit gradients: scale-free. At a Pareto stationary point no
         solution exists: status DEGENERATE, and the weights combine the gradients to zero. An
         active zero row is such a point. NaN or infinity among the active rows gives uniform
-        weights and status NON_FINITE. No synchronisation on a device.
+        weights and status NON_FINITE.
 
     Example:
         >>> import torch, moopt
@@ -100,6 +57,7 @@ class NashMTL(Weighting):
     max_iter: int | None = None
 
     name: ClassVar[str] = "NashMTL"
+    year: ClassVar[int | None] = 2022
     source: ClassVar[str] = "A. Navon et al., Multi-Task Learning as a Bargaining Game, ICML 2022"
 
     def __post_init__(self) -> None:
@@ -118,11 +76,17 @@ class NashMTL(Weighting):
             }
         )
 
-    def __call__(
-        self, statistics: StepStatistics, state: dict[str, Tensor] | None = None
-    ) -> WeightingOutput:
-        gramian, active = objective_rows(statistics)
-        result = nash_mtl_weights(
-            gramian, active=active, max_norm=self.max_norm, tol=self.tol, max_iter=self.max_iter
+    def weigh(self, problem: Problem, state: State) -> Solved:
+        """The positive solution of `(G w)_i w_i = 1`, of length sqrt(m) or `max_norm`."""
+        solved = fair_point(
+            problem.cosines,
+            problem.norms,
+            1.0,
+            tol=self.tol,
+            max_iter=self.max_iter,
+            noise=problem.noise,
         )
-        return WeightingOutput(with_auxiliary_rows(result.weights, statistics), {}, result)
+        if self.max_norm is None:
+            return solved
+        factor = min(1.0, self.max_norm / math.sqrt(problem.num_active))
+        return solved._replace(weights=solved.weights * factor)

@@ -3,51 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
-from moopt.records.step_statistics import StepStatistics
-from moopt.weightings.base import Guarantee, WeightingOutput
+from moopt.records.result import Array, State
+from moopt.weightings.base import Guarantee
 from moopt.weightings.forget_retain import ForgetRetain
-from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
-from moopt.weightings.role_sums import role_sums
-
-
-def ngdiff_weights(
-    gramian: Tensor,
-    *,
-    forget: Sequence[int],
-    retain: Sequence[int],
-    active: Tensor | None = None,
-) -> Tensor:
-    """Return the weights of `d = g_f / ||g_f|| + g_r / ||g_r||`.
-
-    g_f is the sum of the active forget gradients, g_r that of the retain gradients; a sum that
-    is zero or absent drops out.
-
-    Args:
-        gramian: float64 `[..., m, m]`, the inner products of the gradients.
-        forget: the positions of the forget objectives.
-        retain: the positions of the retain objectives.
-        active: bool `[..., m]`; the others get weight exactly 0 and have no influence. None means
-            all active.
-
-    Returns:
-        float64 `[..., m]`; uniform over the active objectives where the Gramian is not finite.
-
-    Example:
-        >>> import torch
-        >>> from moopt.weightings.ngdiff import ngdiff_weights
-        >>> G = torch.tensor([[4.0, 0.0], [0.0, 0.25]], dtype=torch.float64)
-        >>> ngdiff_weights(G, forget=[0], retain=[1]).tolist()
-        [0.5, 2.0]
-    """
-    sums = role_sums(gramian.detach(), (forget, retain), active)
-    present = sums.norms > 0
-    return sums.weights(torch.where(present, 1.0 / torch.where(present, sums.norms, 1.0), 0.0))
+from moopt.weightings.problem import Problem
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,12 +29,11 @@ class NGDiff(ForgetRetain):
 
     Raises:
         TypeError: if a name is not a string.
-        ValueError: if a role is empty, or an objective has two; at the call, if the step has no
-            names or an objective without a role.
+        ValueError: if a role is empty, or an objective has two; at the call, if an objective of
+            the step has none.
 
     Numerics: a role that is absent, or whose sum is zero up to rounding, drops out, and d is the
-    unit gradient of the other. NaN or infinity among the active rows gives uniform weights. No
-    synchronisation on a device.
+    unit gradient of the other.
 
     Example:
         >>> import torch, moopt
@@ -87,11 +47,12 @@ class NGDiff(ForgetRetain):
 
     Source: X. Jin, Z. Bu, B. Vinzamuri, A. Ramakrishna, K.-W. Chang, V. Cevher and M. Hong,
     "Unlearning as multi-task optimization: A normalized gradient difference approach with an
-    adaptive learning rate", NAACL 2025 (arXiv 2410.22086). The paper's automatic learning rate is
-    no part of the weighting. Several objectives in one role are ours.
+    adaptive learning rate", NAACL 2025, https://arxiv.org/abs/2410.22086. The paper's automatic
+    learning rate is not part of the weighting. Several objectives in one role are ours.
     """
 
     name: ClassVar[str] = "NGDiff"
+    year: ClassVar[int | None] = 2025
     source: ClassVar[str] = (
         "X. Jin, Z. Bu, B. Vinzamuri, A. Ramakrishna, K.-W. Chang, V. Cevher and M. Hong,"
         " Unlearning as multi-task optimization: A normalized gradient difference approach with an"
@@ -110,10 +71,7 @@ class NGDiff(ForgetRetain):
             }
         )
 
-    def __call__(
-        self, statistics: StepStatistics, state: dict[str, Tensor] | None = None
-    ) -> WeightingOutput:
-        gramian, active = objective_rows(statistics)
-        forget, retain = self.positions(statistics)
-        weights = ngdiff_weights(gramian, forget=forget, retain=retain, active=active)
-        return WeightingOutput(with_auxiliary_rows(weights, statistics), {}, None)
+    def weigh(self, problem: Problem, state: State) -> Array:
+        """The reciprocal norm of each sum."""
+        sums = self.sums(problem)
+        return sums.weights(*(1.0 / n if n > 0.0 else 0.0 for n in (sums.forget, sums.retain)))

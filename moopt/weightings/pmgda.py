@@ -4,207 +4,104 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from moopt.records.status import SolverStatus
-from moopt.records.step_statistics import StepStatistics
+from moopt.records.result import Array, Solved, State
 from moopt.settings.numbers import check_number, check_solver_settings
-from moopt.solvers import SolverResult, linear_program, min_norm_point
-from moopt.solvers.pseudo_inverse import runs_on_host
-from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
-from moopt.weightings.mean import mean_weights
-from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
-from moopt.weightings.old_preference import (
-    Preference,
-    checked_preference,
-    preference_needs,
-    preference_vector,
-)
-from moopt.weightings.unit_rows import UnitRows, pairs, unit_rows
-
-EPS = torch.finfo(torch.float64).eps
-
-RESOLUTION = 16 * EPS
-"""A squared length below this, relative to its terms, is the rounding of the Gramian's entries."""
+from moopt.settings.preference import Preference, checked_preference, names_needed
+from moopt.solvers.gramian_hull import gramian_hull
+from moopt.solvers.linear_program import best_vertex
+from moopt.solvers.tolerances import RESOLUTION
+from moopt.weightings.base import Guarantee, Weighting
+from moopt.weightings.problem import EPS, Problem
 
 ON_THE_RAY = 64 * EPS
 """A distance to the ray below this, relative to the length of the losses, is rounding."""
 
 
-def ray_distance(losses: Tensor, preference: Tensor, on: Tensor) -> tuple[Tensor, Tensor]:
+def ray_distance(losses: Array, preference: Array) -> tuple[float, Array]:
     """How far losses are from the ray of multiples of a preference.
 
     With `u = preference / ||preference||`, the distance is `h = ||losses - (losses . u) u||`.
 
     Args:
-        losses, preference: float64 `[..., m]`, finite.
-        on: bool `[..., m]`, the objectives that count.
+        losses, preference: float64 `[m]`, finite.
 
     Returns:
-        `h / ||losses||`, the sine of the angle to the ray, `[...]`; and dh / dlosses `[..., m]`,
-        of length 1, or 0 where h is 0 up to rounding and has no derivative.
+        `h / ||losses||`, the sine of the angle to the ray; and dh / dlosses `[m]`, of length 1, or
+        0 where h is 0 up to rounding and has no derivative.
 
     Example:
-        >>> import torch
+        >>> import numpy as np
         >>> from moopt.weightings.pmgda import ray_distance
-        >>> losses, on = torch.tensor([3.0, 4.0]), torch.tensor([True, True])
-        >>> sine, slope = ray_distance(losses, torch.tensor([1.0, 0.0]), on)
-        >>> round(sine.item(), 6), slope.tolist()
+        >>> sine, slope = ray_distance(np.array([3.0, 4.0]), np.array([1.0, 0.0]))
+        >>> round(sine, 6), slope.tolist()
         (0.8, [0.0, 1.0])
     """
-    values, along = (torch.where(on, v, 0.0) for v in (losses, preference))
-    values = values / _or_one(values.abs().amax(-1, keepdim=True))
-    along = along / _or_one(_length(along))
-    away = values - (values * along).sum(-1, keepdim=True) * along
-    distance, length = _length(away), _or_one(_length(values))
-    sine = distance / length
-    # Asked this way round, losses that are not finite keep their NaN.
-    slope = torch.where(sine <= ON_THE_RAY, 0.0, away / _or_one(distance))
-    return sine[..., 0], slope
+    values = losses / (np.abs(losses).max() or 1.0)
+    along = preference / (np.linalg.norm(preference) or 1.0)
+    away = values - (values @ along) * along
+    distance = float(np.linalg.norm(away))
+    sine = distance / (float(np.linalg.norm(values)) or 1.0)
+    return sine, np.zeros(len(values)) if sine <= ON_THE_RAY else away / distance
 
 
-def pmgda_weights(
-    gramian: Tensor,
-    slope: Tensor,
-    correct: Tensor,
-    *,
-    active: Tensor | None = None,
-    sigma: float = 0.95,
-    tol: float = 1e-9,
-    max_iter: int | None = None,
-) -> SolverResult:
-    """Return the weights of a predicting or a correcting step, for any constraint on the losses.
-
-    With h the constraint, `g_h = J' slope` its gradient and u_i, u_h the unit gradients, the
-    direction is, where `correct`, `d = sum_i v_i u_i + v_h u_h` on the simplex with the largest
-    `min_i g_i . d` subject to `u_h . d >= sigma`; elsewhere the minimum-norm point of the
-    gradients without their components along u_h, so that h stays as it is.
-
-    Args:
-        gramian: float64 `[..., m, m]`, the inner products of the gradients.
-        slope: float64 `[..., m]`, the derivatives of h with respect to the losses, of any length;
-            where g_h = 0 there is nothing to correct nor to keep: plain MGDA.
-        correct: bool `[...]`.
-        active: bool `[..., m]`; the others get weight exactly 0 and have no influence. None means
-            all active.
-        sigma: in (0, 1].
-        tol: relative tolerance of the solvers, > 0.
-        max_iter: limit on their pivots.
+def unit_ray(problem: Problem, slope: Array) -> tuple[Array, Array] | None:
+    """The unit gradient u_h of a constraint h with `g_h = J' slope`; None where it is rounding.
 
     Returns:
-        The weights, of any sign; status, gap and num_iter are those of the problem solved. On
-        non-finite input the weights are uniform over the active objectives.
-
-    Example:
-        >>> import torch
-        >>> from moopt.weightings.pmgda import pmgda_weights
-        >>> G = torch.eye(2, dtype=torch.float64)
-        >>> slope, off = torch.tensor([0.0, 1.0], dtype=torch.float64), torch.tensor(True)
-        >>> [round(w, 12) for w in pmgda_weights(G, slope, off).weights.tolist()]
-        [0.05, 0.95]
+        `u_h = sum_i combination_i u_i` in terms of the unit gradients, and the cosines `u_i . u_h`.
     """
-    rows = unit_rows(gramian.detach(), active)
-    slope = torch.where(rows.on, slope, 0.0)
-    finite = rows.finite & torch.isfinite(slope).all(-1)
-    ray = _ray(rows, torch.where(finite[..., None], slope, 0.0))
-    correct = correct & ray.exists
-    # Where values can be read, a problem that nobody asks for is not solved.
-    mixed = not runs_on_host(gramian)
-    parts = []
-    if mixed or correct.any():
-        parts.append(_corrected(rows, ray, sigma, tol, max_iter))
-    if mixed or not correct.all():
-        parts.append(_predicted(rows, ray, tol, max_iter))
-    weights = torch.where(correct[..., None], parts[0].weights, parts[-1].weights)
-    status, gap, num_iter = (
-        torch.where(correct, a, b) for a, b in zip(parts[0][1:], parts[-1][1:], strict=True)
-    )
-    uniform = mean_weights(gramian, active=rows.on)
-    weights = torch.where(finite[..., None], weights, uniform)
-    status = torch.where(finite, status, int(SolverStatus.NON_FINITE))
-    gap = torch.where(finite, gap, math.nan)
-    return SolverResult(torch.where(rows.on, weights, 0.0), status, gap, num_iter)
+    parts = slope * problem.norms
+    parts = parts / (np.abs(parts).max() or 1.0)
+    along = np.where(problem.norms > 0.0, problem.cosines @ parts, 0.0)
+    square, terms = float(parts @ along), float(np.abs(parts).sum())
+    if not square > max(RESOLUTION, problem.noise) * terms * terms:
+        return None
+    length = math.sqrt(square)
+    return parts / length, np.clip(along / length, -1.0, 1.0)
 
 
-class _Ray(NamedTuple):
-    """The unit gradient u_h of the constraint.
-
-    Attributes:
-        combination: `[..., m]`, u_h = sum_i combination_i u_i.
-        cosines: `[..., m]`, u_i . u_h; 0 where it does not exist.
-        exists: bool `[...]`, whether it is more than rounding.
-    """
-
-    combination: Tensor
-    cosines: Tensor
-    exists: Tensor
-
-
-def _ray(rows: UnitRows, slope: Tensor) -> _Ray:
-    parts = torch.where(rows.live, slope * rows.norms, 0.0)
-    parts = parts / _or_one(parts.abs().amax(-1, keepdim=True))
-    along = _apply(rows.cosines, parts)
-    square = (parts * along).sum(-1, keepdim=True)
-    exists = square > RESOLUTION * parts.abs().sum(-1, keepdim=True).square()
-    length = torch.where(exists, square, 1.0).sqrt()
-    along = torch.where(exists, along / length, 0.0).clamp(-1.0, 1.0)
-    return _Ray(torch.where(exists, parts / length, 0.0), along, exists[..., 0])
-
-
-def _predicted(rows: UnitRows, ray: _Ray, tol: float, max_iter: int | None) -> SolverResult:
+def predicted(
+    problem: Problem, ray: tuple[Array, Array] | None, tol: float, max_iter: int | None
+) -> Solved:
     """The minimum-norm point of the gradients without their components along u_h."""
-    q = ray.cosines
-    rest = rows.cosines - q[..., :, None] * q[..., None, :]
+    combination, q = (np.zeros(problem.m),) * 2 if ray is None else ray
+    rest = problem.cosines - q[:, None] * q
     # What is left of a gradient along u_h is rounding: it is stationary.
-    kept = rest.diagonal(dim1=-2, dim2=-1) > RESOLUTION
-    lengths = torch.where(rows.live, rows.norms, 0.0)
-    rest = torch.where(pairs(kept), rest, 0.0) * lengths[..., :, None] * lengths[..., None, :]
-    result = min_norm_point(rest, active=rows.on, tol=tol, max_iter=max_iter)
-    plain = torch.where(rows.on, result.weights, 0.0)
-    share = (plain * lengths * q).sum(-1, keepdim=True)
-    return result._replace(weights=plain - share * ray.combination / rows.norms)
+    lengths = np.where(rest.diagonal() > max(RESOLUTION, problem.noise), problem.norms, 0.0)
+    solved = gramian_hull(rest * lengths * lengths[:, None], tol=tol, max_iter=max_iter)
+    share = float((solved.weights * problem.norms) @ q)
+    norms = np.where(problem.norms > 0.0, problem.norms, 1.0)
+    return solved._replace(weights=solved.weights - share * combination / norms)
 
 
-def _corrected(
-    rows: UnitRows, ray: _Ray, sigma: float, tol: float, max_iter: int | None
-) -> SolverResult:
-    """The program over v, v_h and the two parts of min_i g_i . d, in units of the shortest."""
-    live, q = rows.live, ray.cosines
-    shortest = torch.where(live, rows.norms, math.inf).amin(-1, keepdim=True)
-    level = torch.where(live, shortest / rows.norms, 0.0)[..., None]
-    upper = torch.cat([rows.cosines, q[..., None], -level, level], -1)
-    one = torch.ones_like(q[..., :1])
-    nothing = torch.zeros_like(q)
-    lower = torch.cat([q, one, 0.0 * one, 0.0 * one], -1)[..., None, :]
-    result = linear_program(
-        torch.cat([nothing, 0.0 * one, one, -one], -1),
-        torch.cat([upper, lower], -2),
-        torch.cat([torch.where(live, 0.0, -math.inf), sigma * one], -1),
-        budget=torch.cat([nothing + 1.0, one, 0.0 * one, 0.0 * one], -1),
-        active=torch.cat([live, torch.ones_like(live[..., :1]).expand(*live.shape[:-1], 3)], -1),
+def corrected(
+    problem: Problem, ray: tuple[Array, Array], sigma: float, tol: float, max_iter: int | None
+) -> Solved:
+    """`d = sum_i v_i u_i + v_h u_h` with the largest `min_i g_i . d` subject to `u_h . d >= sigma`.
+
+    A program over v and v_h, on the simplex, and the two parts of `min_i g_i . d`, in units of the
+    shortest gradient.
+    """
+    live = (problem.norms > 0.0).nonzero()[0]
+    combination, q, norms = ray[0], ray[1][live], problem.norms[live]
+    level = (norms.min() / norms)[:, None]
+    upper = np.hstack([problem.cosines[np.ix_(live, live)], q[:, None], -level, level])
+    solved = best_vertex(
+        np.r_[np.zeros(len(live) + 1), 1.0, -1.0],
+        np.vstack([upper, np.r_[q, 1.0, 0.0, 0.0]]),
+        np.r_[np.zeros(len(live)), sigma],
+        budget=np.r_[np.ones(len(live) + 1), 0.0, 0.0],
         tol=tol,
         max_iter=max_iter,
     )
-    m = q.shape[-1]
-    v, v_h = result.weights[..., :m], result.weights[..., m : m + 1]
-    return result._replace(weights=(v + v_h * ray.combination) / rows.norms)
-
-
-def _apply(matrix: Tensor, vector: Tensor) -> Tensor:
-    """Matrix times vector, batched."""
-    return (matrix @ vector[..., None])[..., 0]
-
-
-def _length(vector: Tensor) -> Tensor:
-    return vector.square().sum(-1, keepdim=True).sqrt()
-
-
-def _or_one(value: Tensor) -> Tensor:
-    """The value, or 1 where it is 0, so that it can divide."""
-    return torch.where(value > 0, value, 1.0)
+    v = np.zeros(problem.m)
+    v[live] = solved.weights[: len(live)]
+    v += solved.weights[len(live)] * combination
+    return solved._replace(weights=v / np.where(problem.norms > 0.0, problem.norms, 1.0))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -239,9 +136,7 @@ class PMGDA(Weighting):
         one the gradients' own: with a learning rate that leaps over the band of h_tol the two
         alternate. The program of a correcting step always has a solution, v_h = 1. Where h has no
         gradient a step is plain MGDA. DEGENERATE in a predicting step: no direction along the ray
-        lowers every loss. An active zero row is no part of a correcting step. NaN or infinity
-        among the active rows or losses gives uniform weights and status NON_FINITE. No
-        synchronisation on a device.
+        lowers every loss. An active zero row is no part of a correcting step.
 
     Example:
         >>> import torch, moopt
@@ -255,7 +150,8 @@ class PMGDA(Weighting):
     Algorithm", arXiv 2402.09492, 2024; the correcting program, sigma and h_tol are those of the
     authors' LibMOON. We differ: h_tol is relative to the length of the losses. LibMOON predicts by
     plain MGDA; we follow the paper, which keeps h. It adds 1e-4 to every norm, and takes MGDA where
-    its solver fails. Only the exact constraint is built in; `pmgda_weights` takes any.
+    its solver fails. Only the exact constraint is built in;
+    `predicted` and `corrected` take any.
     """
 
     preference: Preference | None = None
@@ -265,6 +161,8 @@ class PMGDA(Weighting):
     max_iter: int | None = None
 
     name: ClassVar[str] = "PMGDA"
+    sees_zero_gradients: ClassVar[bool] = True
+    year: ClassVar[int | None] = 2024
     source: ClassVar[str] = (
         "X. Zhang, X. Lin and Q. Zhang, PMGDA: A Preference-based Multiple Gradient Descent"
         " Algorithm, arXiv 2402.09492, 2024"
@@ -283,29 +181,14 @@ class PMGDA(Weighting):
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"losses"}) | preference_needs(self.preference)
+        return frozenset({"losses"}) | names_needed(self.preference)
 
-    def __call__(
-        self, statistics: StepStatistics, state: dict[str, Tensor] | None = None
-    ) -> WeightingOutput:
-        gramian, active = objective_rows(statistics)
-        if statistics.losses is None:
-            raise ValueError(
-                "`PMGDA` needs the losses; got none. Pass them in `StepStatistics.losses`."
-            )
-        losses = statistics.losses.detach().to(device=gramian.device, dtype=torch.float64)
-        on = torch.ones_like(gramian[..., 0], dtype=torch.bool)
-        if active is not None:
-            on = on & active.to(gramian.device)
-        preference = preference_vector(self.preference, statistics, self.name)
-        sine, slope = ray_distance(losses, preference, on)
-        result = pmgda_weights(
-            gramian,
-            slope,
-            sine > self.h_tol,
-            active=active,
-            sigma=self.sigma,
-            tol=self.tol,
-            max_iter=self.max_iter,
-        )
-        return WeightingOutput(with_auxiliary_rows(result.weights, statistics), {}, result)
+    def weigh(self, problem: Problem, state: State) -> Solved:
+        """A predicting step near the ray, a correcting one elsewhere."""
+        assert problem.losses is not None
+        preference = problem.vector(self.preference, self.name)
+        sine, slope = ray_distance(problem.losses, preference)
+        ray = unit_ray(problem, slope)
+        if ray is None or sine <= self.h_tol:
+            return predicted(problem, ray, self.tol, self.max_iter)
+        return corrected(problem, ray, self.sigma, self.tol, self.max_iter)

@@ -4,97 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from moopt.records.status import SolverStatus
-from moopt.records.step_statistics import StepStatistics
+from moopt.records.result import Solved, State
 from moopt.settings.numbers import check_number, check_solver_settings
-from moopt.solvers import SolverResult, min_norm_point
-from moopt.weightings.base import Guarantee, Weighting, WeightingOutput
-from moopt.weightings.mean import mean_weights
-from moopt.weightings.objective_rows import objective_rows, with_auxiliary_rows
-from moopt.weightings.unit_rows import all_finite, pairs
-
-
-def pmtl_weights(
-    gramian: Tensor,
-    losses: Tensor,
-    preferences: Tensor,
-    *,
-    index: int = 0,
-    active: Tensor | None = None,
-    eps: float = 0.0,
-    tol: float = 1e-10,
-    max_iter: int | None = None,
-) -> SolverResult:
-    """Return the weights of the minimum-norm point of the gradients and the violated constraints.
-
-    With unit vectors u_j along the preferences, constraint j is `(u_j - u_k) . losses <= 0`, and
-    its gradient is `J'(u_j - u_k)`. With A the unit matrix over the rows `u_j - u_k`, the problem
-    is `min ||sum_r a_r (A J)_r||^2` over the simplex of the active objectives and of the violated
-    constraints; the weights are A'a.
-
-    Args:
-        gramian: float64 `[..., m, m]`, the inner products of the gradients.
-        losses: `[m]` or `[..., m]`, finite.
-        preferences: float64 `[K, m]`, >= 0; their lengths, over the active objectives, do not
-            matter.
-        index: k, the preference of this run.
-        active: bool `[..., m]`; the others get weight exactly 0 and have no influence. None means
-            all active.
-        eps: constraints with `(u_j - u_k) . losses > -eps ||losses||` count, >= 0; 0 means those
-            that are violated.
-        tol: of `min_norm_point`, relative, > 0.
-        max_iter: of `min_norm_point`.
-
-    Returns:
-        The weights, of any sign; status, gap and num_iter are those of the minimum-norm problem.
-        On non-finite gradients or losses the weights are uniform over the active objectives.
-
-    Example:
-        >>> import torch
-        >>> from moopt.weightings.pmtl import pmtl_weights
-        >>> G, u = torch.eye(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64)
-        >>> pmtl_weights(G, torch.tensor([2.0, 1.0]), u).weights.tolist()
-        [0.5, 0.5]
-    """
-    gramian = gramian.detach()
-    on = torch.ones(gramian.shape[:-1], dtype=torch.bool, device=gramian.device)
-    if active is not None:
-        on = on & active.to(gramian.device)
-    losses = losses.detach().to(device=gramian.device, dtype=torch.float64)
-    losses = torch.where(on, losses.expand(on.shape), 0.0)
-    finite = all_finite(gramian, on) & torch.isfinite(losses).all(-1)
-    clean = torch.where(pairs(on) & finite[..., None, None], gramian, 0.0)
-    losses = torch.where(finite[..., None], losses, 0.0)
-
-    vectors = torch.where(on[..., None, :], preferences, 0.0)
-    lengths = vectors.square().sum(-1, keepdim=True).sqrt()
-    units = vectors / torch.where(lengths > 0.0, lengths, 1.0)
-    own = units[..., index : index + 1, :]
-    # By slices: an index list would be copied from the host, which synchronises a device.
-    others = torch.cat([units[..., :index, :], units[..., index + 1 :, :]], -2)
-    rows = others - own
-    values = (rows @ losses[..., None])[..., 0]
-    slack = eps * losses.square().sum(-1, keepdim=True).sqrt()
-    violated = (values > -slack) & (rows != 0.0).any(-1) & (own != 0.0).any(-1)
-    eye = torch.eye(gramian.shape[-1], dtype=torch.float64, device=gramian.device)
-    rows = torch.cat([eye.expand(*rows.shape[:-2], *eye.shape), rows], -2)
-    result = min_norm_point(
-        rows @ clean @ rows.mT,
-        active=torch.cat([on, violated], -1),
-        tol=tol,
-        max_iter=max_iter,
-    )
-    weights = (result.weights[..., None, :] @ rows)[..., 0, :]
-    weights = torch.where(finite[..., None], weights, mean_weights(gramian, active=on))
-    status = torch.where(finite, result.status, int(SolverStatus.NON_FINITE))
-    gap = torch.where(finite, result.gap, math.nan)
-    return result._replace(weights=torch.where(on, weights, 0.0), status=status, gap=gap)
+from moopt.solvers.gramian_hull import gramian_hull
+from moopt.weightings.base import Guarantee, Weighting
+from moopt.weightings.problem import Problem
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,7 +45,7 @@ class PMTL(Weighting):
         beyond what a float64 Gramian tells, and the status says so. Weights may be negative and
         do not sum to one. DEGENERATE means that the gradients and the violated constraints
         cancel: no direction serves all of them. NaN or infinity among the active rows or losses
-        gives uniform weights and status NON_FINITE. No synchronisation on a device.
+        gives uniform weights and status NON_FINITE.
 
     Example:
         >>> import torch, moopt
@@ -151,6 +70,10 @@ class PMTL(Weighting):
     max_iter: int | None = None
 
     name: ClassVar[str] = "PMTL"
+    example: ClassVar[Mapping[str, Any]] = {
+        "preferences": ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+    }
+    year: ClassVar[int | None] = 2019
     source: ClassVar[str] = (
         "X. Lin, H.-L. Zhen, Z. Li, Q.-F. Zhang and S. Kwong, Pareto Multi-Task Learning, NeurIPS"
         " 2019"
@@ -187,35 +110,28 @@ class PMTL(Weighting):
     def needs(self) -> frozenset[str]:
         return frozenset({"losses"})
 
-    def __call__(
-        self, statistics: StepStatistics, state: dict[str, Tensor] | None = None
-    ) -> WeightingOutput:
-        gramian, active = objective_rows(statistics)
-        if statistics.losses is None:
-            raise ValueError(
-                "`PMTL` needs the losses; got none. Pass them in `StepStatistics.losses`."
-            )
-        result = pmtl_weights(
-            gramian,
-            statistics.losses,
-            self._vectors(gramian),
-            index=self.index,
-            active=active,
-            eps=self.eps,
-            tol=self.tol,
-            max_iter=self.max_iter,
-        )
-        return WeightingOutput(with_auxiliary_rows(result.weights, statistics), {}, result)
+    def weigh(self, problem: Problem, state: State) -> Solved:
+        """The minimum-norm point of the gradients and of the violated constraints' gradients.
 
-    def _vectors(self, gramian: Tensor) -> Tensor:
-        """The preferences as a float64 `[K, m]` tensor beside the Gramian."""
-        m = gramian.shape[-1]
-        if len(self.preferences[0]) != m:
+        With unit vectors u_j along the preferences, constraint j is `(u_j - u_k) . losses <= 0`,
+        and its gradient is `J'(u_j - u_k)`. With A the unit matrix over the rows `u_j - u_k`, the
+        problem is `min ||sum_r a_r (A J)_r||^2` over the simplex; the weights are A'a.
+        """
+        vectors = np.array(self.preferences)
+        if vectors.shape[1] != problem.num_objectives:
             raise ValueError(
                 f"`preferences` of `PMTL` must have one entry per objective; got vectors of"
-                f" {len(self.preferences[0])} for {m} objectives. Pass {m} numbers each."
+                f" {vectors.shape[1]} for {problem.num_objectives} objectives. Pass"
+                f" {problem.num_objectives} numbers each."
             )
-        # Filling one scalar at a time needs no copy from the host, which would synchronise.
-        return torch.stack(
-            [torch.stack([gramian.new_full((), v) for v in vector]) for vector in self.preferences]
-        )
+        assert problem.losses is not None
+        vectors = vectors[:, problem.positions]
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        units = vectors / np.where(lengths > 0.0, lengths, 1.0)
+        own = units[self.index]
+        rows = np.delete(units, self.index, axis=0) - own
+        slack = self.eps * float(np.linalg.norm(problem.losses))
+        violated = (rows @ problem.losses > -slack) & rows.any(1) & own.any()
+        rows = np.vstack([np.eye(problem.m), rows[violated]])
+        solved = gramian_hull(rows @ problem.gramian @ rows.T, tol=self.tol, max_iter=self.max_iter)
+        return solved._replace(weights=solved.weights @ rows)

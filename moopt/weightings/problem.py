@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from moopt.records.result import Array, Solved
 from moopt.settings.preference import Preference, numbers_in_order
+from moopt.solvers.equilibrated import cosines_of
 from moopt.solvers.min_norm import min_norm
 
 EPS = float(np.finfo(np.float64).eps)
@@ -131,14 +132,3 @@ class Problem:
             np.array([places[name] for name in role if name in places], dtype=np.intp)
             for role in roles.values()
         )
-
-
-def cosines_of(gramian: Array, norms: Array) -> Array:
-    """Cosines of a Gramian: symmetric, in [-1, 1], with unit diagonal, and 0 beside a zero row."""
-    scale = norms if norms.all() else np.where(norms > 0.0, norms, 1.0)
-    # Two divisions: the product of two norms can underflow where the entry does not.
-    cosines = (0.5 * gramian + 0.5 * gramian.T) / scale
-    cosines /= scale[:, None]
-    np.maximum(np.minimum(cosines, 1.0, out=cosines), -1.0, out=cosines)
-    cosines.flat[:: len(norms) + 1] = 1.0
-    return cosines

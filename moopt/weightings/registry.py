@@ -40,14 +40,14 @@ class RegisteredWeighting:
     @property
     def year(self) -> int | None:
         """Of the publication; None where there is no single origin."""
-        return getattr(self.weighting_class, "year", None) or _YEARS.get(self.name)
+        return self.weighting_class.year
 
     @property
     def required(self) -> Mapping[str, Any]:
         """Hyper-parameters without a default, each with an example for three objectives named
         "forget", "retain" and "third"; a method with any has no registered instance.
         """
-        return getattr(self.weighting_class, "example", None) or _EXAMPLES.get(self.name, {})
+        return self.weighting_class.example
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -90,20 +90,6 @@ class RegisteredWeighting:
 
     def _with(self, settings: Mapping[str, Any]) -> Any:
         return self.build(**{**self.required, **settings})
-
-
-_ROLES = {"forget": "forget", "retain": ("retain", "third")}
-_YEARS = dict(
-    DualSpaceMGDA=2025, NGDiff=2025, GRU=2025, BLUR=2026, IMTLG=2021, ConFIG=2025,
-    OrthogonalSteepestDescent=2025, HAMU=2026, PCD=2026, AlignedMTL=2023, NTK=2020, DBMTL=2023,
-    GradNorm=2018, DualProj=2017, UPGrad=2024, CAGrad=2021, NashMTL=2022, FairGrad=2024,
-    SDMGrad=2023, MoDo=2023, SDMGradStochastic=2023, EPO=2020, PMGDA=2024, PMTL=2019,
-)  # fmt: skip
-_EXAMPLES: dict[str, Mapping[str, Any]] = {
-    **dict.fromkeys(("NGDiff", "GRU", "BLUR", "OrthogonalSteepestDescent", "HAMU"), _ROLES),
-    "PCD": {"primary": "forget", "secondary": ("retain", "third")},
-    "PMTL": {"preferences": ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))},
-}
 
 
 def registered(package: str) -> Mapping[str, RegisteredWeighting]:

@@ -1,79 +1,71 @@
-"""role_sums: the Gramian of the sums of the gradients of each role."""
+"""role_sums: the sum of the gradients to forget beside the sum of those to retain."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from moopt.settings.roles import membership
-from moopt.weightings.mean import mean_weights
-from moopt.weightings.unit_rows import all_finite, pairs
+from moopt.records.result import Array
+from moopt.weightings.problem import EPS, Problem
 
-CANCELLED = 64 * torch.finfo(torch.float64).eps
+CANCELLED = 64 * EPS
 """||sum g_i||^2 below this share of (sum ||g_i||)^2 is rounding: the sum is zero."""
 
 
 class RoleSums(NamedTuple):
-    """The sums of the active gradients of each of k roles, as if their losses were added up.
+    """g_f and g_r, the sums of the gradients of each role, as if their losses were added up.
 
     Attributes:
-        norms: float64 `[..., k]`; 0 where a role is absent or its sum is rounding.
-        cosines: float64 `[..., k, k]`, in [-1, 1]; 0 where a norm is 0, the diagonal too.
-        members: bool `[..., k, m]`, the active objectives of each role.
-        finite: bool `[...]`; False where an active entry is NaN or infinite.
-        active: bool `[..., m]`.
+        forget: `||g_f||`; 0 where no objective to forget is present, or its sum is rounding.
+        retain: `||g_r||`, likewise.
+        cosine: of the angle between the two; 0 where one of them is.
+        places: in the problem, of the objectives to forget and of those to retain.
+        m: the number of objectives in the problem.
     """
 
-    norms: Tensor
-    cosines: Tensor
-    members: Tensor
-    finite: Tensor
-    active: Tensor
+    forget: float
+    retain: float
+    cosine: float
+    places: tuple[NDArray[np.intp], NDArray[np.intp]]
+    m: int
 
-    def weights(self, coefficients: Tensor) -> Tensor:
-        """From `[..., k]` coefficients of the sums to `[..., m]` weights of the objectives.
-
-        Uniform over the active objectives where the Gramian is not finite.
-        """
-        spread = torch.where(self.members, coefficients[..., :, None], 0.0).sum(-2)
-        # `mean_weights` reads no more than the shape and the device of its first argument.
-        uniform = mean_weights(self.active[..., None], active=self.active)
-        return torch.where(self.finite[..., None], spread, uniform)
+    def weights(self, on_forget: float, on_retain: float) -> Array:
+        """float64 `[m]`, the weights whose direction is `on_forget g_f + on_retain g_r`."""
+        weights = np.zeros(self.m)
+        weights[self.places[0]] = on_forget
+        weights[self.places[1]] = on_retain
+        return weights
 
 
-def role_sums(
-    gramian: Tensor, roles: Sequence[Sequence[int]], active: Tensor | None = None
-) -> RoleSums:
-    """Return norms and cosines of the sums of the gradients of each role.
+def role_sums(problem: Problem, forget: NDArray[np.intp], retain: NDArray[np.intp]) -> RoleSums:
+    """Norms and cosine of g_f and g_r, given the places of their objectives in a problem."""
+    norms = sum_norm(problem, forget), sum_norm(problem, retain)
+    cosine = 0.0
+    if all(norms):
+        ours, theirs = problem.norms[forget] / norms[0], problem.norms[retain] / norms[1]
+        cosine = float(ours @ problem.cosines[forget][:, retain] @ theirs)
+    return RoleSums(*norms, min(max(cosine, -1.0), 1.0), (forget, retain), problem.m)
 
-    Args:
-        gramian: float64 `[..., m, m]`.
-        roles: k lists of positions.
-        active: bool `[..., m]`; None means all.
 
-    Numerics: the inner products of sums lose as many digits as the gradients of one role cancel; a
-    sum below `CANCELLED` of its terms is zero. No synchronisation.
+def sum_norm(problem: Problem, places: NDArray[np.intp]) -> float:
+    """The norm of the sum of the gradients at some places; 0 where it is rounding.
+
+    Numerics: it loses as many digits as the gradients cancel; see `cancelled_below`.
     """
-    m = gramian.shape[-1]
-    on = torch.ones_like(gramian[..., 0], dtype=torch.bool)
-    if active is not None:
-        on = on & active.to(gramian.device)
-    members = torch.stack([membership(role, m, gramian.device) for role in roles])
-    members = members & on[..., None, :]
-    finite = all_finite(gramian, None if active is None else on)
-    clean = torch.where(pairs(on) & finite[..., None, None], gramian, 0.0)
-    chosen = members.to(clean.dtype)
-    inner = chosen @ clean @ chosen.mT
-    squares = inner.diagonal(dim1=-2, dim2=-1)
-    lengths = clean.diagonal(dim1=-2, dim2=-1).clamp_min(0.0).sqrt()
-    total = (chosen * lengths[..., None, :]).sum(-1)
-    present = squares > CANCELLED * total.square()
-    norms = torch.where(present, squares, 0.0).sqrt()
-    safe = torch.where(present, norms, 1.0)
-    # Dividing twice keeps the product of two small norms from underflowing.
-    cosines = (inner / safe[..., :, None] / safe[..., None, :]).clamp(-1.0, 1.0)
-    cosines = torch.where(present[..., :, None] & present[..., None, :], cosines, 0.0)
-    return RoleSums(norms, cosines, members, finite, on)
+    norms = problem.norms[places]
+    if len(norms) < 2:
+        return float(norms.sum())
+    largest = float(norms.max())
+    terms = norms / largest
+    square = float(terms @ problem.cosines[places][:, places] @ terms)
+    if square <= cancelled_below(problem) * float(terms.sum()) ** 2:
+        return 0.0
+    return largest * math.sqrt(square)
+
+
+def cancelled_below(problem: Problem) -> float:
+    """The share of `(sum_i |w_i| ||g_i||)^2` below which `||sum_i w_i g_i||^2` is rounding."""
+    return max(CANCELLED, problem.noise)

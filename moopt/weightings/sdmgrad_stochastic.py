@@ -5,63 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
-from torch import Tensor
-
-from moopt.records.step_statistics import StepStatistics
+from moopt.records.result import Array
 from moopt.settings.numbers import check_number
-from moopt.weightings.double_sampling import DoubleSampling, projected_step
-from moopt.weightings.old_preference import (
-    Preference,
-    checked_preference,
-    preference_shares,
-    preference_vector,
-)
-
-
-def sdmgrad_stochastic_weights(
-    products: Tensor,
-    former: Tensor,
-    preference: Tensor | None = None,
-    *,
-    active: Tensor | None = None,
-    step_size: float = 1e-3,
-    regularization: float = 0.3,
-) -> Tensor:
-    """Return `P(w - gamma K (w + lambda u))`, P the projection onto the simplex.
-
-    With independent batches behind its two sides, `K = J1 J2'` makes `K (w + lambda u)` an
-    unbiased estimate of the gradient of `||J'(w + lambda u)||^2 / 2` for the expected gradients.
-
-    Args:
-        products: `[..., m, m]`, entry (i, j) is the inner product of the gradient of objective i
-            on the first batch with that of objective j on the second.
-        former: `[..., m]`, the weights w of the last step.
-        preference: float64 `[m]` or `[..., m]`, u >= 0, divided by its sum over the active
-            objectives; None means equal.
-        active: bool `[..., m]`; the others get weight exactly 0 and have no influence. None means
-            all active.
-        step_size: gamma > 0.
-        regularization: lambda >= 0.
-
-    Returns:
-        float64 `[..., m]` on the simplex; uniform where an active entry is not finite.
-
-    Example:
-        >>> import torch
-        >>> from moopt.weightings.sdmgrad_stochastic import sdmgrad_stochastic_weights
-        >>> K, w = torch.tensor([[4.0, 0.0], [0.0, 2.0]]), torch.tensor([0.5, 0.5])
-        >>> weights = sdmgrad_stochastic_weights(K, w, step_size=0.1, regularization=1.0)
-        >>> [round(weight, 12) for weight in weights.tolist()]
-        [0.4, 0.6]
-    """
-    u = preference_shares(preference, products, active)
-    return projected_step(
-        products,
-        former,
-        lambda clean, w: (clean @ (w + regularization * u)[..., None])[..., 0],
-        active=active,
-        step_size=step_size,
-    )
+from moopt.settings.preference import Preference, checked_preference
+from moopt.weightings.double_sampling import DoubleSampling
+from moopt.weightings.problem import Problem
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,8 +36,7 @@ class SDMGradStochastic(DoubleSampling):
             preference does not fit the objectives.
 
     Numerics: three backward passes per objective. An objective that is inactive or absent in a
-        step keeps its entry of the state. NaN or infinity among the active rows of any batch gives
-        uniform weights and leaves the state. Common descent is not promised: the weights lag. The
+        step keeps its entry of the state. Common descent is not promised: the weights lag. The
         step has a unit: for gradients of norm s, a `step_size` of about `1e-3 / s^2`.
 
     Example:
@@ -114,6 +61,7 @@ class SDMGradStochastic(DoubleSampling):
     preference: Preference | None = None
 
     name: ClassVar[str] = "SDMGradStochastic"
+    year: ClassVar[int | None] = 2023
     source: ClassVar[str] = (
         "P. Xiao, H. Ban and K. Ji, Direction-oriented Multi-objective Learning: Simple and"
         " Provable Stochastic Algorithms, NeurIPS 2023"
@@ -124,17 +72,11 @@ class SDMGradStochastic(DoubleSampling):
         check_number(self.name, "regularization", self.regularization, "finite and >= 0", use="0.3")
         object.__setattr__(self, "preference", checked_preference(self.preference, self.name))
 
-    def _step(
-        self, products: Tensor, former: Tensor, active: Tensor, statistics: StepStatistics
-    ) -> tuple[Tensor, Tensor]:
-        u = preference_vector(self.preference, statistics, self.name)
-        moved = sdmgrad_stochastic_weights(
-            products,
-            former,
-            u,
-            active=active,
-            step_size=self.step_size,
-            regularization=self.regularization,
-        )
-        shares = preference_shares(u, products, active)
-        return moved, (moved + self.regularization * shares) / (1.0 + self.regularization)
+    def _slope(self, products: Array, weights: Array, problem: Problem) -> Array:
+        """`K (w + lambda u)`."""
+        u = problem.shares(self.preference, self.name)
+        return products @ (weights + self.regularization * u)
+
+    def _direction(self, weights: Array, problem: Problem) -> Array:
+        u = problem.shares(self.preference, self.name)
+        return (weights + self.regularization * u) / (1.0 + self.regularization)

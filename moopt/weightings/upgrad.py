@@ -38,7 +38,9 @@ class UPGrad(Weighting):
         `sum_i u_i r_i / ||d||` with the residual r_i of each projection: 1e-10 proves
         `g_i . d >= -1e-10 ||g_i|| ||d||`. Where float64 cannot tell d from zero the status is
         DEGENERATE: the point is Pareto stationary. At other Pareto stationary points d need not be
-        zero, and leaves the objectives that cancel alone.
+        zero, and leaves the objectives that cancel alone; but where some of many float32 gradients
+        cancel exactly, their rounding can close the dual cone, and d is zero there. (A ridge, as a
+        peer adds, would keep a direction, which raises some of them by the ridge.)
 
     Example:
         >>> import torch, moopt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -128,3 +129,10 @@ def test_timing_goes_in_turn_and_pairs_the_rounds() -> None:
     slow, base = Timing([], [5.0, 9.0, 2.0]), Timing([], [1.0, 1.0, 1.0])
     assert slow.over(base) == 4.0
     assert slow.median == 5.0
+
+
+def test_every_benchmark_is_there_and_in_the_documentation() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "testing.md").read_text("utf-8")
+    for name in all_benchmarks.NAMES:
+        assert f"| `{name}` |" in page
+        importlib.import_module(f"benchmarks.{name}")

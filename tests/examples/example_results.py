@@ -103,7 +103,7 @@ def example_record(rng: np.random.Generator, step: int) -> StepRecord:
         weights=weights / weights.sum(),
         gramian=gramian,
         active=active,
-        stationarity_value=torch.tensor(0.4 * 0.98**step),
+        stationarity=0.4 * 0.98**step,
         step=step,
     )
 

@@ -97,6 +97,26 @@ def test_a_given_direction_and_the_plain_sum_of_the_rest():
     )
 
 
+def test_a_direction_over_other_positions_or_rows_than_the_gramian() -> None:
+    a, b = parameters = leaves(2, 3)
+    for change in ("positions", "rows", "dropped"):
+        store = GradientStore()
+        for factor in (1.0, 2.0):
+            record(store, str(factor), parameters, lambda f=factor: f * (a.sum() + b.sum()))
+        store.gramian([True, True])
+        weights, shared = [0.5, 0.25], [True, change != "positions"]
+        if change == "rows":
+            record(store, "3.0", parameters, lambda: 3.0 * (a.sum() + b.sum()))
+            weights.append(1.0)
+        elif change == "dropped":
+            store.drop("1.0")
+            weights.pop()
+        store.write_direction_(weights, shared)
+        expected = {"positions": (1.0, 3.0), "rows": (4.0, 4.0), "dropped": (1.0, 1.0)}[change]
+        assert (a.grad[0].item(), b.grad[0].item()) == expected
+        a.grad = b.grad = None
+
+
 def test_one_row_comes_back_bit_for_bit():
     (p,) = parameters = leaves(3)
     store = GradientStore()

@@ -48,8 +48,9 @@ UNCLAIMED = [
     for name in SETTINGS
     for guarantee in Guarantee
     if guarantee not in SETTINGS[name](range(3)).guarantees
-    # The program of balanced losses may have several solutions: see test_epo.py.
-    and (name, guarantee) != ("EPO", Guarantee.PERMUTATION_EQUIVARIANT)
+    # EPO's program of balanced losses may have several solutions (see test_epo.py), and a large
+    # step of MoDo ends in a vertex that rounding chooses: no fixed case need show either.
+    and (guarantee is not Guarantee.PERMUTATION_EQUIVARIANT or name not in ("EPO", "MoDo"))
     and not (
         # Implied by the stronger promise.
         guarantee is Guarantee.NON_CONFLICTING_IF_INDEPENDENT

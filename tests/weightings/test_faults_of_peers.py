@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -46,11 +48,13 @@ def test_fault_2_parameters_of_every_dtype_train(name: str, dtype: torch.dtype) 
 def test_fault_2_a_gramian_of_every_dtype_is_taken_as_float64(
     name: str, dtype: torch.dtype
 ) -> None:
-    coarse = case("conflicting", 5).gramian.to(dtype)
-    losses = torch.linspace(1.0, 2.0, 5)
+    coarse = statistics(case("conflicting", 5).gramian.to(dtype), torch.linspace(1.0, 2.0, 5))
+    # What is taken for rounding follows the dtype that a Gramian came in: it is stated here.
+    noise = torch.finfo(dtype).eps
     weighting = BUILDS[name](range(5))
-    weights = weighting(statistics(coarse, losses)).weights
-    expected = weighting(statistics(coarse.double(), losses)).weights
+    weights = weighting(dataclasses.replace(coarse, noise=noise)).weights
+    exact = dataclasses.replace(coarse, gramian=coarse.gramian.double(), noise=noise)
+    expected = weighting(exact).weights
     assert weights.dtype == torch.float64
     assert torch.equal(weights, expected)
     assert bool(torch.isfinite(weights).all())

@@ -8,11 +8,15 @@ from torch import Tensor
 
 from moopt.records.step_statistics import StepStatistics
 from moopt.weightings import GradNorm, Sum
-from moopt.weightings.grad_norm import grad_norm_weights
+from moopt.weightings.grad_norm import grad_norm_step
 from tests.cases import case
 
 STEP_TOL = 1e-12
 """Rounding of one step in float64."""
+
+
+def grad_norm_weights(*arrays: Tensor, **settings: float) -> Tensor:
+    return torch.from_numpy(grad_norm_step(*(a.numpy() for a in arrays), **settings))
 
 
 def step(norms: Tensor, losses: Tensor, weighting: GradNorm, state=None, active=None):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cvxpy
 import numpy
+import numpy as np
 import pytest
 import torch
 
@@ -11,7 +12,7 @@ from moopt.records.step_statistics import StepStatistics
 from moopt.settings.names import sample_name
 from moopt.testing import all_cases
 from moopt.weightings import MoDo
-from moopt.weightings.modo import modo_weights
+from moopt.weightings.problem import Problem
 
 AGREEMENT = 1e-9
 NAMES = ("a", "b", "c")
@@ -50,6 +51,20 @@ def test_one_projected_gradient_step_of_the_regularised_problem(case) -> None:
     torch.testing.assert_close(weights[: case.m], expected, rtol=0, atol=1e-7)
     assert (weights[case.m :] == 0).all()
     assert torch.equal(state["weights"], weights[: case.m])
+
+
+def modo_weights(products, weights, **settings):
+    """The weights that `MoDo` keeps after a step, for one or many `J1 J2'`."""
+    method, m = MoDo(**settings), products.shape[-1]
+    names = tuple(map(str, range(m)))
+    samples = tuple(sample_name(n, k) for k in (1, 2) for n in names)
+    chains = []
+    for one, former in zip(products.reshape(-1, m, m), weights.reshape(-1, m), strict=True):
+        wide = np.zeros((3 * m, 3 * m))
+        wide[m : 2 * m, 2 * m :] = one.numpy()
+        problem = Problem.of(np.eye(m), names=names, auxiliary=samples, wide=wide)
+        chains.append(method.weigh(problem, {"weights": former.numpy()}).state["weights"])
+    return torch.from_numpy(np.array(chains)).reshape(products.shape[:-1])
 
 
 def settled(mean: torch.Tensor, *, independent: bool) -> torch.Tensor:

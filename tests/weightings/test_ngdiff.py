@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from moopt.records.status import SolverStatus
 from moopt.weightings import Guarantee, NGDiff
 from tests.cases import all_cases
 from tests.weightings.forgetting import IDENTITY_TOL, PAIRS, TRIPLES, check_promise, pair, weigh
@@ -51,8 +52,10 @@ def test_an_absent_or_vanished_role_leaves_the_other() -> None:
     assert weigh(NAMED, jacobian[:1]).weights.tolist() == [0.2]
     assert weigh(NAMED, jacobian[[2, 1]]).weights.tolist() == [0.0, 0.5]
     masked = torch.tensor([False, True, True])
-    assert weigh(NAMED, jacobian, active=masked).weights.tolist() == [0.0, 0.5, 0.5]
-    assert weigh(NAMED, 0.0 * jacobian).weights.tolist() == [0.0, 0.0, 0.0]
+    assert weigh(NAMED, jacobian, active=masked).weights.tolist() == [0.0, 0.5, 0.0]
+    nothing = weigh(NAMED, 0.0 * jacobian)
+    assert nothing.weights.tolist() == [1 / 3] * 3
+    assert int(nothing.result.status) == SolverStatus.DEGENERATE
 
 
 def test_retain_gradients_that_cancel_count_as_none() -> None:

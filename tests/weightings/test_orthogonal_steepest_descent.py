@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import moopt.solvers.pseudo_inverse as pseudo_inverse_module
+import moopt
 from moopt.records.status import SolverStatus
 from moopt.records.step_statistics import StepStatistics
 from moopt.weightings import Guarantee, OrthogonalSteepestDescent
@@ -105,6 +105,24 @@ def test_retain_gradients_that_rounding_cannot_tell_apart_are_a_status() -> None
     assert seen > 0
 
 
+@pytest.mark.parametrize("n", [1000, 100_000])
+def test_retain_gradients_apart_by_float32_rounding_are_one_constraint(n: int) -> None:
+    """What is left of g_j . d is that rounding: no ascent, and no violation of a promise."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        weight = torch.nn.Parameter(torch.zeros(n))
+        retain = torch.randn(n, generator=generator)
+        rows = {"forget": retain + torch.randn(n, generator=generator), "retain": retain}
+        rows["retain 2"] = 0.37 * retain + 1e-7 * torch.randn(n, generator=generator)
+        optimizer = moopt.CommonDescent(torch.optim.SGD([weight], lr=0.1), MANY)
+        record = optimizer.backward({name: (weight * row).sum() for name, row in rows.items()})
+        lengths = weight.grad.norm() * retain.norm()
+        assert abs(float(weight.grad @ retain / lengths)) <= 1e-6
+        assert record.descent
+        if n == 100_000:  # long float32 rows: their inner products are rounded by as much
+            assert record.status == SolverStatus.CONVERGED
+
+
 def test_a_forget_gradient_in_the_span_is_infeasible() -> None:
     jacobian = torch.tensor([[1.0, 2.0], [1.0, 0.0], [0.0, 1e-6]], dtype=torch.float64)
     output = weigh(MANY, jacobian)
@@ -122,7 +140,7 @@ def test_without_a_forget_gradient_the_retain_gradients_are_summed() -> None:
     assert alone.weights.tolist() == [1.0]
     assert int(alone.result.status) == SolverStatus.CONVERGED
     nothing = weigh(MANY, 0.0 * jacobian)
-    assert nothing.weights.tolist() == [0.0, 0.0, 0.0]
+    assert nothing.weights.tolist() == [1 / 3] * 3
     assert int(nothing.result.status) == SolverStatus.DEGENERATE
     assert float(nothing.result.gap) == 0.0
 
@@ -185,17 +203,6 @@ def test_a_drift_that_is_not_finite_is_a_status() -> None:
     output = WITH_DRIFT(statistics)
     assert output.weights.tolist() == [0.5, 0.5, 0.0, 0.0]
     assert int(output.result.status) == SolverStatus.NON_FINITE
-
-
-def test_the_device_form_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
-    for case in all_cases(ms=(2, 3, 5), families=("conflicting", "duplicate", "aligned")):
-        with monkeypatch.context() as patch:
-            host = weigh(MANY, case.jacobian).weights
-            patch.setattr(pseudo_inverse_module, "runs_on_host", lambda tensor: False)
-            device = weigh(MANY, case.jacobian).weights
-        difference = case.jacobian.T @ (host - device)
-        scale = float((host.abs() * case.norms).sum())
-        assert float(difference.norm()) <= IDENTITY_TOL * scale
 
 
 def test_settings_out_of_range_name_the_remedy() -> None:

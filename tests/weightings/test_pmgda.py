@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 
 import numpy as np
 import pytest
@@ -17,7 +16,8 @@ from moopt.records.status import SolverStatus
 from moopt.records.step_statistics import StepStatistics
 from moopt.solvers import min_norm_point
 from moopt.weightings import MGDA, PMGDA, Weighting
-from moopt.weightings.pmgda import pmgda_weights, ray_distance
+from moopt.weightings.pmgda import predicted, ray_distance, unit_ray
+from moopt.weightings.problem import Problem
 from tests.cases import Case, case, cases
 
 PROGRAM_TOL = 1e-6
@@ -132,11 +132,10 @@ def test_the_distance_to_the_ray_and_its_derivatives(seed: int, m: int, scale: f
     h = distance(losses, preference)
     (slope,) = torch.autograd.grad(h, losses)
     plain = losses.detach()
-    on = torch.ones(m, dtype=torch.bool)
-    sine, ours = ray_distance(plain * scale, preference, on)
-    torch.testing.assert_close(ours, slope)
-    torch.testing.assert_close(sine, h.detach() / plain.norm())
-    on_the_ray, none = ray_distance(3.0 * preference * scale, preference, on)
+    sine, ours = ray_distance((plain * scale).numpy(), preference.numpy())
+    torch.testing.assert_close(torch.from_numpy(ours), slope)
+    torch.testing.assert_close(torch.tensor(sine).double(), h.detach() / plain.norm())
+    on_the_ray, none = ray_distance((3.0 * preference * scale).numpy(), preference.numpy())
     assert float(on_the_ray) < 1e-14
     assert not none.any()
 
@@ -148,7 +147,8 @@ def run(weighting: Weighting, targets: Tensor, start: list[float]) -> tuple[Tens
         rows = x - targets
         losses = 0.5 * rows.square().sum(-1)
         statistics = StepStatistics(gramian=rows @ rows.T, losses=losses)
-        x = x - 0.1 * 0.02 ** (step / steps) * rows.T @ weighting(statistics).weights
+        # The last steps are shorter than the band of h_tol: longer ones leap over it and back.
+        x = x - 0.1 * 1e-3 ** (step / steps) * rows.T @ weighting(statistics).weights
     return x, 0.5 * (x - targets).square().sum(-1)
 
 
@@ -189,9 +189,11 @@ def test_without_a_gradient_of_the_constraint_it_is_mgda() -> None:
     on_the_ray = weigh(one, 5.0 * preference, preference)
     mgda = MGDA()(StepStatistics(gramian=one.gramian)).weights
     torch.testing.assert_close(on_the_ray.weights, mgda)
-    off = torch.tensor(True)
-    zeros = torch.zeros(3, dtype=torch.float64)
-    torch.testing.assert_close(pmgda_weights(one.gramian, zeros, off).weights, mgda)
+    problem = Problem.of(one.gramian.numpy())
+    ray = unit_ray(problem, np.zeros(3))
+    assert ray is None
+    weights = torch.from_numpy(predicted(problem, ray, 1e-9, None).weights)
+    torch.testing.assert_close(weights, mgda)
     equal = case("all_equal", 3)
     losses = torch.tensor([1.0, 5.0, 2.0], dtype=torch.float64)
     output = PMGDA()(StepStatistics(gramian=equal.gramian, losses=losses))
@@ -215,21 +217,6 @@ def test_a_zero_row_does_not_stop_a_correction() -> None:
     d = one.jacobian.T @ output.weights
     assert int(output.result.status) == SolverStatus.CONVERGED
     assert float(along @ d / along.norm()) >= 0.95 - PROGRAM_TOL
-
-
-@settings(deadline=None, max_examples=40)
-@given(cases(INDEPENDENT, ms=(2, 3)), st.integers(0, 2**16), st.sampled_from([1.0, 1e-3]))
-def test_the_device_form_agrees(one: Case, seed: int, spread: float) -> None:
-    losses, preference = drawn(seed, one.m, spread)
-    host = weigh(one, losses, preference)
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("moopt.solvers.linear_program", "moopt.weightings.pmgda"):
-            patch.setattr(sys.modules[name], "runs_on_host", lambda tensor: False)
-        device = weigh(one, losses, preference)
-    assert int(device.result.status) == int(host.result.status)
-    size = float((host.weights.abs() * one.norms).sum())
-    difference = one.jacobian.T @ (host.weights - device.weights)
-    assert float(difference.norm()) <= DIRECTION_TOL * size
 
 
 def test_groups_may_differ_in_mode() -> None:
@@ -276,7 +263,7 @@ def test_wrong_settings_name_the_remedy() -> None:
         PMGDA(tol=1.0)
     with pytest.raises(ValueError, match="`max_iter` of `PMGDA`"):
         PMGDA(max_iter=0)
-    with pytest.raises(ValueError, match="`PMGDA` needs the losses"):
+    with pytest.raises(ValueError, match="`PMGDA` as configured needs the losses"):
         PMGDA()(StepStatistics(gramian=torch.eye(2)))
     with pytest.raises(ValueError, match="one entry per objective; got 2 for 3"):
         PMGDA(preference=[1.0, 2.0])(StepStatistics(gramian=torch.eye(3), losses=torch.ones(3)))

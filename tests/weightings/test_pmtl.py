@@ -13,7 +13,6 @@ from torch import Tensor
 from moopt.records.status import SolverStatus
 from moopt.records.step_statistics import StepStatistics
 from moopt.weightings import MGDA, PMTL
-from moopt.weightings.pmtl import pmtl_weights
 from tests.cases import Case, case, cases
 
 DESCENT_TOL = 1e-9
@@ -22,6 +21,12 @@ DESCENT_TOL = 1e-9
 NON_STATIONARY = ("aligned", "conflicting", "orthogonal")
 
 THREE = torch.tensor([[1.0, 0.1, 0.1], [0.1, 1.0, 0.1], [0.1, 0.1, 1.0]], dtype=torch.float64)
+
+
+def pmtl_weights(gramian, losses, preferences, *, active=None, **settings):
+    """`PMTL` called by hand."""
+    method = PMTL(preferences=preferences.tolist(), **settings)
+    return method(StepStatistics(gramian=gramian, losses=losses, active=active)).result
 
 
 def violated_rows(one: Case, losses: Tensor, preferences: Tensor, index: int) -> Tensor:

@@ -13,7 +13,6 @@ from torch import Tensor
 from moopt.records.status import SolverStatus
 from moopt.records.step_statistics import StepStatistics
 from moopt.weightings import MGDA, Mean, SDMGrad
-from moopt.weightings.sdmgrad import sdmgrad_weights
 from tests.cases import Case, all_cases, case, cases
 
 OPTIMALITY_TOL = 1e-9
@@ -21,6 +20,12 @@ OPTIMALITY_TOL = 1e-9
 
 CVXPY_TOL = 1e-4
 """Of clarabel's direction: it stops at 1e-8 on the objective, whose root is its accuracy."""
+
+
+def sdmgrad_weights(gramian, preference=None, *, active=None):
+    """`SDMGrad` called by hand."""
+    given = None if preference is None else preference.tolist()
+    return SDMGrad(preference=given)(StepStatistics(gramian=gramian, active=active))
 
 
 def check_optimal(one: Case, weights: Tensor, strength: float, u: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,7 +11,7 @@ from moopt.records.step_statistics import StepStatistics
 from moopt.settings.names import sample_name
 from moopt.testing import all_cases
 from moopt.weightings import MoDo, SDMGrad, SDMGradStochastic
-from moopt.weightings.sdmgrad_stochastic import sdmgrad_stochastic_weights
+from moopt.weightings.problem import Problem
 from tests.weightings.test_modo import NAMES, projected, three_batches
 
 PROJECTION_TOL = 1e-7
@@ -45,6 +46,20 @@ def test_one_projected_step_and_the_regularised_direction(case) -> None:
         third.T @ weights[: case.m], direction, rtol=0, atol=PROJECTION_TOL * scale
     )
     assert (weights[case.m :] == 0).all()
+
+
+def sdmgrad_stochastic_weights(products, weights, **settings):
+    """The weights that `SDMGradStochastic` keeps after a step, for one or many `J1 J2'`."""
+    method, m = SDMGradStochastic(**settings), products.shape[-1]
+    names = tuple(map(str, range(m)))
+    samples = tuple(sample_name(n, k) for k in (1, 2) for n in names)
+    chains = []
+    for one, former in zip(products.reshape(-1, m, m), weights.reshape(-1, m), strict=True):
+        wide = np.zeros((3 * m, 3 * m))
+        wide[m : 2 * m, 2 * m :] = one.numpy()
+        problem = Problem.of(np.eye(m), names=names, auxiliary=samples, wide=wide)
+        chains.append(method.weigh(problem, {"weights": former.numpy()}).state["weights"])
+    return torch.from_numpy(np.array(chains)).reshape(products.shape[:-1])
 
 
 def settled(mean: torch.Tensor, *, independent: bool) -> torch.Tensor:

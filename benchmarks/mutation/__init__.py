@@ -1,1 +1,0 @@
-"""Mutation testing of the solvers and the weightings: `python -m benchmarks.mutation`."""
