@@ -114,6 +114,10 @@ class TrackingAggregator(GradientAggregator):
             state: the present one, not to be written to.
         """
 
+    def reads_auxiliary(self, name: str) -> bool:
+        """As for a `Weighting`."""
+        return True
+
     def unweighed(self, state: State) -> State:
         """The state after a step whose weights were undefined; by default as it was."""
         return state

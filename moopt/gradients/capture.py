@@ -1,20 +1,151 @@
-"""capture: what a backward pass left in `.grad`, as a row that owns its memory."""
+"""Captured: what backward passes left in `.grad`, as rows that own their memory."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from operator import attrgetter, is_
 
 import torch
 from torch import Tensor
 
-from moopt.gradients.shards import refuse_unsupported
+from moopt.gradients.shards import refuse_sharded, refuse_unsupported
 
 Row = list[Tensor | None]
 """One entry per parameter: a gradient, or None where the objective does not reach it."""
 
+_GRAD = attrgetter("grad")
+_PLAIN = {Tensor, torch.nn.Parameter}
+
 # A tensor and the Python object of its storage: whoever else holds the memory may write to it.
 _ALONE = 2
 _holders = torch._C._storage_Use_Count
+
+
+class Captured:
+    """The rows of a step, as backward passes leave them over a fixed list of parameters.
+
+    A row is a list with one entry per parameter: the tensor that autograd handed over, or None
+    where the objective does not reach the parameter.
+
+    Attributes:
+        parameters: those of the rows.
+        rows: the row of each objective.
+        auxiliary: the other rows.
+        losses: the value of each objective, float64; None where none was given.
+        matrix: the rows as one matrix, where a kernel made one; None as soon as a row changes.
+    """
+
+    def __init__(self) -> None:
+        self.parameters: list[Tensor] = []
+        self.rows: dict[str, Row] = {}
+        self.auxiliary: dict[str, Row] = {}
+        self.losses: dict[str, Tensor | None] = {}
+        self.matrix: Tensor | None = None
+        self._missing: dict[str, list[int]] = {}  # by row: the positions without a gradient
+        self._owners: dict[int, str] = {}  # by address: the row that lies there
+
+    def __len__(self) -> int:
+        return len(self.rows) + len(self.auxiliary)
+
+    def clear(self) -> None:
+        """Drop every row and every loss."""
+        self.parameters.clear()
+        self.rows.clear()
+        self.auxiliary.clear()
+        self.losses.clear()
+        self._missing.clear()
+        self._owners.clear()
+        self.matrix = None
+
+    def drop(self, name: str) -> None:
+        """Drop the row and the loss of one name."""
+        self.rows.pop(name, None)
+        self.auxiliary.pop(name, None)
+        self.losses.pop(name, None)
+        self._missing.pop(name, None)
+        self.matrix = None
+        self._release(name)
+
+    @contextlib.contextmanager
+    def recording(
+        self, name: str, parameters: Sequence[Tensor], *, auxiliary: bool = False
+    ) -> Iterator[None]:
+        """Add what a backward pass inside the block leaves in `.grad` to the row of `name`.
+
+        `.grad` is empty inside the block, or holds the row so far, so that the pass accumulates
+        into it and a wrapper that synchronises only the last of several micro-batches reduces
+        their sum. Afterwards it is what it was, whatever happened.
+
+        Args:
+            name: of the objective.
+            parameters: the same ones for every row.
+            auxiliary: the row is not that of an objective.
+
+        Raises:
+            RuntimeError: the parameters changed since the first row, or the gradients of another
+                row were written over.
+            TypeError: a gradient is sparse, a DTensor, or wraps other tensors.
+            ValueError: the name is that of an objective and of an auxiliary row.
+        """
+        rows, others = self.rows, self.auxiliary
+        if auxiliary:
+            rows, others = others, rows
+        if name in others:
+            raise ValueError(
+                f"{name!r} is both an objective and an auxiliary row. Give the auxiliary row a name"
+                " of its own."
+            )
+        if not self.rows and not self.auxiliary:
+            if not set(map(type, parameters)) <= _PLAIN:
+                refuse_sharded(parameters)
+            self.parameters[:] = parameters
+        elif len(parameters) != len(self.parameters) or not all(
+            map(is_, parameters, self.parameters)
+        ):
+            raise RuntimeError(
+                "the parameters changed between two objectives of one step; call"
+                " optimizer.zero_grad() and record every objective again."
+            )
+        waiting: list[Tensor | None] = list(map(_GRAD, parameters))
+        copies = foreign(waiting) if any(w is not None for w in waiting) else []
+        self.matrix = None
+        so_far = rows.get(name)
+        if so_far is not None:
+            self._release(name)
+        try:
+            for t, parameter in enumerate(parameters):
+                parameter.grad = None if so_far is None else so_far[t]
+            yield
+            row = list(map(_GRAD, parameters))
+            self._missing[name] = own_(row, name, self._owners)
+            rows[name] = row
+        finally:
+            for t, parameter in enumerate(parameters):
+                parameter.grad = waiting[t]
+            for gradient, values in copies:
+                gradient.detach().copy_(values)
+
+    def add_loss(self, name: str, value: Tensor | None) -> None:
+        """Add to the value of an objective's loss; None adds nothing."""
+        before = self.losses.get(name)
+        if value is None:
+            self.losses[name] = before
+            return
+        value = value.detach().double()
+        self.losses[name] = value if before is None else before + value
+
+    def reached(self, name: str) -> bool:
+        """Whether the row of a name holds any gradient."""
+        return len(self._missing[name]) < len(self.parameters)
+
+    def is_empty(self) -> bool:
+        """Whether no objective reached any parameter."""
+        return not any(map(self.reached, self.rows))
+
+    def _release(self, name: str) -> None:
+        """Forget where the row of a name lies."""
+        self._owners = {at: owner for at, owner in self._owners.items() if owner != name}
 
 
 def own_(row: Row, name: str, owners: dict[int, str]) -> list[int]:

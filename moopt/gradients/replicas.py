@@ -9,8 +9,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from moopt.gradients.shards import is_sharded as is_sharded
-
 CHECKED_STEPS = 2
 """Replicas are compared in the first steps of each set of objectives: a check synchronises."""
 

@@ -2,155 +2,41 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from itertools import compress
-from operator import attrgetter, is_
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from moopt.gradients.capture import Row, foreign, own_
+from moopt.gradients.capture import Captured, Row
 from moopt.gradients.replicas import check, has_replicas
-from moopt.gradients.shards import is_sharded, refuse_sharded
 from moopt.kernels.combine import combine_
-from moopt.kernels.gathered import combine_gathered_, exists, first_of, gathered, inner_products
+from moopt.kernels.gathered import combine_gathered_, first_of, gathered, inner_products
 from moopt.kernels.gramian import measured_gramian
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
-_grad = attrgetter("grad")
 _dtype = attrgetter("dtype")
 _WIDE = {torch.float64, torch.complex128}
 
 
-class GradientStore:
-    """The objectives' gradients over a fixed list of parameters.
+class GradientStore(Captured):
+    """The objectives' gradients: rows in, their Gramian, and a direction out.
 
-    A row is a list with one entry per parameter: the tensor that autograd handed over, or None
-    where the objective does not reach the parameter. Auxiliary rows enter the Gramian after the
-    objectives' and decide nothing else.
+    Auxiliary rows enter the Gramian after the objectives' and decide nothing else.
 
     Attributes:
-        parameters: those of the rows.
-        rows: the row of each objective.
-        auxiliary: the other rows.
-        losses: the value of each objective, float64; None where none was given.
         noise: the rounding of the entries of the last Gramian, relative to the two norms.
     """
 
     def __init__(self) -> None:
-        self.parameters: list[Tensor] = []
-        self.rows: dict[str, Row] = {}
-        self.auxiliary: dict[str, Row] = {}
-        self.losses: dict[str, Tensor | None] = {}
+        super().__init__()
         self.noise = 0.0
-        self._missing: dict[str, list[int]] = {}  # by row: the positions without a gradient
-        self._owners: dict[int, str] = {}  # by address: the row that lies there
-        # The shared positions of small rows, between `gramian` and `write_direction_`.
-        self._matrix: Tensor | None = None
-        self._matrix_of: list[bool] = []
-
-    def __len__(self) -> int:
-        return len(self.rows) + len(self.auxiliary)
-
-    def clear(self) -> None:
-        """Drop every row and every loss."""
-        self.parameters.clear()
-        self.rows.clear()
-        self.auxiliary.clear()
-        self.losses.clear()
-        self._missing.clear()
-        self._owners.clear()
-        self._matrix = None
-
-    def drop(self, name: str) -> None:
-        """Drop the row and the loss of one name."""
-        self.rows.pop(name, None)
-        self.auxiliary.pop(name, None)
-        self.losses.pop(name, None)
-        self._missing.pop(name, None)
-        self._matrix = None
-        self._release(name)
-
-    @contextlib.contextmanager
-    def recording(
-        self, name: str, parameters: Sequence[Tensor], *, auxiliary: bool = False
-    ) -> Iterator[None]:
-        """Add what a backward pass inside the block leaves in `.grad` to the row of `name`.
-
-        `.grad` is empty inside the block, or holds the row so far, so that the pass accumulates
-        into it and a wrapper that synchronises only the last of several micro-batches reduces
-        their sum. Afterwards it is what it was, whatever happened.
-
-        Args:
-            name: of the objective.
-            parameters: the same ones for every row.
-            auxiliary: the row is not that of an objective.
-
-        Raises:
-            RuntimeError: the parameters changed since the first row, or the gradients of another
-                row were written over.
-            TypeError: a gradient is sparse, a DTensor, or wraps other tensors.
-            ValueError: the name is that of an objective and of an auxiliary row.
-        """
-        rows, others = self.rows, self.auxiliary
-        if auxiliary:
-            rows, others = others, rows
-        if name in others:
-            raise ValueError(
-                f"{name!r} is both an objective and an auxiliary row. Give the auxiliary row a name"
-                " of its own."
-            )
-        if not self.rows and not self.auxiliary:
-            if is_sharded(parameters):
-                refuse_sharded(parameters)
-            self.parameters[:] = parameters
-        elif len(parameters) != len(self.parameters) or not all(
-            map(is_, parameters, self.parameters)
-        ):
-            raise RuntimeError(
-                "the parameters changed between two objectives of one step; call"
-                " optimizer.zero_grad() and record every objective again."
-            )
-        waiting: list[Tensor | None] = list(map(_grad, parameters))
-        copies = foreign(waiting) if any(map(exists, waiting)) else []
-        self._matrix = None
-        so_far = rows.get(name)
-        if so_far is not None:
-            self._release(name)
-        try:
-            for t, parameter in enumerate(parameters):
-                parameter.grad = None if so_far is None else so_far[t]
-            yield
-            row = list(map(_grad, parameters))
-            self._missing[name] = own_(row, name, self._owners)
-            rows[name] = row
-        finally:
-            for t, parameter in enumerate(parameters):
-                parameter.grad = waiting[t]
-            for gradient, values in copies:
-                gradient.detach().copy_(values)
-
-    def add_loss(self, name: str, value: Tensor | None) -> None:
-        """Add to the value of an objective's loss; None adds nothing."""
-        before = self.losses.get(name)
-        if value is None:
-            self.losses[name] = before
-            return
-        value = value.detach().double()
-        self.losses[name] = value if before is None else before + value
-
-    def reached(self, name: str) -> bool:
-        """Whether the row of a name holds any gradient."""
-        return len(self._missing[name]) < len(self.parameters)
-
-    def is_empty(self) -> bool:
-        """Whether no objective reached any parameter."""
-        return not any(map(self.reached, self.rows))
+        self._matrix_of: list[bool] = []  # the shared positions of `matrix`
 
     def accumulation_eps(self) -> float:
         """Rounding of the combination: float32's for 16- and 32-bit gradients, else float64's."""
@@ -190,11 +76,11 @@ class GradientStore:
         rows = [*self.rows.values(), *self.auxiliary.values()]
         if not all(shared):
             rows = [list(compress(row, shared)) for row in rows]
-        self._matrix, self._matrix_of = gathered(rows), list(shared)
-        if self._matrix is None:
+        self.matrix, self._matrix_of = gathered(rows), list(shared)
+        if self.matrix is None:
             product, self.noise = measured_gramian(rows)
         else:
-            product, self.noise = inner_products(self._matrix)
+            product, self.noise = inner_products(self.matrix)
         return product
 
     def check_replicas(
@@ -293,9 +179,9 @@ class GradientStore:
         if len(rows) == 1 and weights[0] == 1.0:
             return out
         positions: Sequence[int] = range(len(out))
-        if self._matrix is not None and self._matrix_of == list(shared):
+        if self.matrix is not None and self._matrix_of == list(shared):
             columns = out if len(rows) == len(everyone) else first_of(everyone)
-            combine_gathered_(self._matrix[: len(rows)], weights, list(compress(columns, shared)))
+            combine_gathered_(self.matrix[: len(rows)], weights, list(compress(columns, shared)))
             positions = () if all(shared) else [t for t in positions if not shared[t]]
         if positions:
             weighted = [t for t in positions if everywhere or shared[t]]
@@ -303,20 +189,6 @@ class GradientStore:
             if not everywhere:
                 self._sum_at_([t for t in positions if not shared[t]], out)
         return out
-
-    def combine_(self, weights: Tensor, shared: Sequence[bool]) -> Row:
-        """The direction that `write_direction_` adds to `.grad`; consumes the rows."""
-        self._matrix = None
-        out = self._direction(weights.cpu().numpy(), shared, False)
-        self.rows.clear()
-        self.auxiliary.clear()
-        self._missing.clear()
-        self._owners.clear()
-        return out
-
-    def _release(self, name: str) -> None:
-        """Forget where the row of a name lies."""
-        self._owners = {at: owner for at, owner in self._owners.items() if owner != name}
 
 
 def _combine_at_(

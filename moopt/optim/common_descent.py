@@ -105,6 +105,15 @@ class CommonDescent(WrappedOptimizer):
     optimization", C. R. Acad. Sci. Paris, 2012; each weighting names its own.
     """
 
+    weighting: Method
+    shared: list[Tensor] | None
+    objectives: tuple[str, ...] | None
+    inactive_tol: float
+    record_every: int
+    skip_non_finite: bool
+    check_replicas: bool
+    _pending: PendingStep
+
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,

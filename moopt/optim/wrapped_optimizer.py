@@ -77,7 +77,8 @@ class WrappedOptimizer(torch.optim.Optimizer):
 
     def _before_step(self, closure: Any) -> Any:
         """Run the hooks before a step of this optimizer; they may replace its closure."""
-        args, kwargs = (self, closure), {}
+        args: tuple[Any, ...] = (self, closure)
+        kwargs: dict[str, Any] = {}
         for hook in self._optimizer_step_pre_hooks.values():
             replaced = hook(self, args, kwargs)
             if replaced is not None:

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from moopt.gradients.replicas import (
     is_checked_step,
-    is_sharded,
     mean_over_processes,
     refuse_other_gradients,
     refuse_other_names,
 )
+from moopt.gradients.shards import is_sharded
 from moopt.records.status import SolverStatus
 from moopt.records.step_record import StepRecord
 from moopt.scalarizations import Scalarization
@@ -83,7 +83,7 @@ def one_pass(
         step=memory.step(step),
     )
     found = _weighed(method, given, memory)
-    weighted_backward_(values, found.weights, scale_of(scaler, values[0]))
+    weighted_backward_(values, found.weights.tolist(), scale_of(scaler, values[0]))
     if all(p.grad is None for p in parameters):
         raise ValueError(
             "no loss reaches a parameter of the optimizer, so there is nothing to step along. Build"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from moopt.aggregators import EntrywiseAggregator, GradientAggregator, TrackingAggregator
 from moopt.gradients import GradientStore
-from moopt.gradients.replicas import has_replicas, mean_over_processes
+from moopt.gradients.replicas import mean_over_processes
 from moopt.records.result import Array
 from moopt.records.status import SolverStatus
 from moopt.records.step_record import StepRecord
@@ -64,7 +64,7 @@ def take_step(
             are some, or asks for ascent on parameters that take their gradients unweighted.
         RuntimeError: the processes hold different gradients.
     """
-    left_out = ()
+    left_out: tuple[str, ...] = ()
     if skip_non_finite:
         left_out = leave_out_non_finite_(store, replicas=checked is not None)
     names, auxiliary = tuple(store.rows), tuple(store.auxiliary)
@@ -78,7 +78,8 @@ def take_step(
         refuse_unfit(method, store, flags, needs)
 
     gramian = store.gramian(flags)
-    if checked is not None and has_replicas():
+    distributed = torch.distributed
+    if checked is not None and distributed.is_available() and distributed.is_initialized():
         store.check_replicas(gramian, flags, checked)
     products, losses, factor = _on_host(gramian, list(store.losses.values()), scale)
     averaged = losses

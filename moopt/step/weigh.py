@@ -198,14 +198,15 @@ def unit_hull(
 def _fallback(hull: Solved, norms: Array, active: Mask, size: int) -> Array:
     """l2-normalised MGDA at the scale of the mean gradient norm, `[m + k]`."""
     weights = np.zeros(size)
-    lengths = norms[: len(active)][active]
+    lengths: Array = norms[: len(active)][active]
     weights[: len(active)][active] = hull.weights / np.where(lengths > 0.0, lengths, 1.0)
-    return weights * lengths.mean()
+    scaled: Array = weights * lengths.mean()
+    return scaled
 
 
 def _not_finite(method: Weighting, weights: Array, state: State, active: Mask) -> Weighed:
     if method.reads_gradients:
         weights = np.zeros(len(weights))
-        weights[: len(active)][active] = 1.0 / max(np.count_nonzero(active), 1)
+        weights[: len(active)][active] = 1.0 / max(int(np.count_nonzero(active)), 1)
     status, nan = SolverStatus.NON_FINITE, math.nan
     return Weighed(weights, state, active, nan, status, nan, False, False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import enum
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -142,7 +143,7 @@ class Weighting(abc.ABC):
     def guarantees(self) -> frozenset[Guarantee]:
         """The promises that hold under the configured hyper-parameters."""
 
-    @property
+    @functools.cached_property
     def needs(self) -> frozenset[str]:
         """The optional fields of a step that this configuration cannot do without."""
         return frozenset()
@@ -156,7 +157,7 @@ class Weighting(abc.ABC):
         """Whether the auxiliary row of this name is looked at, for methods that need such rows."""
         return True
 
-    @property
+    @functools.cached_property
     def state_entries(self) -> Mapping[str, StateEntry]:
         """What is kept from step to step; empty for stateless methods."""
         return {}
@@ -186,7 +187,7 @@ class Weighting(abc.ABC):
             " observe(...) out, or use a method that does, such as FAMO."
         )
 
-    @property
+    @functools.cached_property
     def observes(self) -> bool:
         """Whether the method learns from the losses after the update, by `observe`."""
         return type(self).learn is not Weighting.learn
@@ -259,7 +260,9 @@ class Weighting(abc.ABC):
                 joined([int(a.num_iter) for a in answers]),
             )
         kept = {
-            key: joined([a.state[key] for a in answers], value.shape[value.ndim - axes[key] :])
+            key: joined(
+                [(a.state or {})[key] for a in answers], value.shape[value.ndim - axes[key] :]
+            )
             for key, value in arrays.items()
         }
         return WeightingOutput(weights, kept, result)

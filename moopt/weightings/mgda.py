@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import ClassVar, Literal, get_args
 
 import numpy as np
@@ -104,7 +105,7 @@ class MGDA(Weighting):
                 promises.add(Guarantee.SCALE_EQUIVARIANT)
         return frozenset(promises)
 
-    @property
+    @functools.cached_property
     def needs(self) -> frozenset[str]:
         return frozenset({"losses"}) if "loss" in self.normalize else frozenset()
 
