@@ -44,9 +44,9 @@ class DBMTLWithEMA(TrackingAggregator):
         >>> w.grad.tolist()
         [2.0, 2.0]
 
-    Source: Lin, Jiang, Ye, Zhang, Chen, Chen, Liu and Kwok, 2023,
-    https://arxiv.org/abs/2308.12029; the default of `beta` is from memory. We differ in the floor
-    of the losses, where their code adds 1e-8 to each.
+    Source: Lin, Jiang, Ye, Zhang, Chen, Chen, Liu and Kwok, 2023, https://arxiv.org/abs/2308.12029.
+    We differ in the floor of the losses, where the authors' code (LibMTL) adds 1e-8 to each. The
+    defaults are those of that code.
     """
 
     beta: float = 0.9

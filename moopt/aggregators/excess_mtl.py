@@ -51,10 +51,9 @@ class ExcessMTL(TrackingAggregator):
         [0.5, 0.5]
 
     Source: He, Zhou, Zhang, Yun, Xu, Zeng, Chilimbi and Zhao, ICML 2024,
-    https://arxiv.org/abs/2402.02009. The authors' code adds 1e-7 under the root, which this leaves
-    out so that no scale of the gradients is special, does not divide the estimates of the first
-    step (through a peer's adaptation of it), and lets the weights sum to m; in the paper they sum
-    to one (from memory).
+    https://arxiv.org/abs/2402.02009. LibMTL's adaptation of the authors' code differs in three
+    ways: it adds 1e-7 under the root, which would make one scale of the gradients special; it does
+    not move the weights in the first step; and its weights sum to m.
     """
 
     step_size: float = 0.01

@@ -58,7 +58,7 @@ class History:
         self._last: StepRecord | None = None
 
     def __call__(self, record: StepRecord) -> None:
-        """Keep a record (its numbers; the tensors are read now); the same one again is no news.
+        """Keep a record (its numbers; the tensors are read now); the same one again changes nothing.
 
         Raises:
             ValueError: its step is smaller than that of the last one.
@@ -81,8 +81,8 @@ class History:
 
     def names_after(self, prefix: str) -> tuple[str, ...]:
         """What follows `prefix` in any row's keys, in order of appearance."""
-        seen = dict.fromkeys(key for row in self.rows for key in row if key.startswith(prefix))
-        return tuple(key.removeprefix(prefix) for key in seen)
+        keys = dict.fromkeys(key for row in self.rows for key in row if key.startswith(prefix))
+        return tuple(key.removeprefix(prefix) for key in keys)
 
     def series(self, key: str) -> Tensor:
         """float64 `[T]`: one number per row, such as "stationarity"; NaN where a row lacks it.

@@ -23,7 +23,7 @@ class JsonLinesWriter:
 
     A file is of one run. One that holds records already is refused, unless `first_step` says where
     this run comes in: its records from that step on are removed, and what this run writes is
-    counted from there. So `first_step=0` writes the file anew, and a run that resumes from a
+    counted from there. So `first_step=0` starts a new file, and a run that resumes from a
     checkpoint passes the number of steps that the checkpoint had done: the steps that are done
     again, and a last line that was cut, are replaced.
 
@@ -35,7 +35,7 @@ class JsonLinesWriter:
     Raises:
         OSError: the file cannot be opened for writing.
         FileExistsError: the file holds records, and `first_step` was not given.
-        ValueError: `first_step` is no integer >= 0, or the file holds something else than the
+        ValueError: `first_step` is not an integer >= 0, or the file holds something else than the
             records of one run.
 
     Example:

@@ -19,7 +19,7 @@ class StepNumbers:
         first_step: the number of the first record, an int >= 0; None takes `record.step` as it is.
 
     Raises:
-        ValueError: `first_step` is no integer >= 0.
+        ValueError: `first_step` is not an integer >= 0.
 
     Example: a run that was saved after two steps and killed after three.
         >>> import moopt

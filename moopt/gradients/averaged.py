@@ -28,7 +28,7 @@ def allocate_rows(
         positions: the number of each parameter among all of the optimizer's.
 
     Raises:
-        ValueError: the rows that were kept have another shape than their parameter.
+        ValueError: the rows that were kept do not have the shape of their parameter.
         TypeError: a parameter is complex.
     """
     count, out = len(memory.names), []
@@ -57,13 +57,13 @@ def allocate_rows(
 
 
 def stacked(rows: Sequence[Row], position: int, factors: Tensor, like: Tensor) -> Tensor:
-    """The gradients `[m, ...]` of one parameter, times a factor each; 0 where there is none.
+    """The gradients `[m, ...]` of one parameter, each times its factor; 0 where one is missing.
 
     Args:
-        rows: of m objectives.
-        position: of the parameter in each.
+        rows: one per objective.
+        position: the place of the parameter in each row.
         factors: float64 `[m]`.
-        like: has the dtype, the device and the shape `[any, ...]`.
+        like: a tensor `[any, ...]` of the wanted dtype and device.
     """
     zero = like.new_zeros(like.shape[1:])
     column = [row[position] for row in rows]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Iterator, Sequence
 from operator import attrgetter, is_
 
@@ -201,7 +202,7 @@ def own_(row: Row, name: str, owners: dict[int, str]) -> list[int]:
 
 
 def foreign(gradients: Sequence[Tensor | None]) -> list[tuple[Tensor, Tensor]]:
-    """The gradients that wait in memory of somebody else, each with a copy of its values.
+    """The gradients that wait in memory that somebody else owns, each with a copy of its values.
 
     A backward pass may write over them; `gradient.detach().copy_(values)` puts them back.
     """
@@ -212,3 +213,40 @@ def foreign(gradients: Sequence[Tensor | None]) -> list[tuple[Tensor, Tensor]]:
         if _holders(gradient.untyped_storage()._cdata) > _ALONE:
             copies.append((gradient, gradient.detach().clone()))
     return copies
+
+
+_alive: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
+
+
+def register(optimizer: torch.optim.Optimizer) -> None:
+    """Make an optimizer known to the others, as long as it lives."""
+    _alive.add(optimizer)
+
+
+@contextlib.contextmanager
+def undisturbed(parameters: Sequence[Tensor]) -> Iterator[None]:
+    """Keep `.grad` of the parameters of every other registered optimizer as it is.
+
+    A backward pass fills every leaf of its graph. Where two optimizers share a model, the passes
+    of one would add to the direction of the other, which waits in `.grad` for its step.
+
+    Args:
+        parameters: those that the passes inside the block are for.
+    """
+    if len(_alive) < 2:
+        yield
+        return
+    own = set(map(id, parameters))
+    everyone = (p for one in _alive for group in one.param_groups for p in group["params"])
+    others = [p for p in everyone if id(p) not in own and p.requires_grad]
+    waiting = [p.grad for p in others]
+    copies = foreign(waiting)
+    for p in others:
+        p.grad = None
+    try:
+        yield
+    finally:
+        for p, gradient in zip(others, waiting, strict=True):
+            p.grad = gradient
+        for gradient, values in copies:
+            gradient.detach().copy_(values)

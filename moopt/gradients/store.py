@@ -27,7 +27,7 @@ _WIDE = {torch.float64, torch.complex128}
 class GradientStore(Captured):
     """The objectives' gradients: rows in, their Gramian, and a direction out.
 
-    Auxiliary rows enter the Gramian after the objectives' and decide nothing else.
+    Auxiliary rows enter the Gramian after the objectives' and influence nothing else.
 
     Attributes:
         noise: the rounding of the entries of the last Gramian, relative to the two norms.

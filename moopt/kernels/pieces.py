@@ -147,17 +147,3 @@ def concatenated(group: Sequence[Position], row: int) -> Tensor:
         parts.append(part if part.dtype == dtype else part.to(dtype))
     flat: Tensor = torch._C._nn.flatten_dense_tensors(parts)
     return flat
-
-
-def rounding(terms: float, dtype: torch.dtype) -> float:
-    """The rounding of an inner product `x . y`, relative to `||x|| ||y||`.
-
-    Each addition errs by at most `eps / 2` of the partial sum, which is half of the whole on
-    average, and the first few count in full. Constant gradients come within a factor of two; with
-    random signs the errors cancel, and `sqrt(terms)` takes the place of `terms`.
-
-    Args:
-        terms: how many products are added one after another.
-        dtype: in which.
-    """
-    return (terms + 3) * torch.finfo(dtype).eps / 4

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def swept(table: Tensor, row: Tensor, diagonal: Tensor, hot: Tensor, sign: Tensor) -> Tensor:
+def swept(table: Tensor, row: Tensor, diagonal: Tensor, at_row: Tensor, sign: Tensor) -> Tensor:
     """Sweep one row and column of each table in (sign 1) or out (sign -1).
 
     Sweeping in all rows of a matrix turns it into minus its inverse; sweeping in some, into the
@@ -16,7 +16,7 @@ def swept(table: Tensor, row: Tensor, diagonal: Tensor, hot: Tensor, sign: Tenso
         table: `[..., m, m]`, symmetric.
         row: `[..., m]`, the row to sweep.
         diagonal: `[...]`, its entry on the diagonal.
-        hot: bool `[..., m]`, True where that row is.
+        at_row: bool `[..., m]`, True where that row is.
         sign: `[...]`, 1 or -1.
 
     Returns:
@@ -26,7 +26,7 @@ def swept(table: Tensor, row: Tensor, diagonal: Tensor, hot: Tensor, sign: Tenso
     scaled = row / diagonal
     result = table - row[..., :, None] * scaled[..., None, :]
     signed = sign[..., None] * scaled
-    result = torch.where(hot[..., :, None], signed[..., None, :], result)
-    result = torch.where(hot[..., None, :], signed[..., :, None], result)
-    both = hot[..., :, None] & hot[..., None, :]
+    result = torch.where(at_row[..., :, None], signed[..., None, :], result)
+    result = torch.where(at_row[..., None, :], signed[..., :, None], result)
+    both = at_row[..., :, None] & at_row[..., None, :]
     return torch.where(both, -1.0 / diagonal[..., None], result)

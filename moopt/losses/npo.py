@@ -71,7 +71,7 @@ def npo_loss(
 
     Source:
         R. Zhang, L. Lin, Y. Bai, S. Mei, Negative Preference Optimization: From Catastrophic
-        Collapse to Effective Unlearning, COLM 2024 (arXiv 2404.05868).
+        Collapse to Effective Unlearning, COLM 2024, https://arxiv.org/abs/2404.05868.
     """
     check_reduction(reduction, caller="npo_loss")
     check_beta(beta, caller="npo_loss")

@@ -59,7 +59,7 @@ def simnpo_loss(
 
     Source:
         C. Fan et al., Simplicity Prevails: Rethinking Negative Preference Optimization for LLM
-        Unlearning, NeurIPS 2025 (arXiv 2410.07163). Public codes that multiply the margin by beta,
+        Unlearning, NeurIPS 2025, https://arxiv.org/abs/2410.07163. Public codes that multiply the margin by beta,
         or flip its sign, minimise something else.
     """
     check_reduction(reduction, caller="simnpo_loss")

@@ -56,10 +56,11 @@ def unlearning_cross_entropy_loss(
         tensor([[0.6931, 0.0000]])
 
     Source:
-        Z. Pan et al., Multi-Objective Large Language Model Unlearning, ICASSP 2025
-        (arXiv 2412.20412), which names the loss but published no code; the formula is that of its
-        authors' sibling method, Federated Unlearning with Gradient Descent and Conflict
-        Mitigation (FedOSD), AAAI 2025 (arXiv 2412.20200), in its code: for the former, inferred.
+        Z. Pan et al., Multi-Objective Large Language Model Unlearning, ICASSP 2025,
+        https://arxiv.org/abs/2412.20412, which names the loss but published no code. The formula
+        is taken from the code of the authors' sibling method, Federated Unlearning with Gradient
+        Descent and Conflict Mitigation (FedOSD), AAAI 2025, https://arxiv.org/abs/2412.20200; that
+        it is the one meant here is inferred.
     """
     check_reduction(reduction, caller="unlearning_cross_entropy_loss")
     log_probs, mask = token_log_probs(logits, labels, ignore_index)

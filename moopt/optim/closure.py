@@ -19,17 +19,18 @@ def weighted_closure(
     combine: Callable[[Losses], Tensor],
     combine_again: Callable[[tuple[str, ...], list[Tensor], Tensor], None],
 ) -> Callable[[], Tensor]:
-    """A closure for an optimizer that may evaluate it several times in one step.
+    """Make a closure for an optimizer that may evaluate it several times in one step.
 
     The first evaluation weighs the objectives; later ones (line searches, LBFGS) keep its weights,
     so that the optimizer sees one function.
 
     Args:
         losses: returns the losses, and calls no backward.
-        parameters: of the optimizer.
+        parameters: those of the optimizer.
         zero_grad: called before each evaluation.
-        combine: of the first evaluation; leaves the direction in `.grad`, returns the weights.
-        combine_again: of the later ones, with the names, the losses and their fixed weights.
+        combine: called at the first evaluation; leaves the direction in `.grad` and returns the
+            weights.
+        combine_again: called at the later ones, with the names, the losses and the fixed weights.
     """
     fixed: dict[str, Tensor] = {}
 

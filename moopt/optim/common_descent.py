@@ -13,6 +13,7 @@ from torch import Tensor
 from moopt.aggregators import GradientAggregator, TrackingAggregator
 from moopt.gradients import GradientStore
 from moopt.gradients.averaged import allocate_rows
+from moopt.gradients.capture import register, undisturbed
 from moopt.optim.closure import warn_of_unweighted, weighted_closure
 from moopt.optim.pending_step import SCALES_CHECKED, PendingStep
 from moopt.optim.resolve_method import resolve_method
@@ -40,9 +41,10 @@ if TYPE_CHECKING:
 
 
 class CommonDescent(WrappedOptimizer):
-    """Several losses, one step: a common descent direction for any optimizer.
+    """Train one model on several losses: a common descent direction for any optimizer.
 
-    Each step solves, over the objectives' gradients `g_1 ... g_m`, the weighting's problem on
+    Wrap the optimizer you have, and hand over the losses by name in place of their sum. Use it
+    where the losses compete and none should rise for the sake of the others. Each step solves, over the objectives' gradients `g_1 ... g_m`, the weighting's problem on
     their Gramian `G_ij = g_i . g_j`, and hands `d = sum_i w_i g_i` to the wrapped optimizer as
     `.grad`. For a weighting that guarantees common descent, `g_i . d >= 0` for every active
     objective: to first order and on this batch, a small enough step along `-d` raises none of
@@ -72,8 +74,8 @@ class CommonDescent(WrappedOptimizer):
         record_every: build a record in every k-th step only. With `Sum()` the steps between need
             one backward pass in all.
         skip_non_finite: leave an objective whose loss or gradient is NaN or infinite out of the
-            step, by name in the record, where the others go on; in a process group all processes
-            leave it out where one must. The default, False, lets it reach `.grad`, where a
+            step, and go on with the others; the record names it. In a process group all processes
+            leave it out if one has to. The default, False, lets it reach `.grad`, where a
             GradScaler or the user sees it.
         check_replicas: in a process group, compare the processes' gradients in the first steps of
             each set of objectives and in every 100th, and raise where they differ; and average the
@@ -101,8 +103,8 @@ class CommonDescent(WrappedOptimizer):
         >>> record.names
         ('a', 'b')
 
-    Source: Desideri, "Multiple-gradient descent algorithm (MGDA) for multiobjective
-    optimization", C. R. Acad. Sci. Paris, 2012; each weighting names its own.
+    Source: J.-A. Désidéri, "Multiple-gradient descent algorithm (MGDA) for multiobjective
+    optimization", 2012, https://doi.org/10.1016/j.crma.2012.03.014; each weighting names its own.
     """
 
     weighting: Method
@@ -179,6 +181,7 @@ class CommonDescent(WrappedOptimizer):
         )
         # torch's own __setstate__ creates the hook tables, as Optimizer.__init__ would.
         super().__setstate__(state | {"_pending": pending})
+        register(self)
 
     def state_dict(self) -> dict[str, Any]:
         """The wrapped optimizer's state; a weighting's own lies in its first parameter group.
@@ -432,17 +435,18 @@ class CommonDescent(WrappedOptimizer):
             enough = isinstance(method, Scalarization)
         if pending.store.rows or not enough:
             return None
-        record = one_pass(
-            names,
-            values,
-            method,  # type: ignore[arg-type]
-            self._memory(),
-            parameters,
-            scaler=scaler,
-            lr=self._lr(),
-            step=pending.step,
-            checked=pending.checked if self.check_replicas else None,
-        )
+        with undisturbed(parameters):
+            record = one_pass(
+                names,
+                values,
+                method,  # type: ignore[arg-type]
+                self._memory(),
+                parameters,
+                scaler=scaler,
+                lr=self._lr(),
+                step=pending.step,
+                checked=pending.checked if self.check_replicas else None,
+            )
         return pending.finish(record, self.record_every, method)
 
     def _differentiate(
@@ -458,25 +462,27 @@ class CommonDescent(WrappedOptimizer):
             others = sample_losses(names, samples)
             refuse_unused(self.weighting, others)
         try:
-            differentiate(
-                self._pending.store,
-                [*names, *others],
-                [*values, *others.values()],
-                parameters,
-                scaler,
-                auxiliary=others,
-            )
+            with undisturbed(parameters):
+                differentiate(
+                    self._pending.store,
+                    [*names, *others],
+                    [*values, *others.values()],
+                    parameters,
+                    scaler,
+                    auxiliary=others,
+                )
         except BaseException as error:
             self._pending.fail(error)
             raise
 
     @contextlib.contextmanager
     def _recorded(self, name: str, *, auxiliary: bool = False) -> Iterator[None]:
-        """What the block leaves in `.grad` becomes a row."""
+        """Make a row of what the block leaves in `.grad`."""
         pending, parameters = self._pending, self._parameters()
         pending.begin(parameters)
         with pending.block(name):
-            with pending.store.recording(name, parameters, auxiliary=auxiliary):
+            recording = pending.store.recording(name, parameters, auxiliary=auxiliary)
+            with undisturbed(parameters), recording:
                 yield
             if not pending.store.reached(name):
                 raise RuntimeError(
@@ -533,11 +539,14 @@ class CommonDescent(WrappedOptimizer):
 
     def _combine_with(self, names: tuple[str, ...], losses: list[Tensor], weights: Tensor) -> None:
         """A later evaluation of a closure: the gradient of `sum_i w_i loss_i` at another point."""
+        parameters = self._parameters()
         if isinstance(self.weighting, Scalarization):
-            weighted_backward_(losses, weights.tolist())
+            with undisturbed(parameters):
+                weighted_backward_(losses, weights.tolist())
             return
         store = GradientStore()
-        differentiate(store, names, losses, self._parameters())
+        with undisturbed(parameters):
+            differentiate(store, names, losses, parameters)
         flags = store.shared(None if self.shared is None else frozenset(map(id, self.shared)))
         warn_of_unweighted(type(self.optimizer).__name__, store.unweighted(flags))
         store.write_direction_(weights.numpy(), flags)

@@ -27,7 +27,7 @@ ALWAYS_INACTIVE = 20
 
 
 class PendingStep:
-    """The rows in flight and the counters; a container, so that proxies never rebind anything.
+    """Hold the rows in flight and the counters, so that proxies never rebind anything.
 
     Attributes:
         store: rows that were recorded and not yet combined, with their losses.
@@ -44,8 +44,8 @@ class PendingStep:
         unobserved: steps in a row after which the losses were not observed.
         inactive: for each objective, the steps in a row in which it was at its noise floor.
         probed: a distributed checkpoint took its trial step before the method had a state.
-        marker: between two micro-batches, a parameter with what lies in its `.grad`, by which to
-            see that somebody cleared the gradients.
+        marker: between two micro-batches, a parameter and what its `.grad` holds, which show
+            whether somebody cleared the gradients.
     """
 
     def __init__(self) -> None:
@@ -106,7 +106,7 @@ class PendingStep:
             self.drop()
 
     def _unmark(self) -> bool:
-        """Put `.grad` back as it was before `pause`; whether nobody cleared it since."""
+        """Put `.grad` back as before `pause`; return whether nobody has cleared it since."""
         assert self.marker is not None
         parameter, gradient, version, ours = self.marker
         self.marker = None
@@ -117,7 +117,7 @@ class PendingStep:
         return gradient._version == version
 
     def pause(self, parameters: Sequence[Tensor]) -> None:
-        """Rows stay for further micro-batches: leave something in `.grad` that can be cleared."""
+        """Keep the rows for further micro-batches; leave something in `.grad` to be cleared."""
         marked = next((p for p in parameters if p.grad is not None), None)
         ours = marked is None
         if marked is None:
@@ -184,7 +184,7 @@ class PendingStep:
             self._witness = (smallest, _largest(smallest))
 
     def warn_of_scaled_losses(self) -> None:
-        """Warn where a GradScaler divided a direction by a factor that it never carried."""
+        """Warn if a GradScaler divided the direction by a factor that it never carried."""
         witness, self._witness = self._witness, None
         if witness is None or witness[0].grad is None:
             return

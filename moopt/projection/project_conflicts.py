@@ -16,7 +16,7 @@ def project_conflicts_(gradient: G, *others: Gradient, cosine_clip: float | None
     For one other gradient a, `argmin ||d - g||` subject to `a . d >= 0`: `d = g` where
     `a . g >= 0`, else `d = g - (a . g) / ||a||^2 a`. That is A-GEM with a the gradient on the
     memory, the rectification of GRU with a the retain gradient, and one projection of PCGrad.
-    Several are taken one after the other in the given order, each on what the former left, as
+    Several are taken one after the other in the given order, each on what the previous one left, as
     PCGrad does: a later projection may bring back a conflict with an earlier one, which
     `project_onto_dual_cone_` never leaves.
 

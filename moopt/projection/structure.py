@@ -24,7 +24,7 @@ def row_of(gradient: Gradient, caller: str) -> Row:
     """The tensors of a gradient, in order.
 
     Raises:
-        TypeError: if it is none of the three kinds, or an entry is neither a tensor nor None.
+        TypeError: if it is not of one of the three kinds, or an entry is neither a tensor nor None.
     """
     entries: Sequence[object]
     if isinstance(gradient, Tensor):

@@ -11,7 +11,7 @@ from moopt.records.result import Array, State
 from moopt.weightings import StateEntry
 
 BETAS = (0.9, 0.999)
-EPS = 1e-8
+ADAM_EPS = 1e-8
 """Adam's own defaults."""
 
 MEAN = "mean_gradient"
@@ -45,7 +45,7 @@ def adam_step(
     mean = BETAS[0] * state[MEAN] + (1 - BETAS[0]) * gradient
     square = BETAS[1] * state[SQUARE] + (1 - BETAS[1]) * gradient**2
     unbiased = mean / (1 - BETAS[0] ** count)
-    size = np.sqrt(square / (1 - BETAS[1] ** count)) + EPS
+    size = np.sqrt(square / (1 - BETAS[1] ** count)) + ADAM_EPS
     following = {MEAN: mean, SQUARE: square, NUM_UPDATES: count}
     return (
         np.where(active, values - lr * unbiased / size, values),

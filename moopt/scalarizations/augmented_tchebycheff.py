@@ -79,10 +79,10 @@ class AugmentedTchebycheff(ReferencedScalarization):
         >>> AugmentedTchebycheff(preference=[2.0, 1.0], rho=0.5)(statistics).weights.tolist()
         [0.5, 1.5]
 
-    Source: Steuer and Choo, 1983, https://doi.org/10.1007/BF02591870 (from memory). They take
-    absolute values, which are the same above the ideal point; the default of `rho` is that of J.
+    Source: Steuer and Choo, 1983, https://doi.org/10.1007/BF02591870. No absolute values are taken
+    here: above the ideal point they would change nothing. The default of `rho` is that of J.
     Knowles' ParEGO, 2006, https://doi.org/10.1109/TEVC.2005.851274, which weighs the sum by the
-    preference too (from memory).
+    preference too.
     """
 
     rho: float = 0.05

@@ -65,7 +65,7 @@ class EUPMU(ConstrainedScalarization):
         ([1.0, 0.0], [1.0, 0.5])
 
     Source: Zhou et al., NeurIPS 2025, https://arxiv.org/abs/2510.22124; its abstract states
-    the constraint, and the recursion is from notes on the paper, not compared with its text. The
+    the constraint; the recursion has not been compared with its text (docs/open_points.md). The
     authors' code differs: it moves w by Adam with weight decay and cuts off at 0 only where w is
     used, takes the losses' logarithms, *subtracts* its `error` where eps is added (so that a
     positive one asks the retain loss to fall), divides by the learning rate as an option, and in

@@ -92,7 +92,7 @@ class FAMO(Scalarization):
         eps: added under the logarithm, >= 0; default 1e-8, the official code's.
 
     Raises:
-        TypeError: if `min_losses` are no numbers.
+        TypeError: if `min_losses` are not numbers.
         ValueError: if a setting is out of range; at the call, if an objective has no bound.
 
     Numerics: a loss that is not above its bound (exactly at it, too) gives status OUT_OF_DOMAIN and

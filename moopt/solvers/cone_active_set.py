@@ -44,7 +44,7 @@ def cone_active_set(cosines: Array, start: Array, max_iter: int) -> tuple[Array,
             verified = True
             continue
         verified = False
-        grown, pivot = 0.0, -1
+        entering_value, pivot = 0.0, -1
         while pivot != enter and pivots < max_iter:
             slope = table[enter]
             on_face = slope * inside
@@ -60,21 +60,21 @@ def cone_active_set(cosines: Array, start: Array, max_iter: int) -> tuple[Array,
                 first = int(ratios.argmin())
                 length, pivot = max(float(ratios[first]), 0.0), int(blocking[first])
             if length == math.inf:
-                fixed[enter] += grown
+                fixed[enter] += entering_value
                 open_[enter] = 0.0
                 break
             z -= length * slope
-            grown += length
+            entering_value += length
             joins = pivot == enter
-            z[pivot] = grown if joins else 0.0
+            z[pivot] = entering_value if joins else 0.0
             inside[pivot] = 1.0 if joins else 0.0
             open_ = 1.0 - inside if not joins else open_ * (1.0 - inside)
             sweep(table, pivot, 1.0 if joins else -1.0)
             pivots += 1
         else:
             if pivot != enter:
-                # Out of pivots half way: what has grown is feasible, and better than nothing.
-                fixed[enter] += grown
+                # Out of pivots half way: the value reached is feasible, and better than nothing.
+                fixed[enter] += entering_value
     return np.maximum(z, 0.0) * inside + fixed, pivots
 
 

@@ -225,10 +225,11 @@ def dual_cone_point(
         >>> dual_cone_point(G, torch.tensor([1.0, 0.0])).weights.tolist()
         [1.0, 0.25]
 
-    Source: D. Lopez-Paz and M. Ranzato, "Gradient Episodic Memory for Continual Learning",
-    NeurIPS 2017, for the problem; P. Quinton and V. Rey, "Jacobian Descent For Multi-Objective
-    Optimization", arXiv 2406.16232, 2024, Proposition 1, for this form. We solve it on unit
-    gradients, so that no absolute tolerance is needed, and certify each row.
+    Source: D. Lopez-Paz and M. Ranzato, "Gradient Episodic Memory for Continual Learning", NeurIPS
+    2017, https://arxiv.org/abs/1706.08840, for the problem; P. Quinton and V. Rey, "Jacobian
+    Descent For Multi-Objective Optimization", 2024, https://arxiv.org/abs/2406.16232, Proposition
+    1, for this form. We solve it on unit gradients, so that no absolute tolerance is needed, and
+    certify each row.
     """
     check_gramian(gramian, "dual_cone_point")
     m = gramian.shape[-1]

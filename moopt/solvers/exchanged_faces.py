@@ -31,7 +31,8 @@ def exchanged_faces(matrix: Array, need: Array) -> tuple[Array, int]:
         The solutions s `[k, m]`, >= 0, and the number of equations solved.
 
     Source: J. J. Júdice and F. M. Pires, "A block principal pivoting algorithm for large-scale
-    strictly monotone linear complementarity problems", Computers and Operations Research 1994.
+    strictly monotone linear complementarity problems", Computers and Operations Research, 1994,
+    https://doi.org/10.1016/0305-0548(94)90106-6.
     """
     solutions = np.zeros(need.shape)
     left = np.arange(len(need))

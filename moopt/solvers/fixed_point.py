@@ -15,7 +15,7 @@ from moopt.solvers.shown_noise import shown_noise
 from moopt.solvers.tolerances import EPS, HIDDEN
 
 NEWTON_STEPS = 100
-"""Limit of the Newton steps where the iteration can stop early; up to 25 were seen, alpha <= 2."""
+"""Limit of the Newton steps where the iteration can stop early; up to 25 were needed, alpha <= 2."""
 
 STEPS = 0.5 ** np.arange(10.0)
 """Fractions of the Newton step that are tried where it is long."""
@@ -134,11 +134,11 @@ def newton_step(
     lowest = float(np.minimum.reduce(change))
     steps = STEPS * min(1.0, STAY_POSITIVE / -lowest if lowest < 0.0 else 1.0)
     move = b * change
-    grown = 1.0 + steps[:, None] * change
+    growth = 1.0 + steps[:, None] * change
     if power == 1.0:
-        gain = np.log(grown) @ r
+        gain = np.log(growth) @ r
     else:
-        gain = grown ** (1.0 - power) @ (r * b ** (1.0 - power)) / (1.0 - power)
+        gain = growth ** (1.0 - power) @ (r * b ** (1.0 - power)) / (1.0 - power)
     potential = steps * float(move @ products)
     potential = potential + 0.5 * steps * steps * float(move @ (cosines @ move)) - gain
     return change * steps[int(potential.argmin())]
@@ -192,10 +192,11 @@ def fixed_point(
         >>> [round(a, 12) for a in fixed_point(G).weights.tolist()]
         [1.0, 0.5]
 
-    Source: A. Navon et al., "Multi-Task Learning as a Bargaining Game", ICML 2022, for alpha = 1;
-    H. Ban and K. Ji, "Fair Resource Allocation in Multi-Task Learning", ICML 2024. The potential
-    and the method are ours: the papers' codes solve a sequence of convex programs, and a
-    non-linear least-squares problem.
+    Source: A. Navon et al., "Multi-Task Learning as a Bargaining Game", ICML 2022,
+    https://arxiv.org/abs/2202.01017, for alpha = 1; H. Ban and K. Ji, "Fair Resource Allocation in
+    Multi-Task Learning", ICML 2024, https://arxiv.org/abs/2402.15638. The potential and the method
+    are ours: the papers' codes solve a sequence of convex programs and a non-linear least-squares
+    problem.
     """
     check_gramian(gramian, "fixed_point")
     if not 0.0 < alpha < math.inf:

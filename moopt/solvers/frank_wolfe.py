@@ -41,8 +41,9 @@ def frank_wolfe(
         v = w / r, `[m]`, >= 0 with a positive sum, and the number of steps.
 
     Source: M. Frank and P. Wolfe, "An algorithm for quadratic programming", Naval Research
-    Logistics Quarterly, 1956; S. Lacoste-Julien and M. Jaggi, "On the global linear convergence
-    of Frank-Wolfe optimization variants", NeurIPS, 2015. Begins from the shortest row.
+    Logistics Quarterly, 1956, https://doi.org/10.1002/nav.3800030109; S. Lacoste-Julien and
+    M. Jaggi, "On the global linear convergence of Frank-Wolfe optimization variants", NeurIPS 2015,
+    https://arxiv.org/abs/1511.05932. It starts from the shortest row.
     """
     kernel = cosines / r / r[:, None]
     w = np.zeros_like(r)

@@ -20,7 +20,7 @@ PIVOT = 1e-10
 REDUCED = 1e-12
 """A gain this small, relative to its terms, is rounding; so is a violation of the rows."""
 
-TIE = 1e-12
+RATIO_TIE = 1e-12
 """Rows whose variables vanish within this of each other tie; the largest pivot of them is taken."""
 
 ENTRY_ROUNDING = 2.0**-50
@@ -135,7 +135,7 @@ def _solved(table: Array, s: Array, max_iter: int) -> tuple[Array, NDArray[np.in
         if not blocks.size:
             return table, basis, feasible, count
         column, height = column[blocks], height[blocks]
-        near = height / column <= ((height + TIE) / column).min()
+        near = height / column <= ((height + RATIO_TIE) / column).min()
         rank = column if dantzig else 1.0 / (1 + basis[blocks])
         rank = np.where(basis[blocks] == violation, math.inf, rank)
         leave = int(blocks[int(np.where(near, rank, -math.inf).argmax())])
@@ -254,8 +254,9 @@ def linear_program(
 
     Source: G. B. Dantzig, "Maximization of a linear function of variables subject to linear
     inequalities", in Activity Analysis of Production and Allocation, 1951; R. G. Bland, "New
-    finite pivoting rules for the simplex method", Mathematics of Operations Research 2, 1977. One
-    artificial variable, the largest violation, serves the first phase.
+    finite pivoting rules for the simplex method", Mathematics of Operations Research 2, 1977,
+    https://doi.org/10.1287/moor.2.2.103. One artificial variable, the largest violation, serves the
+    first phase.
     """
     n = _checked_columns(cost, matrix, bound, budget, active)
     check_limits(tol, max_iter, "linear_program", "1e-9")

@@ -154,10 +154,11 @@ def min_norm_point(
         >>> [round(w, 6) for w in result.weights.tolist()], int(result.status)
         ([0.8, 0.2], 0)
 
-    Source: J.-A. Desideri, "Multiple-gradient descent algorithm (MGDA) for multiobjective
-    optimization", Comptes Rendus Mathematique, 2012, for the problem; P. Wolfe, "Finding the
-    nearest point in a polytope", Mathematical Programming, 1976, for the method. We solve it in
-    equilibrated coordinates and certify each row relative to its own norm.
+    Source: J.-A. Désidéri, "Multiple-gradient descent algorithm (MGDA) for multiobjective
+    optimization", Comptes Rendus Mathématique, 2012, https://doi.org/10.1016/j.crma.2012.03.014,
+    for the problem; P. Wolfe, "Finding the nearest point in a polytope", Mathematical Programming,
+    1976, https://doi.org/10.1007/BF01580381, for the method. We solve it in equilibrated
+    coordinates and certify each row relative to its own norm.
     """
     _check(gramian, solver, tol, max_iter, active)
     if active is not None:

@@ -45,7 +45,8 @@ def principal_components(
         ([1.0, 1e-08], [[0.0, 1.0], [1.0, 0.0]])
 
     Source: J. Demmel and K. Veselić, "Jacobi's method is more accurate than QR", SIAM J. Matrix
-    Anal. Appl. 1992, for the accuracy of the one-sided method on scaled rows.
+    Anal. Appl. 1992, https://doi.org/10.1137/0613074, for the accuracy of the one-sided method on
+    scaled rows.
     """
     values, vectors = np.linalg.eigh(cosines)
     kept = values > max(cut_off(values, rtol, noise), 0.0)

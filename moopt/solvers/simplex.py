@@ -47,8 +47,9 @@ def simplex_projection(vector: Tensor, *, active: Tensor | None = None) -> Tenso
         [0.375, 0.625]
 
     Source: M. Held, P. Wolfe and H. P. Crowder, "Validation of subgradient optimization",
-    Mathematical Programming 6, 1974; J. Duchi, S. Shalev-Shwartz, Y. Singer and T. Chandra,
-    "Efficient projections onto the l1-ball for learning in high dimensions", ICML 2008.
+    Mathematical Programming 6, 1974, https://doi.org/10.1007/BF01580223; J. Duchi, S.
+    Shalev-Shwartz, Y. Singer and T. Chandra, "Efficient projections onto the l1-ball for learning
+    in high dimensions", ICML 2008, https://doi.org/10.1145/1390156.1390191.
     """
 
     def solve(one: Array, on: Array) -> Solved:

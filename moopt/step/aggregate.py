@@ -27,7 +27,7 @@ from moopt.weightings.problem import Problem
 
 
 class Aggregated(NamedTuple):
-    """What a step of an aggregator was.
+    """What came out of a step of an aggregator.
 
     Attributes:
         weights: float64 `[m]`, NaN where the gradients are not finite; None for a method that
@@ -199,14 +199,14 @@ def _places(names: Sequence[str], among: Sequence[str]) -> NDArray[np.intp]:
 
 
 def _index(names: Sequence[str], among: Sequence[str]) -> slice | Tensor:
-    """The same for a tensor; all of them without a copy."""
+    """The places of names among others, to index a tensor; without a copy if it is all of them."""
     return slice(None) if list(names) == list(among) else torch.tensor(_places(names, among))
 
 
 def _problem_of_gradients(
     aggregator: TrackingAggregator, given: Step, places: NDArray[np.intp]
 ) -> Problem:
-    """What decides about factors and shares: gradients that are zero included."""
+    """What factors and shares are made of: the gradients, those that are zero included."""
     assert given.gramian is not None
     assert given.names is not None
     needed = "losses" in aggregator.needs and given.losses is not None

@@ -11,7 +11,7 @@ from moopt.gradients.replicas import any_process
 def leave_out_non_finite_(store: GradientStore, *, replicas: bool) -> tuple[str, ...]:
     """Drop every objective whose loss or gradient holds NaN or infinity; return their names.
 
-    Where all do, none is dropped: the step is a non-finite one.
+    If all of them do, none is dropped, and the step counts as non-finite.
 
     Args:
         store: one row per objective, with the losses.

@@ -32,12 +32,12 @@ def is_stateful(method: Method) -> bool:
 class MethodState:
     """The state of one method, read and written by objective name while objectives come and go.
 
-    It lies in any mutable mapping of plain values: the first parameter group of an optimizer, so
+    It is stored in any mutable mapping of plain values: the first parameter group of an optimizer, so
     that every kind of checkpoint keeps it, or a dictionary of the caller.
 
     Args:
         method: whose state it is.
-        mapping: where it lies.
+        mapping: where it is stored.
     """
 
     def __init__(self, method: Method, mapping: MutableMapping[str, Any]) -> None:
@@ -92,7 +92,7 @@ class MethodState:
         Args:
             names: as for `read`, which comes first.
             state: aligned with them.
-            steps: how many the count of steps advances: 0 where no step was combined.
+            steps: by how many the count of steps advances; 0 if no step was combined.
         """
         if not self.is_stateful:
             return

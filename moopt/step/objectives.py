@@ -68,7 +68,7 @@ def loss_value(name: str, loss: Tensor | float) -> Tensor:
     """The value of one objective's loss, checked; no graph is needed.
 
     Raises:
-        TypeError: `name` is not a string, or `loss` neither a tensor nor a number.
+        TypeError: `name` is not a string, or `loss` is neither a tensor nor a number.
         ValueError: `loss` is not a real floating-point scalar.
     """
     if isinstance(loss, int | float):
@@ -98,7 +98,7 @@ def sample_losses(names: tuple[str, ...], samples: Sequence[Losses]) -> dict[str
     """The losses of the same objectives on other batches, by the names of their rows.
 
     Raises:
-        ValueError: other objectives than in `names`, or a name that is a row's.
+        ValueError: the objectives are not those in `names`, or a name is a row's already.
     """
     values: dict[str, Tensor] = {}
     for k, sample in enumerate(samples, 1):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from moopt.aggregators import EntrywiseAggregator, GradientAggregator, TrackingAggregator
 from moopt.gradients import GradientStore
-from moopt.gradients.replicas import mean_over_processes
+from moopt.gradients.replicas import has_replicas, mean_over_processes
 from moopt.records.result import Array
 from moopt.records.status import SolverStatus
 from moopt.records.step_record import StepRecord
@@ -55,9 +55,9 @@ def take_step(
         lr: learning rate, for methods that use it.
         step: number of combined steps before this one.
         checked: for `store.check_replicas`; None compares no processes and averages no losses.
-        positions: of the store's parameters, their numbers among all of the optimizer's; None
-            where the store holds them all.
-        skip_non_finite: leave objectives out whose loss or gradient is not finite.
+        positions: the numbers of the store's parameters among all of the optimizer's; None if the
+            store holds them all.
+        skip_non_finite: leave out objectives whose loss or gradient is not finite.
 
     Raises:
         ValueError: the method needs losses and one is missing, uses no auxiliary rows and there
@@ -78,8 +78,7 @@ def take_step(
         refuse_unfit(method, store, flags, needs)
 
     gramian = store.gramian(flags)
-    distributed = torch.distributed
-    if checked is not None and distributed.is_available() and distributed.is_initialized():
+    if checked is not None and has_replicas():
         store.check_replicas(gramian, flags, checked)
     products, losses, factor = _on_host(gramian, list(store.losses.values()), scale)
     averaged = losses
@@ -253,7 +252,7 @@ def refuse_unfit(
 
 
 def refuse_unused(method: Method, auxiliary: Collection[str]) -> None:
-    """Rows that cost a backward pass each and that the method never looks at are a mistake."""
+    """Raise for rows that the method never looks at: each cost a backward pass."""
     if auxiliary and "auxiliary" not in method.needs:
         raise ValueError(
             f"{type(method).__name__} as configured uses no auxiliary rows; got"
@@ -264,7 +263,7 @@ def refuse_unused(method: Method, auxiliary: Collection[str]) -> None:
 def _on_host(
     gramian: Tensor, losses: Sequence[Tensor | None], scale: Tensor | None
 ) -> tuple[Array, Array, float]:
-    """The unscaled Gramian, the losses (NaN for None) and the factor: the one crossing."""
+    """Read the unscaled Gramian, the losses (NaN for None) and the factor, in one copy."""
     if gramian.is_cpu:
         products: Array = gramian.numpy()
         numbers: Array = np.array([math.nan if v is None else float(v) for v in losses])

@@ -16,7 +16,7 @@ from moopt.weightings.cleared import Mask, Step, weigh_and_tell
 from moopt.weightings.problem import EPS, Problem
 
 DEFAULT_INACTIVE_TOL = 1e-5
-"""A gradient this small beside the largest is noise: float32 rounding leaves about 4e-6."""
+"""A gradient this small relative to the largest is noise: float32 rounding leaves about 4e-6."""
 
 DESCENT_TOL = 1e-9
 """(G w)_i >= -DESCENT_TOL ||g_i|| ||d|| counts as descent: ten times the solvers' tolerance."""
@@ -55,7 +55,7 @@ def weigh(
 ) -> Weighed:
     """Weigh the objectives, and check that the direction is what the method promises.
 
-    This alone knows trouble:
+    All trouble is dealt with here:
 
     1. Objectives at their noise floor are inactive: weight 0. See `above_noise_floor`.
     2. The method weighs the others (`moopt.weightings.cleared`). `Sum` and the scalarizations are
@@ -84,8 +84,8 @@ def weigh(
         norms = np.sqrt(np.maximum(gramian.diagonal(), 0.0))
         active = above_noise_floor(norms[:m], given.losses, inactive_tol, given.active)
         plain = isinstance(method, Sum | Scalarization)
-        seen = given if plain else dataclasses.replace(given, active=active)
-        solved, problem = weigh_and_tell(method, seen, state)
+        marked = given if plain else dataclasses.replace(given, active=active)
+        solved, problem = weigh_and_tell(method, marked, state)
         total = np.add.reduce(gramian, axis=None)
         finite = total - total == 0.0 or bool(np.isfinite(gramian).all())
         if not (finite and finite_losses):

@@ -41,7 +41,10 @@ class OneBatch(Weighting):
 
     name: ClassVar[str] = "OneBatch"
     source: ClassVar[str] = "this library: an adapter for tests"
-    sees_zero_gradients: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        # The clearing of a step asks this instance.
+        object.__setattr__(self, "sees_zero_gradients", self.weighting.sees_zero_gradients)
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:
@@ -56,13 +59,18 @@ class OneBatch(Weighting):
         return self.weighting.state_entries
 
     def weigh(self, problem: Problem, state: State) -> Array | Solved:
-        """The method's weights, with the objectives' own rows as those of each sample."""
+        """The method's weights, with the objectives' own rows as those of each sample.
+
+        Weights of the samples themselves are left out.
+        """
         longest = float(problem.norms.max())
         unit = 1.0 / longest if self.normalize and longest > 0.0 else 1.0
         scale = np.append(np.ones(problem.m), np.full(SAMPLES * problem.m, unit))
         wide = np.tile(problem.gramian, (SAMPLES + 1, SAMPLES + 1)) * scale * scale[:, None]
         names = problem.names or ()
         samples = tuple(sample_name(n, k + 1) for k in range(SAMPLES) for n in names)
-        return self.weighting.weigh(
-            dataclasses.replace(problem, wide=wide, auxiliary=samples), state
-        )
+        sampled = dataclasses.replace(problem, wide=wide, auxiliary=samples)
+        answer = self.weighting.weigh(sampled, state)
+        if isinstance(answer, Solved):
+            return answer._replace(weights=answer.weights[: problem.m])
+        return answer[: problem.m]

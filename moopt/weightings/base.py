@@ -103,7 +103,7 @@ class Weighting(abc.ABC):
     """A map from the Gramian of a step to weights: one formula, `weigh`, on a clean problem.
 
     Subclasses are frozen keyword-only dataclasses whose fields are the hyper-parameters. They
-    never see a parameter, nor trouble: `moopt.weightings.cleared` leaves out objectives that are
+    see neither a parameter nor trouble: `moopt.weightings.cleared` leaves out objectives that are
     inactive, zero or not finite before, and puts the weights back in place after. An instance can
     be called by hand, `weighting(StepStatistics(gramian=G))`.
 

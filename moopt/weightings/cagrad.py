@@ -49,9 +49,9 @@ class CAGrad(Weighting):
         [0.75, 0.75]
 
     Source: B. Liu, X. Liu, X. Jin, P. Stone and Q. Liu, "Conflict-Averse Gradient Descent for
-    Multi-task Learning", NeurIPS 2021, https://arxiv.org/abs/2110.14048; `rescale` is of the
-    authors' code (from memory). We differ from that code: it adds 1e-8 and 1e-4 to norms and stops
-    SLSQP early, so that small gradients change the method; here nothing is added.
+    Multi-task Learning", NeurIPS 2021, https://arxiv.org/abs/2110.14048; `rescale` follows the
+    authors' code. We differ from that code: it adds 1e-8 or 1e-4 to norms and stops its solver
+    early, so that small gradients change the method; here nothing is added.
     """
 
     c: float = 0.5

@@ -89,7 +89,7 @@ class CRMOGM(Weighting):
     def guarantees(self) -> frozenset[Guarantee]:
         if self.momentum == 0.0:
             return self.weighting.guarantees
-        # Whatever compares the weights with the present Gramian is lost by averaging.
+        # Averaging loses every guarantee that compares the weights with the present Gramian.
         kept = {
             Guarantee.SIMPLEX,
             Guarantee.POSITIVELY_HOMOGENEOUS,

@@ -35,8 +35,8 @@ class DBMTL(Weighting):
     Source: B. Lin, W. Jiang, F. Ye, Y. Zhang, P. Chen, Y.-C. Chen, S. Liu and J. T. Kwok,
     "Dual-Balancing for Multi-Task Learning", 2023, https://arxiv.org/abs/2308.12029. We differ in
     leaving out the moving average of the gradients, which the Gramian of one step cannot express
-    (`moopt.aggregators.DBMTLWithEMA` has it), and in the floor of the losses, where their code
-    adds 1e-8 to each (from memory).
+    (`moopt.aggregators.DBMTLWithEMA` has it), and in the floor of the losses, where the authors'
+    code (LibMTL) adds 1e-8 to each.
     """
 
     name: ClassVar[str] = "DBMTL"

@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from moopt.records.result import Array, Solved, State
+from moopt.records.status import SolverStatus
 from moopt.settings.names import sample_name
 from moopt.settings.numbers import check_number
 from moopt.solvers.simplex import project_onto_simplex
@@ -49,6 +50,10 @@ class DoubleSampling(Weighting):
     def state_entries(self) -> Mapping[str, StateEntry]:
         return {WEIGHTS: StateEntry(1, lambda m: 1.0 / m)}
 
+    def reads_auxiliary(self, name: str) -> bool:
+        """None that `weigh` does not check: samples of objectives left out may hold anything."""
+        return False
+
     @abc.abstractmethod
     def _slope(self, products: Array, weights: Array, problem: Problem) -> Array:
         """What the weights are moved against, float64 `[m]`, for K and w."""
@@ -59,9 +64,12 @@ class DoubleSampling(Weighting):
 
     def weigh(self, problem: Problem, state: State) -> Solved:
         """One projected step of the weights, and the direction they make."""
+        products = self._products(problem)
+        if not np.isfinite(products).all():
+            return Solved(np.full(problem.m, problem.share), SolverStatus.NON_FINITE)
         # Projected first: others may have taken part before.
         weights = project_onto_simplex(state[WEIGHTS])
-        slope = self._slope(self._products(problem), weights, problem)
+        slope = self._slope(products, weights, problem)
         moved = project_onto_simplex(weights - self.step_size * slope)
         return Solved(self._direction(moved, problem), state={WEIGHTS: moved})
 

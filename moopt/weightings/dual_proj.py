@@ -44,11 +44,11 @@ class DualProj(Weighting):
         >>> DualProj()(moopt.StepStatistics(gramian=G)).weights.tolist()
         [1.0, 0.5]
 
-    Source: D. Lopez-Paz and M. Ranzato, "Gradient Episodic Memory for Continual Learning",
-    NeurIPS 2017, https://arxiv.org/abs/1706.08840, equation 11 (from memory), where u picks the
-    gradient of the present task; the name and the general u are those of `UPGrad`'s paper. We
-    differ from its code: no normalisation by the trace and no ridge, which replace the method by
-    the mean for small gradients and bend the direction of the smaller ones.
+    Source: D. Lopez-Paz and M. Ranzato, "Gradient Episodic Memory for Continual Learning", NeurIPS
+    2017, https://arxiv.org/abs/1706.08840, where u picks the gradient of the present task; the name
+    and the general u are those of `UPGrad`'s paper. We differ from its code: no normalisation by
+    the trace and no ridge, which replace the method by the mean for small gradients and bend the
+    direction of the smaller ones.
     """
 
     preference: Preference | None = None

@@ -102,13 +102,14 @@ class EPO(Weighting):
         >>> EPO(preference=[1.0, 3.0])(statistics).weights.tolist()
         [0.0, 1.0]
 
-    Source: D. Mahapatra and V. Rajan, "Multi-Task Learning with User Preferences: Gradient
-    Descent with Controlled Ascent in Pareto Optimization", ICML 2020; the programs are those of
-    the authors' code. We differ: r is divided by its sum, on which the bound `(G a)_j` depends;
-    losses below 1e-12 of the largest count as that much, where their code takes log(0); where the
-    r_i loss_i are equal up to rounding the last constraint is left out, as it would be noise;
-    their code takes equal weights where its solver fails; and their experiments multiply w by m,
-    or the step by 10 max(mu, 0.1), which is left to the learning rate.
+    Source: D. Mahapatra and V. Rajan, "Multi-Task Learning with User Preferences: Gradient Descent
+    with Controlled Ascent in Pareto Optimization", ICML 2020,
+    https://proceedings.mlr.press/v119/mahapatra20a.html; the programs are those of the authors'
+    code. We differ: r is divided by its sum, on which the bound `(G a)_j` depends; losses below
+    1e-12 of the largest count as that much, where their code takes log(0); where the r_i loss_i are
+    equal up to rounding the last constraint is left out, as it would be noise; their code takes
+    equal weights where its solver fails; and their experiments multiply w by m, or the step by 10
+    max(mu, 0.1), which is left to the learning rate.
     """
 
     preference: Preference | None = None
@@ -121,8 +122,7 @@ class EPO(Weighting):
     sees_zero_gradients: ClassVar[bool] = True
     year: ClassVar[int | None] = 2020
     source: ClassVar[str] = (
-        "D. Mahapatra and V. Rajan, Multi-Task Learning with User Preferences: Gradient Descent"
-        " with Controlled Ascent in Pareto Optimization, ICML 2020"
+        "D. Mahapatra and V. Rajan, Multi-Task Learning with User Preferences, ICML 2020"
     )
 
     def __post_init__(self) -> None:

@@ -22,8 +22,7 @@ class FairGrad(Weighting):
     counts (alpha -> infinity: max-min, the direction of MGDA); alpha -> 0 is the sum.
 
     Args:
-        alpha: fairness, finite, > 0; default 2, the paper's value for its largest experiments
-            (from memory).
+        alpha: fairness, finite, > 0; default 2.
         tol: the relative residual of the equations that counts as solved, in (0, 1); default 1e-6.
         max_iter: limit on Newton steps, >= 1; None leaves it to the solver.
 
@@ -32,7 +31,9 @@ class FairGrad(Weighting):
 
     Numerics: Newton's method on unit gradients; for alpha from 1 to 2 certified at norm ratios to
         1e8, see `moopt.solvers.fixed_point` for others. At a Pareto stationary point no solution
-        exists: status DEGENERATE, and the weights combine the gradients to zero.
+        exists: status DEGENERATE, and the weights combine the gradients to zero. Nearly at one the
+        equations may end unsolved, with status MAX_ITER; `||d||^2 = sum_i w_i^(1 - 1/alpha)`, which
+        grows without bound on the way there for alpha > 1.
 
     Example:
         >>> import torch, moopt
@@ -42,9 +43,9 @@ class FairGrad(Weighting):
         >>> [round(w, 12) for w in weights.tolist()]
         [1.0, 0.25]
 
-    Source: H. Ban and K. Ji, "Fair Resource Allocation in Multi-Task Learning", ICML 2024. We
-    differ from their code: it minimises the squared residual with bounds, from uniform weights,
-    and takes what it gets; here the solution is certified.
+    Source: H. Ban and K. Ji, "Fair Resource Allocation in Multi-Task Learning", ICML 2024,
+    https://arxiv.org/abs/2402.15638. We differ from their code: it minimises the squared residual
+    with bounds, from uniform weights, and takes what it gets; here the solution is certified.
     """
 
     alpha: float = 2.0

@@ -87,11 +87,11 @@ class GradNorm(Weighting):
         ([1.0, 1.0], [0.9003, 1.0997])
 
     Source: Z. Chen, V. Badrinarayanan, C.-Y. Lee and A. Rabinovich, "GradNorm: Gradient
-    Normalization for Adaptive Loss Balancing in Deep Multitask Networks", ICML 2018, Algorithm 1.
-    We differ in the step of the weights: plain gradient descent in `log w_i` on the distance over
-    the mean length, so that they stay positive and `lr` is dimensionless, where the paper lets an
-    optimizer act on w_i (from memory); and in measuring over all shared parameters, where the
-    paper takes the last shared layer (pass `shared=` to `moopt.CommonDescent` for that).
+    Normalization for Adaptive Loss Balancing in Deep Multitask Networks", ICML 2018,
+    https://arxiv.org/abs/1711.02257, Algorithm 1. We differ in two points. The weights take a step
+    of plain gradient descent in `log w_i`, not in `w_i`, on the distance over the mean length: they
+    stay positive, and `lr` is dimensionless. And lengths are measured over all shared parameters,
+    where the paper takes the last shared layer (for that, pass `shared=` to `moopt.CommonDescent`).
     """
 
     alpha: float = 1.5
@@ -100,10 +100,7 @@ class GradNorm(Weighting):
     name: ClassVar[str] = "GradNorm"
     sees_zero_gradients: ClassVar[bool] = True
     year: ClassVar[int | None] = 2018
-    source: ClassVar[str] = (
-        "Z. Chen, V. Badrinarayanan, C.-Y. Lee and A. Rabinovich, GradNorm: Gradient Normalization"
-        " for Adaptive Loss Balancing in Deep Multitask Networks, ICML 2018"
-    )
+    source: ClassVar[str] = "Z. Chen et al., GradNorm, ICML 2018"
 
     def __post_init__(self) -> None:
         for field in ("alpha", "lr"):

@@ -65,9 +65,9 @@ class GradVac(Weighting):
 
     Source: Z. Wang, Y. Tsvetkov, O. Firat and Y. Cao, "Gradient Vaccine: Investigating and
     Improving Multi-task Optimization in Massively Multilingual Models", ICLR 2021,
-    https://arxiv.org/abs/2010.05874, Algorithm 1 (from memory; there beta is 0.01, peers default
-    to 0.5). We differ in the limit of the target, where peers add 1e-8 to the denominators, and in
-    one group of parameters unless the caller makes more.
+    https://arxiv.org/abs/2010.05874. We differ in the limit of the target, where LibMTL adds 1e-8
+    to the denominators; in the default of `beta`, which is 0.5 there; and in having one group of
+    parameters unless the caller makes more.
     """
 
     beta: float = 0.01

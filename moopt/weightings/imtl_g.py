@@ -54,10 +54,10 @@ class IMTLG(Weighting):
         [0.75, 0.25]
 
     Source: L. Liu, Y. Li, Z. Kuang, J.-H. Xue, Y. Chen, W. Yang, Q. Liao and W. Zhang, "Towards
-    Impartial Multi-task Learning", ICLR 2021, https://openreview.net/forum?id=IMPnRXEWpvr,
-    section 3.1 (from memory). We differ in the guards of the sign and of the length, and in
-    solving through the pseudo-inverse of the cosines, which extends the method to dependent
-    gradients; a peer takes the pseudo-inverse of the Gramian, which agrees for independent ones.
+    Impartial Multi-task Learning", ICLR 2021, https://openreview.net/forum?id=IMPnRXEWpvr, the
+    gradient balance (IMTL-G). We differ in the guards of the sign and of the length, and in solving
+    through the pseudo-inverse of the cosines, which extends the method to dependent gradients; a
+    peer takes the pseudo-inverse of the Gramian, which agrees for independent ones.
     """
 
     rtol: float = DEFAULT_RTOL

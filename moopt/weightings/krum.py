@@ -11,7 +11,7 @@ from moopt.records.result import Array, State
 from moopt.weightings.base import Guarantee, Weighting
 from moopt.weightings.problem import EPS, Problem
 
-TIE = 64.0 * EPS
+SCORE_TIE = 64.0 * EPS
 """Scores this close, relative to the squared norms they are made of, differ by rounding only."""
 
 
@@ -98,7 +98,7 @@ class Krum(Weighting):
         num_neighbours = min(max(m - self.num_byzantine - 2, 1), m - 1)
         nearest = distances.argsort(axis=1, kind="stable")[:, :num_neighbours]
         scores = np.take_along_axis(distances, nearest, axis=1).sum(axis=1)
-        rounding = TIE * np.take_along_axis(sizes, nearest, axis=1).sum(axis=1)
+        rounding = SCORE_TIE * np.take_along_axis(sizes, nearest, axis=1).sum(axis=1)
         weights = np.zeros(m)
         num_selected = min(self.num_selected, m)
         for _ in range(num_selected):

@@ -54,11 +54,12 @@ class MGDA(Weighting):
         [0.5, 0.25]
 
     Source: J.-A. Désidéri, "Multiple-gradient descent algorithm (MGDA) for multiobjective
-    optimization", Comptes Rendus Mathématique 350, 2012; normalisations: O. Sener and V. Koltun,
-    "Multi-Task Learning as Multi-Objective Optimization", NeurIPS 2018. We differ: their code
-    applies the weights of the normalised problem to the raw gradients, which is not a common
-    descent direction in general; and it divides by the signed loss, which turns descent into
-    ascent for a negative one, where we take the absolute value.
+    optimization", Comptes Rendus Mathématique 350, 2012,
+    https://doi.org/10.1016/j.crma.2012.03.014; normalisations: O. Sener and V. Koltun, "Multi-Task
+    Learning as Multi-Objective Optimization", NeurIPS 2018, https://arxiv.org/abs/1810.04650. We
+    differ from Sener and Koltun's code: it applies the weights of the normalised problem to the raw
+    gradients, which is not a common descent direction in general; and it divides by the signed
+    loss, which turns descent into ascent for a negative one, where we take the absolute value.
     """
 
     normalize: Normalize = "none"

@@ -46,9 +46,10 @@ class MoDo(DoubleSampling):
         [0.58, 0.42]
 
     Source: L. Chen, H. D. Fernando, Y. Ying and T. Chen, "Three-Way Trade-Off in Multi-Objective
-    Learning: Optimization, Generalization and Conflict-Avoidance", NeurIPS 2023, Algorithm 1. The
-    regularisation is of the authors' code; the paper has rho = 0. An objective that was absent
-    or inactive joins with its last weight, and the weights of the step are projected again: ours.
+    Learning: Optimization, Generalization and Conflict-Avoidance", NeurIPS 2023,
+    https://arxiv.org/abs/2305.20057, Algorithm 1. The regularisation is that of the authors' code;
+    the paper has rho = 0. What happens to an objective that was absent or inactive is ours: it
+    joins with its last weight, and the weights of the step are projected again.
     """
 
     regularization: float = 0.1
@@ -56,8 +57,7 @@ class MoDo(DoubleSampling):
     name: ClassVar[str] = "MoDo"
     year: ClassVar[int | None] = 2023
     source: ClassVar[str] = (
-        "L. Chen, H. D. Fernando, Y. Ying and T. Chen, Three-Way Trade-Off in Multi-Objective"
-        " Learning: Optimization, Generalization and Conflict-Avoidance, NeurIPS 2023"
+        "L. Chen et al., Three-Way Trade-Off in Multi-Objective Learning, NeurIPS 2023"
     )
 
     def __post_init__(self) -> None:

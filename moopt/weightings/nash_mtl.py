@@ -34,8 +34,8 @@ class NashMTL(Weighting):
 
     Numerics: Newton's method on unit gradients: scale-free. At a Pareto stationary point no
         solution exists: status DEGENERATE, and the weights combine the gradients to zero. An
-        active zero row is such a point. NaN or infinity among the active rows gives uniform
-        weights and status NON_FINITE.
+        active zero row is such a point. Nearly at one the equations may end unsolved, with status
+        MAX_ITER; ||d|| stays about sqrt(m).
 
     Example:
         >>> import torch, moopt
@@ -46,10 +46,11 @@ class NashMTL(Weighting):
         [1.0, 0.5]
 
     Source: A. Navon, A. Shamsian, I. Achituve, H. Maron, K. Kawaguchi, G. Chechik and E. Fetaya,
-    "Multi-Task Learning as a Bargaining Game", ICML 2022. We differ from their code: it runs up
-    to 20 convex programs, each a linearisation at the last, stops at a residual of 1e-3 on the
-    Gramian divided by its norm, and clips ||d|| to 1; it can also keep the weights of an earlier
-    step (`update_weights_every`), which this method, being fast, does not offer.
+    "Multi-Task Learning as a Bargaining Game", ICML 2022, https://arxiv.org/abs/2202.01017. We
+    differ from their code: it runs up to 20 convex programs, each a linearisation at the last,
+    stops at a residual of 1e-3 on the Gramian divided by its norm, and clips ||d|| to 1; it can
+    also keep the weights of an earlier step (`update_weights_every`), which this method, being
+    fast, does not offer.
     """
 
     max_norm: float | None = None

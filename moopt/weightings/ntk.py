@@ -39,8 +39,7 @@ class NTK(Weighting):
     Source: S. Wang, X. Yu and P. Perdikaris, "When and Why PINNs Fail to Train: A Neural Tangent
     Kernel Perspective", 2020, https://arxiv.org/abs/2007.14527, whose weights are quotients of
     traces, `tr(K) / tr(K_ii)`, over all residuals of an objective. Those are not available from
-    mean losses: like a public toolkit for physics-informed networks (from memory) we take one
-    residual per loss and the norms s_i themselves.
+    mean losses: we take one residual per loss, and the norms s_i themselves.
     """
 
     name: ClassVar[str] = "NTK"

@@ -19,10 +19,10 @@ from moopt.weightings.forget_retain import ForgetRetain
 from moopt.weightings.problem import EPS, Problem
 from moopt.weightings.role_sums import cancelled_below, sum_norm
 
-RESIDUAL_TOL = 1e-10
+ORTHOGONAL_TOL = 1e-10
 """max_j |a_j . d| / (||a_j|| ||d||), beyond rounding, up to which d counts as orthogonal."""
 
-ROUNDING = 64 * EPS
+SLOPE_ROUNDING = 64 * EPS
 """Rounding of a_j . d, relative to ||a_j|| sum_i |w_i| ||g_i||; that of the Gramian may be more."""
 
 
@@ -143,7 +143,7 @@ class OrthogonalSteepestDescent(ForgetRetain):
         weights = np.zeros(m + len(problem.auxiliary))
         weights[rows] = (length / left if forgets else largest) * unit / norms
         gap = float(np.abs(slopes[walls]).max(initial=0.0)) / left
-        solved = gap <= RESIDUAL_TOL + max(ROUNDING, noise) * total / left
+        solved = gap <= ORTHOGONAL_TOL + max(SLOPE_ROUNDING, noise) * total / left
         status = SolverStatus.CONVERGED if solved else SolverStatus.RANK_DEFICIENT
         return Solved(weights, status, gap)
 

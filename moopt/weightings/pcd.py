@@ -118,7 +118,7 @@ class PCD(Weighting):
         return {"primary": (self.primary,), "secondary": tuple(self.secondary)}
 
     def weigh(self, problem: Problem, state: State) -> Solved:
-        """The rows h_i are unit gradients times `lengths`; `quota_point` solves on the former."""
+        """The rows h_i are unit gradients times `lengths`; `quota_point` works on the unit gradients."""
         refuse_without_role(problem.all_names, self._roles, self.name)
         primary, secondary = problem.members(self._roles)
         cosines, norms = problem.cosines, problem.norms

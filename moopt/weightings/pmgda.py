@@ -136,7 +136,7 @@ class PMGDA(Weighting):
         one the gradients' own: with a learning rate that leaps over the band of h_tol the two
         alternate. The program of a correcting step always has a solution, v_h = 1. Where h has no
         gradient a step is plain MGDA. DEGENERATE in a predicting step: no direction along the ray
-        lowers every loss. An active zero row is no part of a correcting step.
+        lowers every loss. An active zero row takes no part in a correcting step.
 
     Example:
         >>> import torch, moopt
@@ -147,11 +147,11 @@ class PMGDA(Weighting):
         [0.5, 0.5]
 
     Source: X. Zhang, X. Lin and Q. Zhang, "PMGDA: A Preference-based Multiple Gradient Descent
-    Algorithm", arXiv 2402.09492, 2024; the correcting program, sigma and h_tol are those of the
-    authors' LibMOON. We differ: h_tol is relative to the length of the losses. LibMOON predicts by
-    plain MGDA; we follow the paper, which keeps h. It adds 1e-4 to every norm, and takes MGDA where
-    its solver fails. Only the exact constraint is built in;
-    `predicted` and `corrected` take any.
+    Algorithm", 2024, https://arxiv.org/abs/2402.09492; the correcting program, sigma and h_tol are
+    those of the authors' LibMOON. We differ: h_tol is relative to the length of the losses. LibMOON
+    predicts by plain MGDA; we follow the paper, which keeps h. It adds 1e-4 to every norm, and
+    takes MGDA where its solver fails. Only the exact constraint is built in; `predicted` and
+    `corrected` take any.
     """
 
     preference: Preference | None = None
@@ -164,8 +164,8 @@ class PMGDA(Weighting):
     sees_zero_gradients: ClassVar[bool] = True
     year: ClassVar[int | None] = 2024
     source: ClassVar[str] = (
-        "X. Zhang, X. Lin and Q. Zhang, PMGDA: A Preference-based Multiple Gradient Descent"
-        " Algorithm, arXiv 2402.09492, 2024"
+        "X. Zhang et al., A Preference-based Multiple Gradient Descent Algorithm, arXiv"
+        " 2402.09492, 2024"
     )
 
     def __post_init__(self) -> None:

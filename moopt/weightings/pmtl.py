@@ -44,8 +44,7 @@ class PMTL(Weighting):
         constraint's gradient that nearly cancels a gradient 1e4 times longer than another is
         beyond what a float64 Gramian tells, and the status says so. Weights may be negative and
         do not sum to one. DEGENERATE means that the gradients and the violated constraints
-        cancel: no direction serves all of them. NaN or infinity among the active rows or losses
-        gives uniform weights and status NON_FINITE.
+        cancel: no direction serves all of them.
 
     Example:
         >>> import torch, moopt
@@ -58,9 +57,9 @@ class PMTL(Weighting):
         [0.4, 0.2]
 
     Source: X. Lin, H.-L. Zhen, Z. Li, Q.-F. Zhang and S. Kwong, "Pareto Multi-Task Learning",
-    NeurIPS 2019, equation 9; the divisions by lengths are of the authors' code (from memory). We
-    differ: the paper first runs a phase that lowers the violated constraints alone, to start
-    inside the sector; here violated constraints join every step.
+    NeurIPS 2019, https://arxiv.org/abs/1912.12854; dividing losses and preferences by their lengths
+    follows the authors' code. That code first runs a phase that lowers the violated constraints
+    alone, to start inside the sector; here violated constraints join every step.
     """
 
     preferences: Sequence[Sequence[float]]
@@ -74,10 +73,7 @@ class PMTL(Weighting):
         "preferences": ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
     }
     year: ClassVar[int | None] = 2019
-    source: ClassVar[str] = (
-        "X. Lin, H.-L. Zhen, Z. Li, Q.-F. Zhang and S. Kwong, Pareto Multi-Task Learning, NeurIPS"
-        " 2019"
-    )
+    source: ClassVar[str] = "X. Lin et al., Pareto Multi-Task Learning, NeurIPS 2019"
 
     def __post_init__(self) -> None:
         vectors = tuple(tuple(float(value) for value in vector) for vector in self.preferences)

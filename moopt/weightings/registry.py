@@ -81,11 +81,11 @@ class RegisteredWeighting:
         return frozenset(self._with(settings).guarantees)
 
     def needs(self, **settings: Any) -> frozenset[str]:
-        """The optional fields of `StepStatistics` that it needs, settings likewise."""
+        """The optional fields of `StepStatistics` that it needs, under the same settings."""
         return frozenset(self._with(settings).needs)
 
     def stateful(self, **settings: Any) -> bool:
-        """Whether it carries a state from step to step, settings likewise."""
+        """Whether it carries a state from step to step, under the same settings."""
         return bool(self._with(settings).state_axes)
 
     def _with(self, settings: Mapping[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""role_sums: the sum of the gradients to forget beside the sum of those to retain."""
+"""role_sums: the sum of the gradients to forget, and the sum of those to retain."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class RoleSums(NamedTuple):
 
     Attributes:
         forget: `||g_f||`; 0 where no objective to forget is present, or its sum is rounding.
-        retain: `||g_r||`, likewise.
+        retain: `||g_r||`; 0 in the same cases.
         cosine: of the angle between the two; 0 where one of them is.
         places: in the problem, of the objectives to forget and of those to retain.
         m: the number of objectives in the problem.

@@ -34,8 +34,7 @@ class SDMGrad(Weighting):
             objectives.
 
     Numerics: exact, by `moopt.solvers.min_norm_point` on the rows `g_i + lambda g0`, to which
-        status and gap refer; DEGENERATE means d = 0. NaN or infinity among the active rows gives
-        uniform weights and status NON_FINITE.
+        status and gap refer; DEGENERATE means d = 0.
 
     Example:
         >>> import torch, moopt
@@ -45,9 +44,9 @@ class SDMGrad(Weighting):
         [0.75, 0.25]
 
     Source: P. Xiao, H. Ban and K. Ji, "Direction-oriented Multi-objective Learning: Simple and
-    Provable Stochastic Algorithms", NeurIPS 2023. The paper takes a few projected gradient steps
-    for w, with three independent batches for an unbiased estimate, as `SDMGradStochastic` does;
-    this is its deterministic problem on one batch, solved exactly.
+    Provable Stochastic Algorithms", NeurIPS 2023, https://arxiv.org/abs/2305.18409. The paper takes
+    a few projected gradient steps for w, with three independent batches for an unbiased estimate,
+    as `SDMGradStochastic` does; this is its deterministic problem on one batch, solved exactly.
     """
 
     regularization: float = 0.3
@@ -59,8 +58,7 @@ class SDMGrad(Weighting):
     sees_zero_gradients: ClassVar[bool] = True
     year: ClassVar[int | None] = 2023
     source: ClassVar[str] = (
-        "P. Xiao, H. Ban and K. Ji, Direction-oriented Multi-objective Learning: Simple and"
-        " Provable Stochastic Algorithms, NeurIPS 2023"
+        "P. Xiao, H. Ban and K. Ji, Direction-oriented Multi-objective Learning, NeurIPS 2023"
     )
 
     def __post_init__(self) -> None:

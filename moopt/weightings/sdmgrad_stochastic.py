@@ -51,10 +51,11 @@ class SDMGradStochastic(DoubleSampling):
         [0.58, 0.42]
 
     Source: P. Xiao, H. Ban and K. Ji, "Direction-oriented Multi-objective Learning: Simple and
-    Provable Stochastic Algorithms", NeurIPS 2023, Algorithm 1 with one step of w per step of the
-    model (from memory). The authors' code takes 20 steps of SGD with momentum on one batch's
-    Gramian, in units of its mean gradient norm, which is not this algorithm. An objective that was
-    absent or inactive joins with its last weight, and the weights are projected again: ours.
+    Provable Stochastic Algorithms", NeurIPS 2023, https://arxiv.org/abs/2305.18409, with one step
+    of w per step of the model. The authors' code takes 20 steps of SGD with momentum on one batch's
+    Gramian, in units of its mean gradient norm, which is not this algorithm. What happens to an
+    objective that was absent or inactive is ours: it joins with its last weight, and the weights
+    are projected again.
     """
 
     regularization: float = 0.3
@@ -63,8 +64,7 @@ class SDMGradStochastic(DoubleSampling):
     name: ClassVar[str] = "SDMGradStochastic"
     year: ClassVar[int | None] = 2023
     source: ClassVar[str] = (
-        "P. Xiao, H. Ban and K. Ji, Direction-oriented Multi-objective Learning: Simple and"
-        " Provable Stochastic Algorithms, NeurIPS 2023"
+        "P. Xiao, H. Ban and K. Ji, Direction-oriented Multi-objective Learning, NeurIPS 2023"
     )
 
     def __post_init__(self) -> None:

@@ -254,13 +254,13 @@ def test_momenta_that_cancel_say_stop():
 def test_a_single_loss_that_is_not_finite_leaves_rows_and_state(bad):
     model, optimizer = make()
     run(model, optimizer, range(3))
-    bank = optimizer.param_groups[0]
-    kept = {k: v.clone() for k, v in bank.items() if k.startswith("moopt_") and torch.is_tensor(v)}
+    group = optimizer.param_groups[0]
+    kept = {k: v.clone() for k, v in group.items() if k.startswith("moopt_") and torch.is_tensor(v)}
     optimizer.zero_grad()
     record = optimizer.backward({"a": model.losses(batch(dtype=torch.float64))["a"] * bad})
     assert record.status is moopt.SolverStatus.NON_FINITE
     assert not torch.isfinite(flat_gradient(model)).any()
-    assert all(torch.equal(bank[key], value) for key, value in kept.items())
+    assert all(torch.equal(group[key], value) for key, value in kept.items())
     optimizer.zero_grad()
     optimizer.backward({"b": model.losses(batch(dtype=torch.float64))["b"]})
     assert torch.isfinite(flat_gradient(model)).all()

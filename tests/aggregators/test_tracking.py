@@ -99,8 +99,8 @@ def test_the_state_of_another_method_is_refused():
 def test_rows_of_another_model_are_refused():
     small, optimizer = make(MoCo())
     train(small, optimizer, range(1))
-    bank = optimizer.param_groups[0]
-    bank["moopt_rows_average_0"] = bank["moopt_rows_average_0"][:, :2]
+    group = optimizer.param_groups[0]
+    group["moopt_rows_average_0"] = group["moopt_rows_average_0"][:, :2]
     with pytest.raises(ValueError, match=r"shape \[2, 3\]; the parameter has \[5, 3\]"):
         train(small, optimizer, range(1, 2))
 
@@ -134,10 +134,10 @@ def test_an_inactive_objective_has_no_say_and_keeps_its_row(name):
         record = optimizer.backward(losses)
         return flat_gradient(model), record, optimizer.param_groups[0]
 
-    (plain, _, _), (noisy, record, bank) = step(False), step(True)
+    (plain, _, _), (noisy, record, group) = step(False), step(True)
     assert record.inactive == ("noise",)
     assert float(record.weights[3]) == 0
-    assert float(bank[f"moopt_rows_{METHODS[name].row_name}_0"][3].abs().max()) == 0
+    assert float(group[f"moopt_rows_{METHODS[name].row_name}_0"][3].abs().max()) == 0
     # The initial weights are 1/4 each with it, and 1/3 without; projected, that is a third again.
     torch.testing.assert_close(noisy, plain, rtol=1e-6, atol=1e-9)
 
@@ -146,8 +146,8 @@ def test_an_inactive_objective_has_no_say_and_keeps_its_row(name):
 def test_a_step_that_is_not_finite_leaves_rows_and_state(name):
     model, optimizer = make(METHODS[name])
     train(model, optimizer, range(1))
-    bank = optimizer.param_groups[0]
-    kept = {k: v.clone() for k, v in bank.items() if k.startswith("moopt_") and torch.is_tensor(v)}
+    group = optimizer.param_groups[0]
+    kept = {k: v.clone() for k, v in group.items() if k.startswith("moopt_") and torch.is_tensor(v)}
     assert any("rows" in key for key in kept)
     optimizer.zero_grad()
     losses = model.losses(batch(dtype=torch.float64))
@@ -156,7 +156,7 @@ def test_a_step_that_is_not_finite_leaves_rows_and_state(name):
     assert record.status is moopt.SolverStatus.NON_FINITE
     assert not torch.isfinite(flat_gradient(model)).any()
     for key, value in kept.items():
-        assert torch.equal(bank[key], value), key
+        assert torch.equal(group[key], value), key
 
 
 @pytest.mark.parametrize("name", METHODS)

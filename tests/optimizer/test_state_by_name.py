@@ -22,11 +22,11 @@ names = st.lists(st.sampled_from("abcde"), min_size=1, max_size=5, unique=True)
 
 
 @settings(deadline=None, max_examples=50)
-@given(steps=st.lists(names, min_size=1, max_size=6), enrolled=st.booleans())
-def test_state_follows_the_names(steps, enrolled):
+@given(steps=st.lists(names, min_size=1, max_size=6), allocated=st.booleans())
+def test_state_follows_the_names(steps, allocated):
     mapping: dict = {}
     memory = MethodState(Recorder(), mapping)
-    if enrolled:
+    if allocated:
         memory.make_room("abcde")
     value: dict = {}
     pair: dict = {}

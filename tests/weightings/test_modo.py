@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import cvxpy
-import numpy
 import numpy as np
 import pytest
 import torch
@@ -25,7 +24,7 @@ def projected(vector: torch.Tensor) -> torch.Tensor:
         cvxpy.Minimize(cvxpy.sum_squares(w - vector.numpy())), [w >= 0, cvxpy.sum(w) == 1]
     )
     problem.solve(solver=cvxpy.CLARABEL, tol_gap_abs=1e-14, tol_gap_rel=1e-14, tol_feas=1e-14)
-    return torch.from_numpy(numpy.asarray(w.value))
+    return torch.from_numpy(np.asarray(w.value))
 
 
 def three_batches(jacobians: list[torch.Tensor], **other: object) -> StepStatistics:
@@ -100,6 +99,23 @@ def test_absent_and_inactive_objectives_keep_their_weight() -> None:
     kept = [j[active] for j in jacobians]
     alone = modo_weights(kept[1] @ kept[2].T, torch.tensor([0.65, 0.35], dtype=torch.float64))
     torch.testing.assert_close(weights[:3][active], alone, rtol=0, atol=AGREEMENT)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_sample_of_an_objective_left_out_is_not_read(bad: float) -> None:
+    torch.manual_seed(0)
+    jacobians = [torch.randn(3, 4, dtype=torch.float64) for _ in range(3)]
+    active = torch.tensor([True, False, True])
+
+    def step():
+        weights, state, result = MoDo(step_size=0.1)(three_batches(jacobians, active=active))
+        return [*weights.tolist(), *state["weights"].tolist()], result
+
+    expected = step()
+    for sample in (1, 2):
+        jacobians[sample][1, 0] = bad
+    assert step() == expected
+    assert expected[1] is None
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

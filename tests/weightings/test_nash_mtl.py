@@ -16,6 +16,7 @@ from moopt.records.step_statistics import StepStatistics
 from moopt.solvers import fixed_point
 from moopt.weightings import MGDA, FairGrad, Guarantee, NashMTL
 from tests.cases import Case, all_cases, case, cases
+from tests.solvers.test_noise import everywhere, stationary
 
 NON_STATIONARY = (
     "aligned",
@@ -31,6 +32,9 @@ NON_STATIONARY = (
 
 IDENTITY_TOL = 1e-6
 """Relative residual of the equations, from the Jacobian: the default of `tol`."""
+
+HIDDEN_LENGTH = {torch.float64: 1e-7, torch.float32: 4e-4}
+"""A direction this long, relative to the length of its terms, is what rounding leaves of zero."""
 
 CVXPY_TOL = 1e-5
 """Of clarabel's direction: it stops at 1e-10 on the potential, whose root is its accuracy."""
@@ -136,6 +140,45 @@ def test_at_a_stationary_point_no_solution_exists() -> None:
             assert torch.isfinite(result.weights).all()
             assert (result.weights >= 0).all()
             assert float(result.weights.max()) > 0.0
+
+
+@pytest.mark.parametrize("dtype", HIDDEN_LENGTH, ids=str)
+@pytest.mark.parametrize("method", [NashMTL(), NashMTL(max_norm=1.0), FairGrad()], ids=repr)
+def test_where_some_gradients_sum_to_zero_the_status_tells_and_the_direction_is_zero(
+    method: NashMTL | FairGrad, dtype: torch.dtype
+) -> None:
+    """20 gradients in 10 dimensions. Noise was once taken for a solution, long and uphill."""
+    for family in (stationary, everywhere):
+        for seed in range(6):
+            for k in (2, 3, 6, 10):
+                rows = family(seed, k).to(dtype)
+                output = method(StepStatistics(gramian=rows @ rows.T))
+                assert int(output.result.status) == SolverStatus.DEGENERATE
+                terms = float(output.weights @ rows.double().norm(dim=1))
+                direction = rows.double().T @ output.weights
+                assert float(direction.norm()) <= HIDDEN_LENGTH[dtype] * terms
+                assert 0.0 < terms <= 10.0 * float(rows.norm(dim=1).max())
+
+
+@pytest.mark.parametrize("method", [NashMTL(), FairGrad()], ids=repr)
+def test_nearly_at_such_a_point_every_objective_falls(method: NashMTL | FairGrad) -> None:
+    """The equations may end unsolved, and the status says so; the gap still proves descent."""
+    statuses = set()
+    for seed in range(6):
+        noise = torch.randn(20, 10, generator=torch.Generator().manual_seed(seed)).double()
+        rows = stationary(seed, 6) + 1e-5 * noise
+        output = method(StepStatistics(gramian=rows @ rows.T))
+        statuses.add(status := SolverStatus(int(output.result.status)))
+        assert float(output.result.gap) < 1.0
+        if status != SolverStatus.DEGENERATE:
+            direction = rows.T @ output.weights
+            assert float((rows @ direction).min()) > 0.0
+            # ||d||^2 = sum_i w_i^(1 - 1/alpha), up to the gap.
+            power = 1.0 - 1.0 / getattr(method, "alpha", 1.0)
+            length = float((output.weights**power).sum().sqrt())
+            assert float(direction.norm()) == pytest.approx(length, rel=1e-3)
+    assert statuses >= {SolverStatus.DEGENERATE}
+    assert statuses - {SolverStatus.DEGENERATE}
 
 
 def test_too_few_steps_are_a_status() -> None:

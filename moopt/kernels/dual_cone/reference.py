@@ -119,8 +119,8 @@ def _best_face(cosines: Tensor, starts: Tensor, need: Tensor) -> Tensor:
     for p in range(m):
         diagonal = table[..., p, p]
         regular = regular & (diagonal > DEPENDENT)
-        hot = torch.arange(m, device=need.device) == p
-        table = swept(table, table[..., p, :], diagonal, hot, torch.ones_like(diagonal))
+        at_pivot = torch.arange(m, device=need.device) == p
+        table = swept(table, table[..., p, :], diagonal, at_pivot, torch.ones_like(diagonal))
     right = torch.where(faces, -need[..., None, :], 0.0)
     s = -(table @ right[..., None])[..., 0]
     s = s - (table @ (right[..., None] - a @ s[..., None]))[..., 0]
@@ -146,14 +146,14 @@ def _pivoted(cosines: Tensor, starts: Tensor, need: Tensor, trips: int) -> tuple
     # One shape for all that the trips carry.
     start_size = torch.zeros_like(z[..., 0]) + starts.abs().sum(-1)
     face = torch.zeros_like(z, dtype=torch.bool)
-    barred = face
+    left_out = face
     fixed = torch.zeros_like(z)
     driving = torch.zeros_like(start_size, dtype=torch.bool)
     enter = torch.zeros_like(start_size, dtype=torch.int64)
-    grown = torch.zeros_like(start_size)
+    entering_value = torch.zeros_like(start_size)
     pivots = enter
     for _ in range(trips):
-        level, candidate = torch.where(face | barred, 0.0, z).max(-1)
+        level, candidate = torch.where(face | left_out, 0.0, z).max(-1)
         noise = ROUNDING * (start_size + torch.where(face, z, 0.0).sum(-1))
         enter = torch.where(driving, enter, candidate)
         busy = driving | (level > noise)
@@ -171,28 +171,28 @@ def _pivoted(cosines: Tensor, starts: Tensor, need: Tensor, trips: int) -> tuple
         ray = busy & length.isinf()
         move = busy & ~ray
         pivot = torch.where(blocked, first, enter)
-        hot = rows == pivot[..., None]
+        at_pivot = rows == pivot[..., None]
 
         length = torch.where(move, length, 0.0)
-        grown = torch.where(driving, grown, 0.0) + length
+        entering_value = torch.where(driving, entering_value, 0.0) + length
         moved = z - length[..., None] * slope
-        moved = torch.where(hot, torch.where(blocked, 0.0, grown)[..., None], moved)
+        moved = torch.where(at_pivot, torch.where(blocked, 0.0, entering_value)[..., None], moved)
         z = torch.where(move[..., None], moved, z)
         row = table.take_along_dim(pivot[..., None, None], -2)[..., 0, :]
-        on_diagonal = torch.where(hot, row, 0.0).sum(-1)
+        on_diagonal = torch.where(at_pivot, row, 0.0).sum(-1)
         sign = torch.where(blocked, -1.0, torch.ones_like(length))
-        after = swept(table, row, on_diagonal, hot, sign)
+        after = swept(table, row, on_diagonal, at_pivot, sign)
         table = torch.where(move[..., None, None], after, table)
-        face = torch.where(move[..., None], face ^ hot, face)
+        face = torch.where(move[..., None], face ^ at_pivot, face)
         # A row along whose path nothing blocks has a product that is zero up to rounding.
-        fixed = torch.where(ray[..., None] & entering, fixed + grown[..., None], fixed)
-        barred = torch.where(ray[..., None], barred | entering, barred)
-        barred = barred & ~(move & blocked)[..., None]
+        fixed = torch.where(ray[..., None] & entering, fixed + entering_value[..., None], fixed)
+        left_out = torch.where(ray[..., None], left_out | entering, left_out)
+        left_out = left_out & ~(move & blocked)[..., None]
         driving = move & blocked
         pivots = pivots + move.to(pivots.dtype)
-    # Trips that ended half way: the partly grown row is feasible, and better than nothing.
+    # Trips that ended half way: the row that entered in part is feasible, and better than nothing.
     entering = (rows == enter[..., None]) & driving[..., None]
-    fixed = torch.where(entering, fixed + grown[..., None], fixed)
+    fixed = torch.where(entering, fixed + entering_value[..., None], fixed)
     s = torch.where(face, z.clamp_min(0.0), 0.0)
     error = -(need + (cosines @ (s + fixed)[..., None])[..., 0])
     correction = (table @ torch.where(face, error, 0.0)[..., None])[..., 0]

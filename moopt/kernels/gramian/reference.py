@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from moopt.kernels.gathered import gathered, inner_products
-from moopt.kernels.pieces import Position, Rows, concatenated, flatten, pieces, positions, rounding
+from moopt.kernels.gathered import gathered, inner_products, rounding
+from moopt.kernels.pieces import Position, Rows, concatenated, flatten, pieces, positions
 
 if TYPE_CHECKING:
     import numpy

@@ -139,9 +139,9 @@ def _best_face(cosines: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
     regular = torch.ones_like(right[..., 0], dtype=torch.bool)
     for p in range(m):
         regular = regular & (table[..., p, p] > DEPENDENT)
-        hot = torch.arange(m, device=r.device) == p
+        at_pivot = torch.arange(m, device=r.device) == p
         table = swept(
-            table, table[..., p, :], table[..., p, p], hot, torch.ones_like(right[..., 0])
+            table, table[..., p, :], table[..., p, p], at_pivot, torch.ones_like(right[..., 0])
         )
     v = -(table @ right[..., None])[..., 0]
     v = v - (table @ (right[..., None] - a @ v[..., None]))[..., 0]
@@ -169,7 +169,7 @@ def _pivoted(cosines: Tensor, r: Tensor, trips: int) -> tuple[Tensor, Tensor]:
     done = driving
     ray = driving
     enter = torch.zeros_like(r[..., 0], dtype=torch.int64)
-    grown = torch.zeros_like(r[..., 0])
+    entering_value = torch.zeros_like(r[..., 0])
     pivots = enter
     for _ in range(trips):
         level, candidate = torch.where(face, 0.0, z).max(-1)
@@ -190,31 +190,31 @@ def _pivoted(cosines: Tensor, r: Tensor, trips: int) -> tuple[Tensor, Tensor]:
         found = ~done & length.isinf()
         move = ~done & ~found
         pivot = torch.where(blocked, first, enter)
-        hot = rows == pivot[..., None]
+        at_pivot = rows == pivot[..., None]
 
         length = torch.where(move, length, 0.0)
-        grown = torch.where(driving, grown, 0.0) + length
+        entering_value = torch.where(driving, entering_value, 0.0) + length
         moved = z - length[..., None] * slope
-        moved = torch.where(hot, torch.where(blocked, 0.0, grown)[..., None], moved)
+        moved = torch.where(at_pivot, torch.where(blocked, 0.0, entering_value)[..., None], moved)
         direction = torch.where(entering, 1.0, torch.where(face, (-slope).clamp_min(0.0), 0.0))
         z = torch.where(move[..., None], moved, torch.where(found[..., None], direction, z))
         row = table.take_along_dim(pivot[..., None, None], -2)[..., 0, :]
-        on_diagonal = torch.where(hot, row, 0.0).sum(-1)
+        on_diagonal = torch.where(at_pivot, row, 0.0).sum(-1)
         sign = torch.where(blocked, -1.0, torch.ones_like(length))
-        after = swept(table, row, on_diagonal, hot, sign)
+        after = swept(table, row, on_diagonal, at_pivot, sign)
         table = torch.where(move[..., None, None], after, table)
         face = torch.where(
-            move[..., None], face ^ hot, torch.where(found[..., None], face | entering, face)
+            move[..., None], face ^ at_pivot, torch.where(found[..., None], face | entering, face)
         )
         driving = move & blocked
         ray = ray | found
         done = done | found
         pivots = pivots + move.to(pivots.dtype)
-    # Trips that ended half way: the partly grown row is feasible, and better than nothing.
+    # Trips that ended half way: the row that entered in part is feasible, and better than nothing.
     entering = (rows == enter[..., None]) & driving[..., None]
     v = torch.where(face, z.clamp_min(0.0), 0.0)
     residual = r * (1.0 - (r * v).sum(-1, keepdim=True)) - (cosines * v[..., None, :]).sum(-1)
     correction = (table * torch.where(face, residual, 0.0)[..., None, :]).sum(-1)
     refined = torch.where(face, (v - correction).clamp_min(0.0), 0.0)
     v = torch.where((ray | driving)[..., None], v, refined)
-    return torch.where(entering, grown[..., None], v), pivots
+    return torch.where(entering, entering_value[..., None], v), pivots
