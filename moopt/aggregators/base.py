@@ -16,12 +16,11 @@ from moopt.weightings.base import StateEntry
 class GradientAggregator(abc.ABC):
     """A map from m gradients to one direction that the Gramian of one step cannot express.
 
-    Either because it works entry by entry (`EntrywiseAggregator`), or because it keeps a row per
-    objective from step to step, such as an average of its gradients (`TrackingAggregator`).
-    Subclasses are frozen keyword-only dataclasses. `CommonDescent` takes one in place of a
-    weighting. Parameters that one objective alone reaches take that gradient, as always. The
-    record measures `g_i . d` itself, so that `descent` and `raised` are known. None of them
-    promises common descent.
+    It works entry by entry (`EntrywiseAggregator`), or it keeps a row per objective from step to
+    step, such as an average of its gradients (`TrackingAggregator`). Subclasses are frozen
+    keyword-only dataclasses. `CommonDescent` takes one in place of a weighting. Parameters that one
+    objective alone reaches take that gradient, as always. The record measures `g_i . d` itself, so
+    that `descent` and `raised` are known. None of them promises common descent.
 
     They never raise on numerical trouble: gradients that are not finite make the direction not
     finite, and change nothing that is kept.

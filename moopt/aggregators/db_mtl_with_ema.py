@@ -14,9 +14,9 @@ from moopt.weightings.problem import Problem
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DBMTLWithEMA(TrackingAggregator):
-    """Dual balancing: averages of the gradients of log-losses, scaled to the largest norm.
+    """Add up averaged gradients of the log-losses, scaled to the largest norm: dual balancing.
 
-    For losses of different scales whose gradients are noisy. In step k = 1, 2, ... with
+    Use it for losses of different scales whose gradients are noisy. In step k = 1, 2, ... with
     `beta_k = beta / k^beta_decay`
 
     - `h_i <- beta_k h_i + (1 - beta_k) g_i / loss_i`, from `h_i = 0`;

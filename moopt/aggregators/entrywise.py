@@ -1,4 +1,4 @@
-"""EntrywiseAggregator: methods that decide for each entry of the gradients apart."""
+"""EntrywiseAggregator: methods that decide for each entry of the gradients separately."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from moopt.records.result import State
 class EntrywiseAggregator(GradientAggregator):
     """A map from m gradients to one direction, entry by entry.
 
-    Called for every shared parameter in turn. There are no weights.
+    It is called for every shared parameter in turn, and there are no weights.
 
     Example:
         >>> import torch

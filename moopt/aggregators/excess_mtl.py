@@ -23,7 +23,9 @@ FIRST = "first"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExcessMTL(TrackingAggregator):
-    """Weights that grow with the estimated excess risk of each objective, by exponential steps.
+    """Give more weight to objectives with a large estimated excess risk, by exponential steps.
+
+    Use it where the labels of some objectives are noisy.
 
     With `s_i = sum over the steps of g_i^2`, entry by entry, the excess risk is estimated as
     `e_i = sum_k g_i,k^2 / sqrt(s_i,k)`: a Taylor expansion with AdaGrad's diagonal in place of the
@@ -37,9 +39,9 @@ class ExcessMTL(TrackingAggregator):
     Raises:
         ValueError: a setting is out of range.
 
-    Numerics: see `TrackingAggregator` for memory. Entries whose gradients were all zero count
-        nothing. The weights are kept as logarithms, so that none underflows for good. An objective
-        that joins late starts at the mean logarithm, 0.
+    Numerics: see `TrackingAggregator` for memory. Entries whose gradients were all zero do
+        not count. The weights are kept as logarithms, so that none underflows for good. An
+        objective that joins late starts at the mean logarithm, 0.
 
     Example:
         >>> import torch, moopt

@@ -25,6 +25,8 @@ COUNTER = "counter"
 class GradDrop(EntrywiseAggregator):
     """Entry by entry, keep the gradients of one sign, drawn with the probability of its purity.
 
+    Use it where a direction should not average gradients of opposite sign; it is random.
+
     `P = (1 + sum_i g_i / sum_i |g_i|) / 2` is the share of positive sign; with U uniform in [0, 1)
     the positive gradients are added up where `P > U`, the negative ones elsewhere:
     `d = sum_i (leak_i + (1 - leak_i) M_i) g_i`, M_i the mask. So no entry of d (without leak) mixes

@@ -17,7 +17,9 @@ from moopt.weightings.problem import Problem
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MConFIG(TrackingAggregator):
-    """ConFIG of the momenta of all losses, a few of which are differentiated in each step.
+    """Take ConFIG of the momenta of all losses, and differentiate a few of them in each step.
+
+    Use it for many losses when a backward pass for each in every step costs too much.
 
     - `m_i <- beta m_i + (1 - beta) g_i` for the losses of this step, the others keep theirs;
     - `d = ConFIG(m_1 / (1 - beta^t_1), m_2 / (1 - beta^t_2), ...)`, over every loss that was ever
@@ -39,7 +41,7 @@ class MConFIG(TrackingAggregator):
 
     Numerics: see `TrackingAggregator` for memory; the rows are the corrected momenta. The noise
         floor (`inactive_tol`) is that of the momenta: one below it has weight 0. A loss that is
-        given no more stays as it last was. Status and what ConFIG promises are those of the
+        no longer given stays as it last was. Status and what ConFIG promises are those of the
         momenta; the record measures `-g_i . d` for the losses of the step.
 
     Example:
@@ -59,8 +61,8 @@ class MConFIG(TrackingAggregator):
     divided by the root of a second moment, entry by entry, with beta_2. That acts on d alone and
     belongs to the wrapped optimizer: `torch.optim.Adam(parameters, betas=(0.0, 0.999))`, whose
     second moment is of d, where theirs is of the pseudo-gradient
-    `(M_t d_t - beta M_(t-1) d_(t-1)) / (1 - beta)` with `M_t = 1 - beta^t`. Before every loss was
-    given once their step is zero; ours goes along what is known.
+    `(M_t d_t - beta M_(t-1) d_(t-1)) / (1 - beta)` with `M_t = 1 - beta^t`. Until every loss has
+    been given once, their step is zero; ours follows what is known.
     """
 
     beta: float = 0.9

@@ -23,7 +23,9 @@ Simplex = Literal["projection", "softmax"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MoCo(TrackingAggregator):
-    """Multi-objective gradient correction: MGDA's weights and direction, of averaged gradients.
+    """Take MGDA's weights and direction of averaged gradients: multi-objective gradient correction.
+
+    Use it where the noise of a batch drowns the conflict between the gradients.
 
     In step k = 1, 2, ... with `beta_k = beta / k^beta_decay` and `gamma_k = gamma / k^gamma_decay`
 

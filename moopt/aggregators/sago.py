@@ -17,7 +17,9 @@ from moopt.weightings import Guarantee
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SAGO(EntrywiseAggregator):
-    """Entry by entry: the retain gradient where the signs conflict, the forget gradient elsewhere.
+    """Take the retain gradient in entries where the signs conflict, else the forget gradient.
+
+    Use it for unlearning where retention must not suffer, even if forgetting does.
 
     `d_k = g_r,k` where `g_f,k g_r,k < 0` and `g_f,k` elsewhere. No entry of d works against the
     retain gradient, so `g_r . d >= 0`: to first order retention never suffers. Forgetting may:
@@ -47,7 +49,7 @@ class SAGO(EntrywiseAggregator):
 
     Source: Xiao, Li, Wang, Wei, Yang, Chen and Chen, ACL 2026, https://arxiv.org/abs/2604.14808;
     the rule is that of the authors' code, whose default keeps the forget gradient alone where the
-    signs agree. Several objectives in one role are ours.
+    signs agree. Several objectives in one role are our addition.
     """
 
     forget: str | Sequence[str]

@@ -17,7 +17,7 @@ from moopt.weightings import Guarantee
 class TrimmedMean(EntrywiseAggregator):
     """Average every entry of the gradients without its k largest and k smallest values.
 
-    For many similar objectives of which up to k may be corrupt, such as clients in federated
+    Use it for many similar objectives of which up to k may be corrupt, such as clients in federated
     learning. Objectives that matter one by one are the wrong input: the extremes it cuts are what
     they ask for.
 
@@ -38,7 +38,7 @@ class TrimmedMean(EntrywiseAggregator):
         [2.0]
 
     Source: Yin, Chen, Ramchandran and Bartlett, ICML 2018, https://arxiv.org/abs/1803.01498.
-    Inactive objectives are ours.
+    Leaving out inactive objectives is our addition.
     """
 
     trim: int = 1

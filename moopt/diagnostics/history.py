@@ -58,7 +58,7 @@ class History:
         self._last: StepRecord | None = None
 
     def __call__(self, record: StepRecord) -> None:
-        """Keep a record (its numbers; the tensors are read now); the same one again changes nothing.
+        """Keep a record (its numbers; the tensors are read now); a second time changes nothing.
 
         Raises:
             ValueError: its step is smaller than that of the last one.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from moopt.gradients.shards import refuse_sharded, refuse_unsupported
+from moopt.kernels.gathered import exists
 
 Row = list[Tensor | None]
 """One entry per parameter: a gradient, or None where the objective does not reach it."""
@@ -109,7 +110,7 @@ class Captured:
                 " optimizer.zero_grad() and record every objective again."
             )
         waiting: list[Tensor | None] = list(map(_GRAD, parameters))
-        copies = foreign(waiting) if any(w is not None for w in waiting) else []
+        copies = foreign(waiting) if any(map(exists, waiting)) else []
         self.matrix = None
         so_far = rows.get(name)
         if so_far is not None:

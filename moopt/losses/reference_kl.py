@@ -74,10 +74,10 @@ def reference_kl_loss(
         tensor(0.1438)
 
     Source:
-        The KL term of P. Maini et al., TOFU: A Task of Fictitious Unlearning for LLMs, COLM 2024
-        (arXiv 2401.06121), and of MOLLM (arXiv 2412.20412). Which direction and which tokens
-        MOLLM takes is not published; averaging over padding, as a plain batch mean does, would
-        weight a sample by what it was batched with.
+        The KL term of P. Maini et al., TOFU: A Task of Fictitious Unlearning for LLMs, COLM 2024,
+        https://arxiv.org/abs/2401.06121, and of MOLLM, https://arxiv.org/abs/2412.20412. Which
+        direction and which tokens MOLLM takes is not published. Averaging over padding, as a plain
+        batch mean does, would weight a sample by what it was batched with.
     """
     check_reduction(reduction, caller="reference_kl_loss")
     _check_direction(direction, caller="reference_kl_loss")

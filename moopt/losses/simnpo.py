@@ -59,8 +59,8 @@ def simnpo_loss(
 
     Source:
         C. Fan et al., Simplicity Prevails: Rethinking Negative Preference Optimization for LLM
-        Unlearning, NeurIPS 2025, https://arxiv.org/abs/2410.07163. Public codes that multiply the margin by beta,
-        or flip its sign, minimise something else.
+        Unlearning, NeurIPS 2025, https://arxiv.org/abs/2410.07163. Public codes that multiply the
+        margin by beta, or flip its sign, minimise something else.
     """
     check_reduction(reduction, caller="simnpo_loss")
     check_beta(beta, caller="simnpo_loss")

@@ -44,11 +44,12 @@ class CommonDescent(WrappedOptimizer):
     """Train one model on several losses: a common descent direction for any optimizer.
 
     Wrap the optimizer you have, and hand over the losses by name in place of their sum. Use it
-    where the losses compete and none should rise for the sake of the others. Each step solves, over the objectives' gradients `g_1 ... g_m`, the weighting's problem on
-    their Gramian `G_ij = g_i . g_j`, and hands `d = sum_i w_i g_i` to the wrapped optimizer as
-    `.grad`. For a weighting that guarantees common descent, `g_i . d >= 0` for every active
-    objective: to first order and on this batch, a small enough step along `-d` raises none of
-    them. The wrapped optimizer's momentum, preconditioner and decay act on `d` as on any gradient.
+    where the losses compete and none should rise for the sake of the others. Each step solves, over
+    the objectives' gradients `g_1 ... g_m`, the weighting's problem on their Gramian
+    `G_ij = g_i . g_j`, and hands `d = sum_i w_i g_i` to the wrapped optimizer as `.grad`. For a
+    weighting that guarantees common descent, `g_i . d >= 0` for every active objective: to first
+    order and on this batch, a small enough step along `-d` raises none of them. The wrapped
+    optimizer's momentum, preconditioner and decay act on `d` as on any gradient.
 
     There are three ways in and one way through:
 

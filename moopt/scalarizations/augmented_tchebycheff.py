@@ -55,9 +55,10 @@ def augmented_tchebycheff(
 class AugmentedTchebycheff(ReferencedScalarization):
     """Lower the worst weighted loss, and a little all of them: `w_i = p_i [i is worst] + rho`.
 
-    The derivative of `augmented_tchebycheff`. The maximum alone accepts weakly Pareto optimal
-    points, where some loss could still be lowered at no cost; the sum excludes them. The weights
-    jump whenever another objective becomes the worst: `STCH` is the smooth form.
+    Use it for a lower worst loss, or for points of a non-convex front. The weights are the
+    derivative of `augmented_tchebycheff`. The maximum alone accepts weakly Pareto optimal points,
+    where some loss could still be lowered at no cost; the sum excludes them. The weights jump
+    whenever another objective becomes the worst: `STCH` is the smooth form.
 
     Args:
         preference: p, >= 0; a sequence in the order of the objectives, or a mapping from objective

@@ -58,12 +58,13 @@ def cosmos(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class COSMOS(PreferredScalarization):
-    """A weighted sum of the losses l, drawn to a ray: `w = p - penalty (u - cos l/||l||) / ||l||`.
+    """Draw a weighted sum of the losses l to a ray: `w = p - penalty (u - cos l/||l||) / ||l||`.
 
-    The derivative of `cosmos`, with `u = p / ||p||` and `cos = cos(p, l)`. In the paper the
-    network also takes p as an input and p is sampled again for each batch, which gives a whole
-    front from one network; that is the model's part. Here p is fixed. The penalty does not scale
-    with the losses: choose it beside their size.
+    Use it for models that are conditioned on a preference. The weights are the derivative of
+    `cosmos`, with `u = p / ||p||` and `cos = cos(p, l)`. In the paper the network also takes p as
+    an input and p is sampled again for each batch, which gives a whole front from one network; that
+    is the model's part. Here p is fixed. The penalty does not scale with the losses: choose it
+    beside their size.
 
     Args:
         preference: p, >= 0; a sequence in the order of the objectives, or a mapping from objective

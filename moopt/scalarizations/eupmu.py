@@ -19,9 +19,9 @@ LOSSES = "losses"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EUPMU(ConstrainedScalarization):
-    """Implicit gradient surgery: weights 1 and w, w moved by what the step did to the retain loss.
+    """Weigh forgetting by 1 and retaining by w, moved by what each step did to the retain loss.
 
-    For unlearning where no step may raise the retain loss. Among the directions with
+    Use it for unlearning where no step may raise the retain loss. Among the directions with
     `g_r . d >= -eps`, the nearest to the forget gradient is `d = g_f + w g_r`, where `w >= 0`
     minimises `||g_f + w g_r||^2 / 2 + w eps`. The slope of that in w, `g_r . d + eps`, is read off
     the losses: a step of plain gradient descent lowers the retain loss by `lr g_r . d` to first

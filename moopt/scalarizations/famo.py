@@ -72,10 +72,10 @@ def famo(
 class FAMO(Scalarization):
     """Lower all losses at the same relative rate: `w_i = c z_i / (loss_i - b_i + eps)`.
 
-    For many objectives with positive losses: it costs one forward pass more than plain training,
-    whatever their number. The derivative of `famo`: weights on the simplex. The logits learn from
-    what the step did. After `optimizer.step()`, compute the losses of the *same batch* again and
-    call
+    Use it for many objectives with positive losses: it costs one forward pass more than plain
+    training, whatever their number. The weights are the derivative of `famo`, on the simplex. The
+    logits learn from what the step did. After `optimizer.step()`, compute the losses of the *same
+    batch* again and call
 
         optimizer.observe(losses)
 

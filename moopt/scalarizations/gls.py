@@ -42,8 +42,9 @@ def gls(losses: Tensor, *, active: Tensor | None = None) -> Tensor:
 class GLS(Scalarization):
     """Lower the geometric mean of the losses: `w_i = gls(loss) / (m loss_i)`.
 
-    The derivative of `gls`. Rescaling one loss changes the length of the step and not its
-    direction: the losses' units do not matter.
+    Use it for positive losses in different units. The weights are the derivative of `gls`.
+    Rescaling one loss changes the length of the step and not its direction: the losses' units do
+    not matter.
 
     Numerics: a loss <= 0 gives status OUT_OF_DOMAIN and uniform weights; a loss that goes to 0
     takes all the weight.

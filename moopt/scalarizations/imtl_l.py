@@ -46,11 +46,11 @@ def imtl_l(losses: Tensor, log_scales: Tensor, *, active: Tensor | None = None) 
 class IMTLL(Scalarization):
     """Learn a scale for each loss: `w_i = exp(s_i)`, so that `exp(s_i) loss_i` goes to 1.
 
-    For positive losses in different units. Every step also takes a gradient step on the scales:
-    `s_i <- s_i - lr (exp(s_i) loss_i - 1)`, as in joint training by SGD with this `lr`. They settle
-    at `s_i = -log loss_i`, so that the weight goes to `1 / loss_i`; near there `1 / lr` steps close
-    the gap by a factor e. Objectives that are absent keep their scale. It is `UW` with `s -> -s`,
-    times two.
+    Use it for positive losses in different units. Every step also takes a gradient step on the
+    scales: `s_i <- s_i - lr (exp(s_i) loss_i - 1)`, as in joint training by SGD with this `lr`.
+    They settle at `s_i = -log loss_i`, so that the weight goes to `1 / loss_i`; near there `1 / lr`
+    steps close the gap by a factor e. Objectives that are absent keep their scale. It is `UW` with
+    `s -> -s`, times two.
 
     A step that would carry `s_i` past `-log loss_i` by more than 1 ends at `-log loss_i`. With the
     default `lr` that takes `exp(s_i) loss_i` above 760: the loss is weighed by `1 / loss_i` from

@@ -72,9 +72,9 @@ def pbi(
 class PBI(ReferencedScalarization):
     """Go down a preference ray: `w = u + theta (f - d1 u) / d2`, with `f` and `u` as in `pbi`.
 
-    The derivative of `pbi`. The losses are drawn to the ray `z + t p`, t > 0: a trade-off in
-    proportion p. An objective far below the ray gets a *negative* weight: it is raised to bring
-    the others down, so this is not common descent.
+    Use it for losses in a given proportion. The weights are the derivative of `pbi`. The losses are
+    drawn to the ray `z + t p`, t > 0: a trade-off in proportion p. An objective far below the ray
+    gets a *negative* weight: it is raised to bring the others down, so this is not common descent.
 
     Args:
         preference: p, >= 0, the proportion of the losses aimed at; a sequence in the order of the

@@ -19,9 +19,9 @@ NUM_STEPS = "num_steps"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PDU(ConstrainedScalarization):
-    """Primal-dual unlearning: `min loss_f` subject to `loss_r <= eps`, weights 1 and lambda.
+    """Minimise `loss_f` subject to `loss_r <= eps`, by weights 1 and lambda (primal-dual).
 
-    For unlearning with a bound on the retain loss. The step goes along the gradient of the
+    Use it for unlearning with a bound on the retain loss. The step goes along the gradient of the
     Lagrangian `loss_f + lambda (loss_r - eps)`, and lambda then follows the constraint, with the
     losses of that same step:
 

@@ -47,9 +47,9 @@ def rlw(losses: Tensor, noise: Tensor, *, active: Tensor | None = None) -> Tenso
 class RLW(Scalarization):
     """Draw other weights in every step: `w = softmax(n)`, n standard normal.
 
-    A test of whether a method does more than noise would: weights on the simplex that know nothing
-    of the losses. The weights of step k are a function of `seed` and k alone, the same on every
-    device and in every process, and a resumed run goes on where it stopped.
+    Use it to test whether a method does more than noise would: weights on the simplex that know
+    nothing of the losses. The weights of step k are a function of `seed` and k alone, the same on
+    every device and in every process, and a resumed run goes on where it stopped.
 
     Args:
         seed: any integer; default 0.

@@ -57,10 +57,10 @@ def stch(
 class STCH(ReferencedScalarization):
     """Lower the worst weighted loss: `w_i = p_i softmax_i(p_j (loss_j - z_j) / mu)`.
 
-    The derivative of `stch`. Minimising it reaches every (weakly) Pareto optimal point for some
-    preference p, also on a non-convex front, where a fixed weighted sum cannot. The weights sum
-    to at most `max_i p_i`: with the default preference `1 / m` the step is m times shorter than
-    that of a mean.
+    Use it for a lower worst loss. The weights are the derivative of `stch`. Minimising it reaches
+    every (weakly) Pareto optimal point for some preference p, also on a non-convex front, where a
+    fixed weighted sum cannot. The weights sum to at most `max_i p_i`: with the default preference
+    `1 / m` the step is m times shorter than that of a mean.
 
     Args:
         preference: p, >= 0; a sequence in the order of the objectives, or a mapping from objective

@@ -46,7 +46,7 @@ def uw(losses: Tensor, log_variances: Tensor, *, active: Tensor | None = None) -
 class UW(Scalarization):
     """Learn each objective's uncertainty: `w_i = exp(-s_i) / 2`, `s_i` its log-variance.
 
-    For positive losses in different units. Every step also takes a gradient step on the
+    Use it for positive losses in different units. Every step also takes a gradient step on the
     log-variances: `s_i <- s_i - lr ds/ds_i` with `ds/ds_i = (1 - exp(-s_i) loss_i) / 2`, as in
     joint training by SGD with this `lr`. They settle where `s_i = log loss_i`, so that the weight
     goes to `1 / (2 loss_i)`; near there `2 / lr` steps close the gap by a factor e. Objectives that

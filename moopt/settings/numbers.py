@@ -82,7 +82,7 @@ number; got 5. Pass one number per objective, such as [1.0, 2.0] or {'forget': 1
             raise TypeError("neither in order nor by name")
         entries = list(given.values() if isinstance(given, Mapping) else given)
         if not all(map(_is_real, entries)):
-            raise TypeError("an entry is no real number")
+            raise TypeError("an entry is not a real number")
         values = tuple(float(entry) for entry in entries)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise TypeError(

@@ -100,7 +100,7 @@ def active_set(cosines: Array, r: Array, max_iter: int) -> tuple[Array, int]:
             sweep(table, pivot, 1.0 if joins else -1.0)
             pivots += 1
         if pivot != enter:
-            # Out of pivots half way: the row that entered in part is feasible, and better than nothing.
+            # Out of pivots half way: the row entered in part is feasible, better than nothing.
             inside[enter], z[enter] = 1.0, entering_value
     return np.maximum(z, 0.0) * inside, pivots
 

@@ -32,7 +32,7 @@ SETTLED = 1e-3 * CERTIFIED
 
 
 class _Judged(NamedTuple):
-    """What w makes.
+    """What the weights w lead to.
 
     Attributes:
         square: ||g_w||^2.

@@ -15,7 +15,7 @@ from moopt.solvers.shown_noise import shown_noise
 from moopt.solvers.tolerances import EPS, HIDDEN
 
 NEWTON_STEPS = 100
-"""Limit of the Newton steps where the iteration can stop early; up to 25 were needed, alpha <= 2."""
+"""Limit of Newton steps where the iteration can stop early; up to 25 were needed, alpha <= 2."""
 
 STEPS = 0.5 ** np.arange(10.0)
 """Fractions of the Newton step that are tried where it is long."""
@@ -70,7 +70,7 @@ def fair_point(
 
 
 def _is_stationary(cosines: Array, hull: Solved, noise: float) -> bool:
-    """Whether the rounding of the cosines hides if the hull of the unit gradients holds zero."""
+    """Whether the hull of the unit gradients may hold zero, given the rounding of the cosines."""
     if hull.status is SolverStatus.DEGENERATE:
         return True
     square = float(hull.weights @ (cosines @ hull.weights))
@@ -93,7 +93,10 @@ def _newton(cosines: Array, r: Array, power: float, tol: float, max_iter: int) -
             break
         if gap <= AT_ROUNDING or num_iter == max_iter:
             break
-        b = b * (1.0 + newton_step(cosines, r, power, b, products, wanted))
+        try:
+            b = b * (1.0 + newton_step(cosines, r, power, b, products, wanted))
+        except np.linalg.LinAlgError:  # b is so long that nothing is left of the cosines
+            break
     return best, num_iter
 
 
@@ -103,7 +106,7 @@ def _residual(cosines: Array, r: Array, power: float, b: Array) -> float:
 
 
 def _at_best_length(cosines: Array, r: Array, power: float, b: Array) -> Array:
-    """b >= 0 times the number that minimises the potential, where that is a number."""
+    """b >= 0 scaled to minimise the potential, where a finite factor does so."""
     live = b > 0.0
     size = max(float(b @ (cosines @ b)), 1e-12 * float(b @ b))
     total = float(np.add.reduce(r[live] * b[live] ** (1.0 - power)))

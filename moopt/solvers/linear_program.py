@@ -152,7 +152,7 @@ def _exchange(table: Array, row: int, column: int) -> None:
 
 
 def _gain(reduced: Array, scale: Array) -> Array:
-    """How much each column gains, 0 where nothing but rounding."""
+    """How much each column gains; 0 where that is only rounding."""
     candidates = reduced[: len(scale)]
     noise = REDUCED * (1.0 + abs(float(reduced[-2])) * scale)
     gain: Array = np.where(candidates < -noise, -candidates, 0.0)
@@ -162,7 +162,7 @@ def _gain(reduced: Array, scale: Array) -> Array:
 def _point_and_prices(
     start: Array, table: Array, basis: NDArray[np.int64], n: int
 ) -> tuple[Array, Array, float]:
-    """The point and the prices of rows and budget, refined once; x and y have nothing negative."""
+    """The point and the prices of rows and budget, refined once; no entry of x or y is negative."""
     p = len(basis) - 1
     columns = np.append(table[:, n : n + p], table[:, -2:-1], axis=1)
     inverse, prices = columns[: p + 1], -columns[p + 2]
@@ -242,8 +242,8 @@ def linear_program(
         without that variable.
         The simplex method: the steepest column for three quarters of the pivots, then Bland's
         rule, which ends after finitely many; point and prices are refined once from the given
-        numbers. Where several points are optimal, one of them. The result carries no autograd
-        graph.
+        numbers. Where several points are optimal, one of them is returned. The result carries
+        no autograd graph.
 
     Example:
         >>> import torch

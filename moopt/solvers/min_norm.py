@@ -18,6 +18,12 @@ from moopt.solvers.exhaustive import exhaustive
 from moopt.solvers.frank_wolfe import DEFAULT_MAX_ITER, frank_wolfe
 from moopt.solvers.tolerances import CERTIFIED, EPS, RESOLUTION
 
+LOST = 1e-3
+"""A gap above this is a failure of the method, not rounding."""
+
+RIDGE = 1e-14
+"""Added to the diagonal of the cosines."""
+
 # The variant of `frank_wolfe` that each solver names.
 FRANK_WOLFE = {"frank_wolfe": "vanilla", "away_step": "away_step", "pairwise": "pairwise"}
 SOLVERS = ("auto", "exhaustive", "active_set", *FRANK_WOLFE)
@@ -92,6 +98,15 @@ def _iterated(cosines: Array, r: Array, solver: str, tol: float, max_iter: int |
         second = certificate(cosines, r, other)
         if judged.unresolved or second.unresolved:
             v, judged = other, second
+        lost = judged.gap > LOST and not (judged.stationary or judged.unresolved)
+        if lost and max_iter is None:
+            # Pivots on dependent rows have gone astray: a ridge below what counts as zero parts
+            # them.
+            other, more = active_set(cosines + RIDGE * np.eye(len(r)), r, 10 * len(r) + 20)
+            num_iter += more
+            third = certificate(cosines, r, other)
+            if third.stationary or third.gap < judged.gap:
+                v, judged = other, third
     weights = r * v
     weights /= np.add.reduce(weights)
     return Solved(weights, judged.status(tol), judged.gap, num_iter)

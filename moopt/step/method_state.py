@@ -32,8 +32,8 @@ def is_stateful(method: Method) -> bool:
 class MethodState:
     """The state of one method, read and written by objective name while objectives come and go.
 
-    It is stored in any mutable mapping of plain values: the first parameter group of an optimizer, so
-    that every kind of checkpoint keeps it, or a dictionary of the caller.
+    It is stored in any mutable mapping of plain values: the first parameter group of an optimizer,
+    so that every kind of checkpoint keeps it, or a dictionary of the caller's.
 
     Args:
         method: whose state it is.

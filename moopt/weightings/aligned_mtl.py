@@ -27,10 +27,11 @@ CANCELLED = 64.0 * EPS
 class AlignedMTL(Weighting):
     """Align the principal components of the gradients, then average.
 
-    The gradients `J = V diag(sigma) E'` are replaced by the matrix with the same singular vectors
-    and all singular values equal, `scale V E'`, whose condition number is one: no direction in
-    the span of the gradients dominates for its size. In weights: `w = scale V diag(1/sigma) V' p`.
-    Only non-zero singular values count, so that dependent gradients do not stop the training.
+    Use it where a few directions dominate the mean gradient. The gradients `J = V diag(sigma) E'`
+    are replaced by the matrix with the same singular vectors and all singular values equal,
+    `scale V E'`, whose condition number is one: no direction in the span of the gradients dominates
+    for its size. In weights: `w = scale V diag(1/sigma) V' p`. Only non-zero singular values count,
+    so that dependent gradients do not stop the training.
 
     Args:
         scale_mode: "min" (default), the smallest non-zero singular value, the paper's; "median"

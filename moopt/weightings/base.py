@@ -325,7 +325,7 @@ def _states(state: State, axes: Mapping[str, int], count: int) -> list[State]:
 
 
 def _noise(dtype: torch.dtype) -> float:
-    """What the rounding of a Gramian of this dtype is, at least."""
+    """A lower bound of the rounding of a Gramian of this dtype."""
     return max(EPS, float(torch.finfo(dtype).eps))
 
 

@@ -14,7 +14,9 @@ from moopt.weightings.problem import Problem
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BLUR(ForgetRetain):
-    """Bi-level unlearning: forgetting first, at a fixed rate, and retention with what is free.
+    """Forget at a fixed rate first, and retain with what is free: bi-level unlearning.
+
+    Use it where forgetting has a quota that must be met, even if the retain loss rises for it.
 
     `d = g_r + (gamma - g_r . g_f / ||g_f||^2) g_f`, the vector nearest to g_r with
     `g_f . d = gamma ||g_f||^2`: a step of size lr lowers the forget loss, to first order, by
@@ -51,7 +53,8 @@ class BLUR(ForgetRetain):
     Source: H. Reisizadeh, J. Jia, Z. Bu, B. Vinzamuri, A. Ramakrishna, K.-W. Chang, V. Cevher, S.
     Liu and M. Hong, "BLUR: A Bi-Level Optimization Approach for LLM Unlearning", EACL 2026,
     https://arxiv.org/abs/2506.08164. The authors' code clips the gradient before it is written,
-    which voids the quota; we leave clipping to the caller. Several objectives in one role are ours.
+    which voids the quota; we leave clipping to the caller. Several objectives in one role are our
+    addition.
     """
 
     gamma: float = 1.0

@@ -18,6 +18,8 @@ Rescale = Literal["none", "square", "linear"]
 class CAGrad(Weighting):
     """Improve the worst objective as much as a ball around the mean gradient allows.
 
+    Use it to stay close to training on the mean loss and still help the objective that gains least.
+
     `d = argmax min_i g_i . d` subject to `||d - g0|| <= c ||g0||` with the mean gradient g0. The
     optimum lies on the sphere, `||d - g0|| = c ||g0||`: `d = g0 + c ||g0|| g_w / ||g_w||`, where
     w minimises `g0 . g_w + c ||g0|| ||g_w||` over the simplex. For c = 0 it is the mean; as c

@@ -62,7 +62,7 @@ class Weighs(Protocol):
 
 
 def weigh_cleared(method: Weighs, given: Step, state: State) -> Solved:
-    """Weights of every row of a step, of which the method sees the clean part alone.
+    """Weigh every row of a step; the method sees the clean part only.
 
     1. Objectives that are not active get weight 0 and influence nothing.
     2. NaN or infinity in what the method looks at: uniform weights, status NON_FINITE, same state.

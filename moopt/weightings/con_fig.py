@@ -17,7 +17,10 @@ from moopt.weightings.problem import Problem
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConFIG(Weighting):
-    """The direction with the same cosine to every gradient, as long as their projections on it.
+    """Take the direction with equal cosine to every gradient, as long as their projections on it.
+
+    Use it where the gradients are linearly independent and every loss should make the same relative
+    progress, as the losses of a physics-informed network.
 
     With the unit gradients u_i stacked as U, `u = U^+ 1 / ||U^+ 1||` has equal and positive
     `u_i . u` for linearly independent gradients, and `d = (sum_i g_i . u) u`: every objective

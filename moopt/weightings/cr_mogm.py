@@ -23,10 +23,10 @@ NESTED = "weighting."
 class CRMOGM(Weighting):
     """Smooth the weights of any weighting: `w_t = a w_(t-1) + (1 - a) w(G_t)`, `w_0 = w(G_0)`.
 
-    In stochastic training the weights depend on the same mini-batch as the gradients they
-    multiply, and this correlation biases the direction. The average varies slowly, which weakens
-    the correlation and lets the method converge. A smoothed direction need not be a common
-    descent direction of the present batch.
+    Use it where the weights jump from batch to batch. In stochastic training the weights depend on
+    the same mini-batch as the gradients they multiply, and this correlation biases the direction.
+    The average varies slowly, which weakens the correlation and lets the method converge. A
+    smoothed direction need not be a common descent direction of the present batch.
 
     Each objective has its own average: a new one starts with its first weight, and one that is
     left out of a step keeps its average. Where the modified method promises simplex weights, the

@@ -12,7 +12,9 @@ from moopt.weightings.problem import Problem
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DBMTL(Weighting):
-    """Dual balancing: the logarithms of the losses, with gradients scaled to the largest norm.
+    """Add up the gradients of the log-losses, all scaled to the largest norm: dual balancing.
+
+    Use it for positive losses in different units.
 
     `grad log(loss_i) = g_i / loss_i` does not depend on the scale of a loss; each is then scaled
     to `a = max_j ||g_j|| / loss_j`, and they are added up: `d = a sum_i u_i` with the unit

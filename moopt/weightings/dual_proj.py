@@ -17,6 +17,8 @@ from moopt.weightings.problem import Problem
 class DualProj(Weighting):
     """Project the preferred combination of the gradients onto their dual cone.
 
+    Use it where you have weights and want their direction bent as little as possible.
+
     `w = argmin v' G v` subject to `v_i >= u_i`. The direction d = J'w is the nearest to J'u that
     raises no objective: `g_i . d >= 0` for every active i, and d = J'u where that already holds.
 

@@ -21,7 +21,9 @@ Length = Literal["mean_gradient", "keep"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DualSpaceMGDA(Weighting):
-    """A common descent direction from the dual basis of the gradients.
+    """Combine the dual basis of the gradients into a common descent direction.
+
+    Use it for unlearning as in MOLLM, with linearly independent gradients.
 
     With norms n_i, unit gradients u_i = g_i / n_i, cosines C and E = C^+, the dual vectors are
     `v_i = sum_j E_ij u_j`: `u_i . v_j = 1` for i = j, else 0. The direction is `d = sum_i c_i v_i`

@@ -60,7 +60,9 @@ def epo_adjustments(losses: Array, preference: Array) -> Adjustments:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EPO(Weighting):
-    """Exact Pareto optimal search: to the Pareto point where the r_i loss_i are equal.
+    """Go to the Pareto point where the r_i loss_i are equal: exact Pareto optimal search.
+
+    Use it for a given trade-off between losses that are not negative.
 
     With the shares `p_i = r_i loss_i / sum_j r_j loss_j`, the non-uniformity
     `mu = sum_i p_i log(m p_i)` and the adjustments `a_i = r_i (log(m p_i) - mu)`, which are the

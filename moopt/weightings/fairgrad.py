@@ -16,6 +16,9 @@ from moopt.weightings.problem import Problem
 class FairGrad(Weighting):
     """Allocate the improvements `u_i = g_i . d` fairly: `(G w)_i = w_i^(-1/alpha)`.
 
+    Use it in multi-task learning where every task should improve, and `alpha` says how much the one
+    that improves least counts.
+
     d maximises the alpha-fair utility `sum_i u_i^(1 - alpha) / (1 - alpha)` over a ball, and
     `d = J'w` with `w_i = u_i^(-alpha) > 0`: every objective improves, and one that improves less
     weighs more. alpha = 1 is `NashMTL`; the larger alpha, the more the smallest improvement

@@ -58,11 +58,11 @@ def grad_norm_step(
 class GradNorm(Weighting):
     """Learn the weights so that every objective trains at a similar rate.
 
-    The length `w_i ||g_i||` of each weighted gradient is drawn to a target: the mean length times
-    `r_i^alpha`, where `r_i` is the loss relative to its first value, over the mean of these
-    ratios. An objective that has fallen less than the others gets a longer gradient. The weights
-    start at one, and always have mean one over the active objectives; each step uses the present
-    weights and then moves them.
+    Use it for positive losses of which some fall faster than others. The length `w_i ||g_i||` of
+    each weighted gradient is drawn to a target: the mean length times `r_i^alpha`, where `r_i` is
+    the loss relative to its first value, over the mean of these ratios. An objective that has
+    fallen less than the others gets a longer gradient. The weights start at one, and always have
+    mean one over the active objectives; each step uses the present weights and then moves them.
 
     Args:
         alpha: strength of the restoring force, >= 0; default 1.5. 0 makes all lengths equal.

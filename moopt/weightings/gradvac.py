@@ -31,10 +31,10 @@ CANCELLED = 64.0 * EPS
 class GradVac(Weighting):
     """Gradient vaccine: turn each gradient until it is as similar to the others as usual.
 
-    Where `PCGrad` removes a conflict only when a cosine is negative, GradVac compares the cosine
-    of g_i' and g_j with a target, the moving average of what it has been, and adds a multiple of
-    g_j that restores it. The direction is `sum_i g_i'`. The targets start at zero, so the first
-    step is PCGrad's.
+    Use it for many related tasks, such as languages, whose gradients tend to agree. Where `PCGrad`
+    removes a conflict only when a cosine is negative, GradVac compares the cosine of g_i' and g_j
+    with a target, the moving average of what it has been, and adds a multiple of g_j that restores
+    it. The direction is `sum_i g_i'`. The targets start at zero, so the first step is PCGrad's.
 
     For each i, `g_i' = g_i`, then for the others j in random order, with `c = cos(g_i', g_j)` and
     the target t: where c < t, `g_i' <- g_i' + ||g_i'|| (t sqrt(1 - c^2) - c sqrt(1 - t^2)) /

@@ -14,7 +14,9 @@ from moopt.weightings.problem import Problem
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GRU(ForgetRetain):
-    """Gradient rectified unlearning: the forget gradient, projected off a conflicting retain one.
+    """Project the forget gradient off a conflicting retain gradient: rectified unlearning.
+
+    Use it where the retain loss must not rise for the sake of forgetting.
 
     `d = argmin ||d - g_f||^2` subject to `g_r . d >= 0`, that is `d = g_f` without conflict and
     `d = g_f - (g_f . g_r) / ||g_r||^2 g_r` with it. With one objective each, d raises neither. The
@@ -54,7 +56,7 @@ class GRU(ForgetRetain):
     https://arxiv.org/abs/2503.09117. We differ: g_r is this step's retain gradient, where the
     authors' code keeps an exponential moving average of it:
     `moopt.aggregators.GradientEMA(GRU(...), beta={"retain": 0.95})` does so. Several objectives in
-    one role are ours.
+    one role are our addition.
     """
 
     cosine_clip: float | None = None

@@ -17,7 +17,9 @@ from moopt.weightings.role_sums import cancelled_below
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HAMU(ForgetRetain):
-    """Hardness-aware unlearning: a quota of forgetting at the least cost for retention.
+    """Meet a quota of forgetting at the least cost for retention: hardness-aware unlearning.
+
+    Use it where the quota per step is known; it stops where retention would have to suffer.
 
     Each step solves `max g_r . d` subject to `g_f . d >= Q` and `||d|| <= R`, in closed form: the
     retain gradient where it brings the quota by itself, otherwise the quota along g_f and the rest
@@ -70,7 +72,7 @@ class HAMU(ForgetRetain):
     Hardness-Aware Multi-Objective Unlearning", ICML 2026, https://arxiv.org/abs/2606.02119, variant
     HAMU-Q; HAMU-U exchanges the roles. The paper splits quota and radius over the layers; here
     there is one constraint for all shared parameters. The relative settings follow the authors'
-    code, whose radius is lr ||g_r|| on request. Several objectives in one role are ours.
+    code, whose radius is lr ||g_r|| on request. Several objectives in one role are our addition.
     """
 
     quota: float = 0.5

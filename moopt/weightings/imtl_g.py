@@ -21,7 +21,9 @@ as long as its terms, without bound as the sum passes through zero."""
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class IMTLG(Weighting):
-    """Impartial gradients: d has the same projection on every unit gradient, and sum(w) = 1.
+    """Give d the same projection on every unit gradient, with sum(w) = 1: impartial gradients.
+
+    Use it where the gradients are linearly independent and no task should be favoured.
 
     `u_1 . d = u_2 . d = ... = u_m . d` for the unit gradients `u_i`, so that no objective is
     favoured for the size or the direction of its gradient. For linearly independent gradients

@@ -19,7 +19,10 @@ Normalize = Literal["none", "l2", "loss", "loss+"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MGDA(Weighting):
-    """Multiple-gradient descent: the smallest vector in the convex hull of the gradients.
+    """Take the smallest vector in the convex hull of the gradients: multiple-gradient descent.
+
+    Use `normalize="l2"`, the default of `moopt.CommonDescent`, for losses of different scales; and
+    "none", the published method, where their scales are comparable.
 
     `w = argmin over the simplex of w' G w` (`normalize="none"`). The direction `d = sum_i w_i g_i`
     has `g_i . d >= ||d||^2` for every active objective, so -d lowers all of them to first order,

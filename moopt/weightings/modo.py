@@ -13,7 +13,10 @@ from moopt.weightings.problem import Problem
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MoDo(DoubleSampling):
-    """Multi-objective descent with double sampling: a running estimate of the min-norm weights.
+    """Estimate the min-norm weights over the steps: multi-objective descent, double sampling.
+
+    Use it where batches are so noisy that weights solved on one of them mislead, and three batches
+    per step are affordable.
 
     `w <- P(w - gamma (J1 J2' w + rho w))`, P the projection onto the simplex, then `d = J'w`: one
     projected gradient step per training step on `||J'w||^2 / 2 + rho ||w||^2 / 2`, the regularised

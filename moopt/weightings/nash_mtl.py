@@ -15,7 +15,9 @@ from moopt.weightings.problem import Problem
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NashMTL(Weighting):
-    """The Nash bargaining solution: `(G w)_i w_i = 1` for every active objective.
+    """Take the Nash bargaining solution: `(G w)_i w_i = 1` for every active objective.
+
+    Use it in multi-task learning where every task should get its fair share, whatever its scale.
 
     The objectives bargain over the direction, each with utility `g_i . d`: d maximises
     `sum_i log(g_i . d)` over a ball. The solution is `d = J'w` with `(G w) o w = 1`, w > 0: the

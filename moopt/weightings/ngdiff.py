@@ -13,7 +13,10 @@ from moopt.weightings.problem import Problem
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NGDiff(ForgetRetain):
-    """Normalised gradient difference: `d = g_f / ||g_f|| + g_r / ||g_r||`.
+    """Add the unit gradients of forgetting and retaining: `d = g_f / ||g_f|| + g_r / ||g_r||`.
+
+    Use it for unlearning where both should move at the same rate. It is the normalised gradient
+    difference of the paper.
 
     Forgetting and retaining get the same say whatever the sizes of their gradients: with one
     objective each, both cosines with d are equal, `sqrt((1 + cos(g_f, g_r)) / 2)`, so that neither
@@ -48,7 +51,7 @@ class NGDiff(ForgetRetain):
     Source: X. Jin, Z. Bu, B. Vinzamuri, A. Ramakrishna, K.-W. Chang, V. Cevher and M. Hong,
     "Unlearning as multi-task optimization: A normalized gradient difference approach with an
     adaptive learning rate", NAACL 2025, https://arxiv.org/abs/2410.22086. The paper's automatic
-    learning rate is not part of the weighting. Several objectives in one role are ours.
+    learning rate is not part of the weighting. Several objectives in one role are our addition.
     """
 
     name: ClassVar[str] = "NGDiff"

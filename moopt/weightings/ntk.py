@@ -16,12 +16,13 @@ from moopt.weightings.problem import Problem
 class NTK(Weighting):
     """Balance the rates at which the losses fall, through the size of their tangent kernels.
 
-    For a loss that is a mean of squares, `r = sqrt(loss)` is its residual, and `s_i^2 =
-    ||grad r_i||^2` the diagonal of the neural tangent kernel of the residuals: the rate at which
-    gradient descent on `r_i^2` alone would lower it. Since `s_i = ||g_i|| / (2 sqrt(loss_i))`,
-    norms and losses are enough. With `w_i = sum_j s_j / s_i` the direction is
-    `2 (sum_j s_j) sum_i sqrt(loss_i) u_i` in terms of unit gradients u_i: a sum in which a loss
-    counts with its square root, whatever the size of its gradient.
+    Use it for losses that are means of squares, as in physics-informed networks. For a loss that is
+    a mean of squares, `r = sqrt(loss)` is its residual, and `s_i^2 = ||grad r_i||^2` the diagonal
+    of the neural tangent kernel of the residuals: the rate at which gradient descent on `r_i^2`
+    alone would lower it. Since `s_i = ||g_i|| / (2 sqrt(loss_i))`, norms and losses are enough.
+    With `w_i = sum_j s_j / s_i` the direction is `2 (sum_j s_j) sum_i sqrt(loss_i) u_i` in terms of
+    unit gradients u_i: a sum in which a loss counts with its square root, whatever the size of its
+    gradient.
 
     Raises:
         ValueError: at the call, if the losses are missing.

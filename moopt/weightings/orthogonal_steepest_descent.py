@@ -28,7 +28,9 @@ SLOPE_ROUNDING = 64 * EPS
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OrthogonalSteepestDescent(ForgetRetain):
-    """FedOSD: forget along the steepest direction that leaves every retain loss alone.
+    """Forget along the steepest direction that leaves every retain loss alone: FedOSD.
+
+    Use it with several retain losses, each of which should stay where it is.
 
     Stage one, unlearning: `d = g_f - A'(A A')^+ A g_f` with A the retain gradients, rescaled to
     `||g_f||`: `g_j . d = 0` for every retain objective. Stage two, recovery: a step without forget

@@ -24,7 +24,9 @@ NUM_STEPS = "num_steps"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PCD(Weighting):
-    """Priority-constrained descent: one primary objective, and a share of progress for the others.
+    """Follow one primary objective and give the others a share: priority-constrained descent.
+
+    Use it where one objective is trained and the others are to be protected.
 
     With `h_i = g_i / sqrt(mean of ||g_i||^2)`, the mean an exponential moving average over the
     steps, `d = argmin ||d - h_1||^2` subject to `h_j . d >= tau ||h_j||^2` for every secondary j,
@@ -118,7 +120,7 @@ class PCD(Weighting):
         return {"primary": (self.primary,), "secondary": tuple(self.secondary)}
 
     def weigh(self, problem: Problem, state: State) -> Solved:
-        """The rows h_i are unit gradients times `lengths`; `quota_point` works on the unit gradients."""
+        """The rows h_i are `lengths` times the unit gradients, on which `quota_point` works."""
         refuse_without_role(problem.all_names, self._roles, self.name)
         primary, secondary = problem.members(self._roles)
         cosines, norms = problem.cosines, problem.norms

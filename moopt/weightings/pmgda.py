@@ -106,7 +106,9 @@ def corrected(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PMGDA(Weighting):
-    """To the Pareto point on a preference ray: go back to the ray, or descend along it.
+    """Go to the Pareto point on a preference ray: back to the ray, or down along it.
+
+    Use it for losses in a given proportion.
 
     The constraint is the distance of the losses to the ray of multiples of the preference,
     `h = ||l - (l . u) u||`, and u_i, u_h are the unit gradients of the losses and of h.

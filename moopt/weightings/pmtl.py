@@ -18,13 +18,13 @@ from moopt.weightings.problem import Problem
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PMTL(Weighting):
-    """MGDA restricted to the sector of one preference vector among several.
+    """Keep MGDA to the sector of one preference vector among several.
 
-    The preference vectors u_1, ..., u_K divide the positive orthant of the losses into sectors:
-    sector k holds the losses with `u_j . l <= u_k . l` for every j. A step is the minimum-norm
-    point of the gradients and of the gradients `J'(u_j - u_k)` of the constraints that are
-    violated: it lowers every objective and leads back to the sector. One run per k covers the
-    Pareto front.
+    Use it to cover a Pareto front by several runs, one per vector. The preference vectors u_1, ...,
+    u_K divide the positive orthant of the losses into sectors: sector k holds the losses with
+    `u_j . l <= u_k . l` for every j. A step is the minimum-norm point of the gradients and of the
+    gradients `J'(u_j - u_k)` of the constraints that are violated: it lowers every objective and
+    leads back to the sector. One run per k covers the Pareto front.
 
     Args:
         preferences: K >= 1 vectors of m finite numbers >= 0, none all zero; each is divided by

@@ -153,7 +153,7 @@ def weighting_from_name(
 
 
 def _told(key: str, variants: Mapping[str, tuple[str, Mapping[str, Any]]]) -> str:
-    """A name to suggest; with what it stands for where names of one method differ in settings."""
+    """A name to suggest, with its meaning where names of one method differ in settings."""
     if key in variants:
         method, settings = variants[key]
         shown = ", ".join(f"{field}={value!r}" for field, value in settings.items())

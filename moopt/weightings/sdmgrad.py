@@ -15,7 +15,9 @@ from moopt.weightings.problem import Problem
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SDMGrad(Weighting):
-    """MGDA regularised towards a preferred direction, on one batch.
+    """Regularise MGDA towards a preferred direction, on one batch.
+
+    Use it between MGDA and a weighted mean: lambda sets how much conflict is accepted.
 
     `d = (J'w + lambda g0) / (1 + lambda)` with `w = argmin ||J'w + lambda g0||^2` over the
     simplex and `g0 = J'u`. lambda = 0 is MGDA; the larger lambda, the nearer d is to g0: between

@@ -14,7 +14,9 @@ from moopt.weightings.problem import Problem
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SDMGradStochastic(DoubleSampling):
-    """SDMGrad with double sampling: its weights by one projected step per training step.
+    """Move SDMGrad's weights by one projected step per training step, with double sampling.
+
+    Use it as `MoDo`, where there is a preferred direction.
 
     `w <- P(w - gamma J1 J2' (w + lambda u))`, P the projection onto the simplex, then
     `d = J'(w + lambda u) / (1 + lambda)`. J1, J2 and J belong to three independent batches, so

@@ -17,6 +17,8 @@ from moopt.weightings.problem import Problem
 class UPGrad(Weighting):
     """Project each gradient onto the dual cone of all gradients, then combine.
 
+    Use it where you want the mean wherever nothing conflicts, and common descent where it does.
+
     `w = sum_i u_i argmin v' G v` subject to `v >= e_i`, e_i the i-th unit vector. Every projected
     gradient raises no objective, so neither does their combination: `g_i . d >= 0` for every
     active i. Unlike `DualProj`, no gradient is drowned by a longer one before the projection, and

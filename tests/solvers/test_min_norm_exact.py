@@ -15,7 +15,9 @@ from moopt import SolverStatus
 from moopt.kernels.min_norm import min_norm_reference
 from moopt.solvers import SolverResult, min_norm_point
 from moopt.solvers.active_set import EXCHANGE_FROM
+from moopt.solvers.equilibrated import cosines_of
 from moopt.solvers.exchanged_faces import EXCHANGES
+from moopt.solvers.min_norm import min_norm
 from tests.cases import NORM_RATIOS, SCALES, Case, all_cases, case, cases
 from tests.solvers.oracles import (
     absolute_tolerance,
@@ -247,3 +249,19 @@ def test_enumeration_tries_every_face(m):
     one = case("conflicting", m)
     assert int(min_norm_point(one.gramian, solver="exhaustive").num_iter) == 2**m - 1
     assert int(min_norm_point(one.gramian, solver="active_set").num_iter) < 2**m - 1
+
+
+@pytest.mark.parametrize("seed", range(4, 12))
+def test_a_point_nearly_stationary_among_dependent_rows_is_found(seed):
+    """At seed 4 pivots alone end at a point 2000 times longer than the shortest."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(20, 10, generator=generator, dtype=torch.float64)
+    rows[1] = -(torch.rand(1, generator=generator, dtype=torch.float64) + 0.1) * rows[0]
+    rows = rows[torch.randperm(20, generator=generator)]
+    noise = torch.Generator().manual_seed(seed + 99)
+    rows += 1e-6 * torch.randn(rows.shape, generator=noise, dtype=torch.float64)
+    gramian = (rows @ rows.T).numpy()
+    norms = np.sqrt(gramian.diagonal())
+    solved = min_norm(cosines_of(gramian, norms), np.ones(20))
+    unit = rows.numpy() / norms[:, None]
+    assert np.linalg.norm(unit.T @ solved.weights) <= 1e-5

@@ -9,7 +9,7 @@ import torch
 
 from moopt.records.step_statistics import StepStatistics
 from moopt.settings.names import sample_name
-from moopt.testing import all_cases
+from moopt.testing import OneBatch, all_cases
 from moopt.weightings import MoDo
 from moopt.weightings.problem import Problem
 
@@ -99,6 +99,22 @@ def test_absent_and_inactive_objectives_keep_their_weight() -> None:
     kept = [j[active] for j in jacobians]
     alone = modo_weights(kept[1] @ kept[2].T, torch.tensor([0.65, 0.35], dtype=torch.float64))
     torch.testing.assert_close(weights[:3][active], alone, rtol=0, atol=AGREEMENT)
+
+
+class Inverse(MoDo):
+    """One that divides by the norms, and weighs its samples, too."""
+
+    sees_zero_gradients = False
+
+    def weigh(self, problem, state):
+        assert problem.auxiliary == ("b#1", "b#2")
+        return np.append(problem.share / problem.norms, np.ones(2 * problem.m))
+
+
+def test_on_one_batch_a_method_sees_what_it_asks_for() -> None:
+    gramian = torch.diag(torch.tensor([0.0, 4.0], dtype=torch.float64))
+    output = OneBatch(Inverse())(StepStatistics(gramian=gramian, names=("a", "b")))
+    assert output.weights.tolist() == [0.0, 0.25]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
