@@ -16,9 +16,7 @@ from moopt.settings.numbers import check_number, check_seed
 from moopt.settings.preference import Preference, checked_vector, names_needed, numbers_in_order
 from moopt.weightings import Guarantee
 from moopt.weightings.base import StateEntry
-from moopt.weightings.draws import draws
-
-COUNTER = "counter"
+from moopt.weightings.draws import COUNTER, draws
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -57,7 +57,7 @@ class JsonLinesWriter:
         if size and first_step is None:
             raise FileExistsError(
                 f"the file of `JsonLinesWriter` must not hold records yet; got {str(path)!r} with"
-                f" {size} bytes. Pass first_step=0 to start it afresh, or first_step=k to continue a"
+                f" {size} bytes. Pass first_step=0 to start over, or first_step=k to continue a"
                 " run from a checkpoint after k steps."
             )
         end = _end_of_kept(path, self._step_of) if size and first_step else 0

@@ -36,6 +36,7 @@ class Captured:
         auxiliary: the other rows.
         losses: the value of each objective, float64; None where none was given.
         matrix: the rows as one matrix, where a kernel made one; None as soon as a row changes.
+        arrived: whether the last block left any gradient.
     """
 
     def __init__(self) -> None:
@@ -44,6 +45,7 @@ class Captured:
         self.auxiliary: dict[str, Row] = {}
         self.losses: dict[str, Tensor | None] = {}
         self.matrix: Tensor | None = None
+        self.arrived = False
         self._missing: dict[str, list[int]] = {}  # by row: the positions without a gradient
         self._owners: dict[int, str] = {}  # by address: the row that lies there
 
@@ -113,6 +115,7 @@ class Captured:
         copies = foreign(waiting) if any(map(exists, waiting)) else []
         self.matrix = None
         so_far = rows.get(name)
+        before = None if so_far is None else list(map(_version, so_far))
         if so_far is not None:
             self._release(name)
         try:
@@ -120,8 +123,10 @@ class Captured:
                 parameter.grad = None if so_far is None else so_far[t]
             yield
             row = list(map(_GRAD, parameters))
+            changed = before is not None and before != list(map(_version, row))
             self._missing[name] = own_(row, name, self._owners)
             rows[name] = row
+            self.arrived = changed if before is not None else self.reached(name)
         finally:
             for t, parameter in enumerate(parameters):
                 parameter.grad = waiting[t]
@@ -200,6 +205,11 @@ def own_(row: Row, name: str, owners: dict[int, str]) -> list[int]:
                 refuse_unsupported(gradient)
         raise
     return missing
+
+
+def _version(gradient: Tensor | None) -> tuple[int, int]:
+    """Tells a gradient from another one, and from itself after it was added to."""
+    return (id(gradient), 0 if gradient is None else gradient._version)
 
 
 def foreign(gradients: Sequence[Tensor | None]) -> list[tuple[Tensor, Tensor]]:

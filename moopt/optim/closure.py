@@ -16,7 +16,7 @@ def weighted_closure(
     *,
     parameters: Sequence[Tensor],
     zero_grad: Callable[[], None],
-    combine: Callable[[Losses], Tensor],
+    combine: Callable[[Losses], dict[str, Tensor]],
     combine_again: Callable[[tuple[str, ...], list[Tensor], Tensor], None],
 ) -> Callable[[], Tensor]:
     """Make a closure for an optimizer that may evaluate it several times in one step.
@@ -29,10 +29,11 @@ def weighted_closure(
         parameters: those of the optimizer.
         zero_grad: called before each evaluation.
         combine: called at the first evaluation; leaves the direction in `.grad` and returns the
-            weights.
+            weights by name, of all but the objectives that were left out.
         combine_again: called at the later ones, with the names, the losses and the fixed weights.
     """
     fixed: dict[str, Tensor] = {}
+    first: set[str] = set()
 
     def evaluate() -> Tensor:
         with torch.enable_grad():
@@ -40,17 +41,23 @@ def weighted_closure(
             returned = losses()
             _refuse_torch_closure(returned, parameters)
             names, values = named_losses(returned)
-            if not fixed:
-                fixed.update(zip(names, combine(returned), strict=True))
-            elif set(names) != set(fixed):
+            if not first:
+                fixed.update(combine(returned))
+                first.update(names)
+            elif set(names) != first:
                 raise ValueError(
                     "the closure must return the same objectives in every evaluation of one step;"
-                    f" got {', '.join(names)} after {', '.join(fixed)}. Fix the batch per step."
+                    f" got {', '.join(names)} after {', '.join(sorted(first))}. Fix the batch per"
+                    " step."
                 )
             else:
-                combine_again(names, values, torch.stack([fixed[name] for name in names]))
+                kept = {n: v for n, v in zip(names, values, strict=True) if n in fixed}
+                weights = torch.stack([fixed[name] for name in kept])
+                combine_again(tuple(kept), list(kept.values()), weights)
         terms = [
-            v.detach().double() * fixed[n].to(v.device) for n, v in zip(names, values, strict=True)
+            v.detach().double() * fixed[n].to(v.device)
+            for n, v in zip(names, values, strict=True)
+            if n in fixed
         ]
         return torch.stack(terms).sum()
 

@@ -261,8 +261,8 @@ class CommonDescent(WrappedOptimizer):
             RuntimeError: the previous direction was not used by `step()`, or a backward failed.
         """
         parameters = self._parameters()
-        self._pending.begin(parameters)
         names, values = self._named(losses)
+        self._pending.begin(parameters)
         if not samples and not accumulate:
             record = self._one_pass(names, values, parameters, scaler)
             if record is not None:
@@ -339,7 +339,14 @@ class CommonDescent(WrappedOptimizer):
             TypeError: the weighting does not learn from them.
             ValueError: malformed losses, or an objective that was not in the last step.
         """
-        observe_(losses, self._memory(), self._pending.stepped, replicas=self.check_replicas)
+        pending = self._pending
+        observe_(
+            losses,
+            self._memory(),
+            pending.stepped,
+            left_out=pending.left_out,
+            replicas=self.check_replicas,
+        )
         self._pending.unobserved = 0
 
     def step(self, closure: Callable[[], Losses] | None = None) -> Any:  # type: ignore[override]
@@ -373,7 +380,7 @@ class CommonDescent(WrappedOptimizer):
         else:
             if not pending.waiting:
                 self._note_unrecorded_step()
-            if pending.step <= SCALES_CHECKED:
+            if pending.scales_checked < SCALES_CHECKED:
                 pending.warn_of_scaled_losses()
             result = self.optimizer.step()
         pending.waiting = False
@@ -388,7 +395,7 @@ class CommonDescent(WrappedOptimizer):
     def _parameters(self) -> list[Tensor]:
         """The trainable parameters, read afresh: wrappers swap them in place."""
         groups = self.optimizer.param_groups
-        return [p for group in groups for p in group["params"] if p.requires_grad]
+        return list(dict.fromkeys(p for g in groups for p in g["params"] if p.requires_grad))
 
     def _positions(self, parameters: Sequence[Tensor]) -> list[int]:
         """The number of each parameter in the order of torch's own state dict."""
@@ -434,7 +441,7 @@ class CommonDescent(WrappedOptimizer):
             enough = pending.step % self.record_every != 0
         else:
             enough = isinstance(method, Scalarization)
-        if pending.store.rows or not enough:
+        if pending.store.rows or not enough or self.skip_non_finite:
             return None
         with undisturbed(parameters):
             record = one_pass(
@@ -485,7 +492,7 @@ class CommonDescent(WrappedOptimizer):
             recording = pending.store.recording(name, parameters, auxiliary=auxiliary)
             with undisturbed(parameters), recording:
                 yield
-            if not pending.store.reached(name):
+            if not pending.store.arrived:
                 raise RuntimeError(
                     f"no gradient arrived in the block of {name!r}; call loss.backward() inside it,"
                     " on a loss that depends on the optimizer's parameters."
@@ -519,12 +526,12 @@ class CommonDescent(WrappedOptimizer):
         except BaseException as error:
             pending.fail(error)
             raise
-        if scaler is None and pending.step < SCALES_CHECKED:
+        if scaler is None and pending.scales_checked < SCALES_CHECKED:
             pending.remember_length(store.parameters or self._parameters())
         return pending.finish(record, self.record_every, self.weighting)
 
-    def _combine_losses(self, losses: Losses) -> Tensor:
-        """The first evaluation of a closure: combine, and return this step's weights."""
+    def _combine_losses(self, losses: Losses) -> dict[str, Tensor]:
+        """The first evaluation of a closure: combine, and return this step's weights by name."""
         if isinstance(self.weighting, GradientAggregator):
             raise ValueError(
                 f"step(closure) needs weights, and {type(self.weighting).__name__} has none: call"
@@ -536,7 +543,7 @@ class CommonDescent(WrappedOptimizer):
         if record is None:
             self._differentiate(names, values, parameters)
             record = self._combine()
-        return record.weights
+        return dict(zip(record.names, record.weights, strict=True))
 
     def _combine_with(self, names: tuple[str, ...], losses: list[Tensor], weights: Tensor) -> None:
         """A later evaluation of a closure: the gradient of `sum_i w_i loss_i` at another point."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -25,6 +25,28 @@ if TYPE_CHECKING:
     from torch.amp import GradScaler
 
 
+@overload
+def backward(
+    losses: Losses,
+    optimizer_or_parameters: torch.optim.Optimizer | Iterable[Tensor],
+    weighting: Method | str | None = ...,
+    *,
+    scaler: GradScaler | None = ...,
+    shared: Iterable[Tensor] | None = ...,
+    state: MutableMapping[str, Any] | None = ...,
+    accumulate: Literal[False] = ...,
+) -> StepRecord: ...
+@overload
+def backward(
+    losses: Losses,
+    optimizer_or_parameters: torch.optim.Optimizer | Iterable[Tensor],
+    weighting: Method | str | None = ...,
+    *,
+    scaler: GradScaler | None = ...,
+    shared: Iterable[Tensor] | None = ...,
+    state: MutableMapping[str, Any] | None = ...,
+    accumulate: bool,
+) -> StepRecord | None: ...
 def backward(
     losses: Losses,
     optimizer_or_parameters: torch.optim.Optimizer | Iterable[Tensor],
@@ -128,7 +150,8 @@ def _unwrap(owner: Any) -> Any:
 
 def _parameters_of(owner: Any) -> list[Tensor]:
     if isinstance(owner, torch.optim.Optimizer):
-        return [p for group in owner.param_groups for p in group["params"] if p.requires_grad]
+        groups = owner.param_groups
+        return list(dict.fromkeys(p for g in groups for p in g["params"] if p.requires_grad))
     if isinstance(owner, Tensor):
         raise TypeError(
             "`optimizer_or_parameters` must be an optimizer or an iterable of parameters; got one"
@@ -145,7 +168,7 @@ def _parameters_of(owner: Any) -> list[Tensor]:
             "`optimizer_or_parameters` must hold parameters; got other entries, such as (name,"
             " parameter) pairs or groups. Pass model.parameters()."
         )
-    parameters = [p for p in owner if p.requires_grad]
+    parameters = list(dict.fromkeys(p for p in owner if p.requires_grad))
     if not parameters:
         raise ValueError(
             "`optimizer_or_parameters` must hold at least one parameter that requires grad; got"

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from moopt.gradients import GradientStore
+from moopt.gradients.capture import foreign
 from moopt.records.step_record import StepRecord
 from moopt.step.method_state import Method
 
@@ -41,8 +42,10 @@ class PendingStep:
         unnamed: the length of an unnamed sequence of losses.
         checked: how often the processes combined each set of objectives.
         stepped: the objectives of the last combined step.
+        left_out: those that were left out of it because they were not finite.
         unobserved: steps in a row after which the losses were not observed.
         inactive: for each objective, the steps in a row in which it was at its noise floor.
+        scales_checked: in so many steps a forgotten GradScaler was looked for.
         probed: a distributed checkpoint took its trial step before the method had a state.
         marker: between two micro-batches, a parameter and what its `.grad` holds, which show
             whether somebody cleared the gradients.
@@ -60,9 +63,11 @@ class PendingStep:
         self.unnamed: int | None = None
         self.checked: Counter[tuple[str, ...]] = Counter()
         self.stepped: tuple[str, ...] = ()
+        self.left_out: tuple[str, ...] = ()
         self.unobserved = 0
         self.inactive: Counter[str] = Counter()
         self.probed = False
+        self.scales_checked = 0
         self._witness: tuple[Tensor, float] | None = None
         self.marker: tuple[Tensor, Tensor, int, bool] | None = None
 
@@ -111,18 +116,28 @@ class PendingStep:
         parameter, gradient, version, ours = self.marker
         self.marker = None
         if parameter.grad is not gradient:
-            return False
+            # A wrapper puts its own buffer in its place, with all that was added since.
+            return bool(foreign([parameter.grad]))
+        if gradient._version != version:
+            if bool(gradient.any()):
+                return True  # somebody added to it
+            if not bool(gradient.signbit().any()):
+                return False
         if ours:
             parameter.grad = None
-        return gradient._version == version
+        return True
 
     def pause(self, parameters: Sequence[Tensor]) -> None:
         """Keep the rows for further micro-batches; leave something in `.grad` to be cleared."""
-        marked = next((p for p in parameters if p.grad is not None), None)
+        marked = next((p for p in parameters if not _is_free(p)), None)
         ours = marked is None
         if marked is None:
-            marked = min(parameters, key=Tensor.numel)
-            marked.grad = torch.zeros_like(marked, requires_grad=False)
+            # Not where another optimizer has its own, if there is a choice.
+            free = [p for p in parameters if p.grad is None] or parameters
+            marked = min(free, key=lambda p: p.numel() or math.inf)
+            # Clearing makes it +0, scaling leaves it -0, and what is added comes through whole.
+            marked.grad = torch.zeros_like(marked, requires_grad=False).neg_()
+            marked.grad.moopt_marker = True  # type: ignore[attr-defined]
         gradient = marked.grad
         assert gradient is not None
         self.marker = (marked, gradient, gradient._version, ours)
@@ -161,7 +176,7 @@ class PendingStep:
         record = dataclasses.replace(record, fallbacks=self.fallbacks, skipped=self.skipped)
         if self.step % every == 0:
             self.record = record
-        self.stepped = record.names
+        self.stepped, self.left_out = record.names, record.left_out
         self.waiting = True
         self.step += 1
         self.unobserved += method.observes
@@ -185,12 +200,14 @@ class PendingStep:
 
     def warn_of_scaled_losses(self) -> None:
         """Warn if a GradScaler divided the direction by a factor that it never carried."""
+        self.scales_checked += 1
         witness, self._witness = self._witness, None
         if witness is None or witness[0].grad is None:
             return
         before, now = witness[1], _largest(witness[0])
         ratio = before / now if now > 0.0 else 0.0
         if ratio >= SMALLEST_SCALE and math.frexp(ratio)[0] == 0.5:
+            self.scales_checked = SCALES_CHECKED
             _warn(
                 f"the direction was divided by {ratio:.0f} between backward and step(), as a"
                 " GradScaler does with scaled losses, but nothing told moopt of a scale, and most"
@@ -243,6 +260,11 @@ class PendingStep:
                 "CommonDescent.step() ran on gradients that no objective recorded: a plain step of"
                 " the wrapped optimizer. Call optimizer.backward(losses), not loss.backward()."
             )
+
+
+def _is_free(parameter: Tensor) -> bool:
+    """Whether nothing waits in `.grad`, or what another optimizer left there as its marker."""
+    return parameter.grad is None or hasattr(parameter.grad, "moopt_marker")
 
 
 def _largest(parameter: Tensor) -> float:

@@ -15,9 +15,8 @@ from moopt.scalarizations.arguments import mask_of, softmax_of
 from moopt.scalarizations.base import Scalarization, differentiated, softmax
 from moopt.settings.numbers import check_seed
 from moopt.weightings import Guarantee, Problem, Solved, StateEntry
-from moopt.weightings.draws import draws
+from moopt.weightings.draws import COUNTER, draws
 
-COUNTER = "counter"
 STREAM = 1
 """Not the numbers of the weighting `Random` of the same seed."""
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node
 
 from moopt.gradients import GradientStore
@@ -45,23 +46,31 @@ def differentiate(
             "there must be at least one parameter that requires grad; got none. Unfreeze some, or"
             " pass model.parameters() to the optimizer."
         )
+    silent = []
     for name, loss, retain in zip(names, losses, shares_graph(losses), strict=True):
         with store.recording(name, parameters, auxiliary=name in auxiliary):
             (loss if scaler is None else scaler.scale(loss)).backward(retain_graph=retain)
+        if not store.arrived:
+            silent.append(name)
     if store.is_empty():
         raise ValueError(
             "no loss reaches a parameter of the optimizer, so there is nothing to combine. Build"
             " the optimizer from the parameters of the model that computes the losses."
         )
+    if silent:
+        refuse_unreached(silent[0])
     for name, loss in zip(names, losses, strict=True):
-        if not store.reached(name):
-            raise ValueError(
-                f"loss {name!r} reaches no parameter of the optimizer, so it would be dropped"
-                " silently. Build the optimizer from the parameters of the model that computes the"
-                " loss, or leave an objective that trains nothing out of the losses."
-            )
         if name not in auxiliary:
             store.add_loss(name, loss)
+
+
+def refuse_unreached(name: str) -> NoReturn:
+    """Raise for a loss that trains nothing."""
+    raise ValueError(
+        f"loss {name!r} reaches no parameter of the optimizer, so it would be dropped silently."
+        " Build the optimizer from the parameters of the model that computes the loss, or leave an"
+        " objective that trains nothing out of the losses."
+    )
 
 
 def shares_graph(losses: Sequence[Tensor]) -> list[bool]:
@@ -93,6 +102,30 @@ def shares_graph(losses: Sequence[Tensor]) -> list[bool]:
                     stack += [parent for parent, _ in following if parent is not None]
         later |= own
     return flags
+
+
+def reaches(loss: Tensor, parameters: Collection[int]) -> bool:
+    """Whether a backward pass of `loss` fills one of some parameters, for all that the graph tells.
+
+    Args:
+        loss: a scalar with a graph.
+        parameters: their `id`s.
+
+    Returns:
+        True as soon as one is found, or a Python function (a reentrant checkpoint, a compiled
+        model), whose own passes cannot be seen.
+    """
+    stack = [loss.grad_fn]
+    known: set[Node] = set()
+    while stack:
+        node = stack.pop()
+        if node is None or node in known:
+            continue
+        known.add(node)
+        if isinstance(node, BackwardCFunction) or id(getattr(node, "variable", None)) in parameters:
+            return True
+        stack += [parent for parent, _ in node.next_functions]
+    return id(loss) in parameters
 
 
 def ids_of(shared: Iterable[Tensor], parameters: Sequence[Tensor]) -> frozenset[int]:

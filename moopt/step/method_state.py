@@ -13,6 +13,7 @@ from moopt.gradients.averaged import rows_key
 from moopt.records.result import State
 from moopt.weightings import Weighting
 from moopt.weightings.cleared import merged, restricted
+from moopt.weightings.draws import COUNTER
 
 Method = Weighting | GradientAggregator
 """What `CommonDescent` accepts."""
@@ -21,6 +22,8 @@ NAMES_KEY = "moopt_names"
 REACHED_KEY = "moopt_reached"  # positions of parameters that an objective ever reached
 STEP_KEY = "moopt_step"
 METHOD_KEY = "moopt_method"
+DRAWS_KEY = "moopt_draws"  # what the random numbers of a method with a counter come from
+DRAWS = "philox"
 _PREFIX = "moopt_state_"
 
 
@@ -74,6 +77,8 @@ class MethodState:
             self.mapping[_PREFIX + key] = torch.from_numpy(value)
         self.mapping.setdefault(STEP_KEY, 0)
         self.mapping[METHOD_KEY] = type(self.method).__name__
+        if self._is_random:
+            self.mapping[DRAWS_KEY] = DRAWS
         self.mapping[NAMES_KEY] = everyone
 
     def read(self, names: Sequence[str]) -> State:
@@ -117,12 +122,23 @@ class MethodState:
             raise ValueError(f"{told}: it is that of {mapping[METHOD_KEY]}. {remedy}")
         if not mapping.get(NAMES_KEY):
             return
+        if self._is_random and mapping.get(DRAWS_KEY) != DRAWS:
+            raise ValueError(
+                f"the loaded state of {type(method).__name__} is of a version of moopt that drew"
+                " other random numbers, so the run would go on differently. Finish it with the"
+                " version that saved it, or delete the keys `moopt_...` of the first parameter"
+                " group to begin with fresh draws."
+            )
         missing = [key for key in self.entries if _PREFIX + key not in mapping]
         if isinstance(method, TrackingAggregator):
             prefix = rows_key(method, "")
             missing += [] if any(key.startswith(prefix) for key in mapping) else [method.row_name]
         if missing:
             raise ValueError(f"{told}: it lacks {', '.join(missing)}. {remedy}")
+
+    @property
+    def _is_random(self) -> bool:
+        return any(key.endswith(COUNTER) for key in self.entries)
 
     def _array(self, key: str) -> Any:
         return self.mapping[_PREFIX + key].detach().cpu().numpy()

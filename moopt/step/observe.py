@@ -11,7 +11,12 @@ from moopt.step.objectives import Losses, named_losses
 
 
 def observe_(
-    losses: Losses, memory: MethodState, stepped: tuple[str, ...], *, replicas: bool = True
+    losses: Losses,
+    memory: MethodState,
+    stepped: tuple[str, ...],
+    *,
+    left_out: tuple[str, ...] = (),
+    replicas: bool = True,
 ) -> None:
     """Let a method learn from the losses of the last batch, computed again after the step.
 
@@ -20,6 +25,7 @@ def observe_(
             values are looked at.
         memory: what the method keeps.
         stepped: the objectives of the last step.
+        left_out: objectives that it left out; their losses are not looked at.
         replicas: whether the processes of a group train one model: their losses are averaged.
 
     Raises:
@@ -33,13 +39,15 @@ def observe_(
             " observe(...) out, or use a weighting that does, such as FAMO."
         )
     names, values = named_losses(losses, graph=False)
+    kept = [i for i, name in enumerate(names) if name not in left_out]
+    names, values = tuple(names[i] for i in kept), [values[i] for i in kept]
     unknown = [name for name in names if name not in stepped]
     if unknown:
         raise ValueError(
             f"observe() takes losses of the last step, which combined"
             f" {', '.join(stepped) or 'nothing'}; got {', '.join(unknown)}. Use the same names."
         )
-    if len(stepped) < 2:
+    if len(stepped) < 2 or not names:
         return  # nothing was weighed, so there is nothing to learn from
     device = values[0].device
     after = torch.stack([value.detach().to(device, torch.float64) for value in values])

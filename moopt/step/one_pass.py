@@ -21,7 +21,7 @@ from moopt.gradients.shards import is_sharded
 from moopt.records.status import SolverStatus
 from moopt.records.step_record import StepRecord
 from moopt.scalarizations import Scalarization
-from moopt.step.differentiate import scale_of
+from moopt.step.differentiate import reaches, refuse_unreached, scale_of
 from moopt.step.method_state import MethodState
 from moopt.step.take_step import record_of
 from moopt.step.weigh import Weighed
@@ -64,10 +64,19 @@ def one_pass(
         A record that is not `measured`: losses and weights, and NaN for what compares gradients.
 
     Raises:
-        ValueError: no loss reaches a parameter.
+        ValueError: a loss reaches no parameter.
         RuntimeError: the processes hold different objectives or gradients.
     """
     device, m = values[0].device, len(names)
+    own = set(map(id, parameters))
+    unreached = [n for n, value in zip(names, values, strict=True) if not reaches(value, own)]
+    if len(unreached) == m:
+        raise ValueError(
+            "no loss reaches a parameter of the optimizer, so there is nothing to step along. Build"
+            " the optimizer from the parameters of the model that computes the losses."
+        )
+    if unreached:
+        refuse_unreached(unreached[0])
     local = torch.stack([value.detach().to(device, torch.float64) for value in values])
     compared = checked is not None and is_checked_step(names, checked)
     if compared:
@@ -84,11 +93,6 @@ def one_pass(
     )
     found = _weighed(method, given, memory)
     weighted_backward_(values, found.weights.tolist(), scale_of(scaler, values[0]))
-    if all(p.grad is None for p in parameters):
-        raise ValueError(
-            "no loss reaches a parameter of the optimizer, so there is nothing to step along. Build"
-            " the optimizer from the parameters of the model that computes the losses."
-        )
     if compared:
         _refuse_drifting(parameters)
     if m > 1:  # only now: a pass that failed was no step

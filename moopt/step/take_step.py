@@ -82,9 +82,10 @@ def take_step(
         store.check_replicas(gramian, flags, checked)
     products, losses, factor = _on_host(gramian, list(store.losses.values()), scale)
     averaged = losses
-    if checked is not None and "losses" in needs:
+    if checked is not None and has_replicas():  # they decide who is active, and what is finite
         local = torch.from_numpy(losses).to(gramian.device)
         averaged = mean_over_processes(local).cpu().numpy()
+    finite_losses = bool(np.isfinite(averaged).all()) or _all_finite(store, averaged)
     given = Step(
         gramian=products,
         active=np.ones(len(names), dtype=bool),
@@ -100,11 +101,11 @@ def take_step(
     alone = len(names) == 1 and not combines_auxiliary and not remembers
     slopes = None
     if alone or not (everywhere or any(flags)):
-        found = unweighted(products[: len(names), : len(names)])
+        found = unweighted(products[: len(names), : len(names)], finite_losses)
     elif isinstance(method, GradientAggregator):
         everyone = range(len(flags)) if positions is None else positions(store.parameters)
         found, slopes = _aggregated(
-            store, method, given, memory, flags, inactive_tol, everyone, factor
+            store, method, given, memory, flags, inactive_tol, everyone, factor, finite_losses
         )
     else:
         found = weigh(
@@ -113,7 +114,7 @@ def take_step(
             memory.read(names),
             inactive_tol=inactive_tol,
             eps=store.accumulation_eps(),
-            finite_losses=bool(np.isfinite(losses).all()) or _all_finite(store, losses),
+            finite_losses=finite_losses,
         )
         memory.write(names, found.state)
     m = len(names)
@@ -171,6 +172,7 @@ def _aggregated(
     inactive_tol: float,
     positions: Sequence[int],
     scale: float,
+    finite_losses: bool,
 ) -> tuple[Weighed, Array]:
     """What the record says of an aggregator's step, and the slopes that were measured."""
     gramian = given.gramian
@@ -178,7 +180,7 @@ def _aggregated(
     with np.errstate(all="ignore"):
         norms = np.sqrt(np.maximum(gramian.diagonal(), 0.0))
         active = above_noise_floor(norms, given.losses, inactive_tol)
-        finite = bool(np.isfinite(gramian).all())
+        finite = finite_losses and bool(np.isfinite(gramian).all())
         hull, stationarity = unit_hull(gramian, norms, active) if finite else (None, math.nan)
     done = aggregate_(
         store,
@@ -205,10 +207,10 @@ def _aggregated(
     return found, done.slopes
 
 
-def unweighted(gramian: Array) -> Weighed:
+def unweighted(gramian: Array, finite_losses: bool) -> Weighed:
     """Weight one for each: a single objective, or objectives that share no parameter."""
     m = len(gramian)
-    finite = bool(np.isfinite(gramian).all())
+    finite = finite_losses and bool(np.isfinite(gramian).all())
     alone = m == 1
     return Weighed(
         weights=np.ones(m),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from moopt.records.status import SolverStatus
 from moopt.testing.directions import (
     DIRECTION_TOL,
     Build,
@@ -30,6 +31,12 @@ def check_output(build: Build, case: Case) -> None:
     )
     assert isinstance(output.state, dict), (
         f"the state must be a dict of tensors, {{}} for none; got {type(output.state).__name__}"
+    )
+    result = output.result
+    lost = result is not None and int(result.status) == SolverStatus.OUT_OF_DOMAIN
+    assert not (lost and build(range(case.m)).reads_gradients), (
+        "the weights of finite gradients are not finite; got NaN or infinity from `weigh`. Guard"
+        " every division: a norm is > 0, a sum of cosines may be 0"
     )
     odd = [key for key, value in output.state.items() if not isinstance(value, Tensor)]
     assert not odd, f"the state must be flat, of tensors; {odd} are not"

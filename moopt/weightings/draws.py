@@ -9,6 +9,9 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.random import Generator
 
+COUNTER = "counter"
+"""The key of a random method's state: how many draws it has made."""
+
 _WORD = 2**64
 
 

@@ -12,10 +12,9 @@ import numpy as np
 from moopt.records.result import Solved, State
 from moopt.settings.numbers import check_number, check_seed
 from moopt.weightings.base import Guarantee, StateEntry, Weighting
-from moopt.weightings.draws import random_orders
+from moopt.weightings.draws import COUNTER, random_orders
 from moopt.weightings.problem import EPS, Problem
 
-COUNTER = "counter"
 TARGETS = "targets"
 
 SMALLEST_SINE = 1e-3

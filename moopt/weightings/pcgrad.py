@@ -11,12 +11,10 @@ import numpy as np
 from moopt.records.result import Solved, State
 from moopt.settings.numbers import check_seed
 from moopt.weightings.base import Guarantee, StateEntry, Weighting
-from moopt.weightings.draws import random_orders
+from moopt.weightings.draws import COUNTER, random_orders
 from moopt.weightings.problem import Problem
 
 Order = Literal["random", "given"]
-
-COUNTER = "counter"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,10 +11,8 @@ import numpy as np
 from moopt.records.result import Solved, State
 from moopt.settings.numbers import check_seed
 from moopt.weightings.base import Guarantee, StateEntry, Weighting
-from moopt.weightings.draws import draws
+from moopt.weightings.draws import COUNTER, draws
 from moopt.weightings.problem import Problem
-
-COUNTER = "counter"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 
 import torch
@@ -12,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 import moopt
 from moopt.gradients import GradientStore
 from moopt.gradients.replicas import check
+from tests.distributed.processes import leave
 
 NAMES = "abc"
 
@@ -87,10 +87,7 @@ def worker(rank, folder):
     except RuntimeError as error:
         result["names"] = str(error)
     torch.save(result, f"{folder}/{rank}.pt")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-    # Gloo's threads may outlive the group and abort an interpreter that is shutting down.
-    os._exit(0)
+    leave()
 
 
 def test_buckets_lose_nothing_and_replicas_are_compared(tmp_path):

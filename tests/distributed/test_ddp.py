@@ -9,6 +9,7 @@ import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 import moopt
+from tests.distributed.processes import leave
 from tests.optimizer.problems import OneOutput, batch, seeded
 
 STEPS = 3
@@ -65,7 +66,7 @@ def worker(rank, folder):
     except RuntimeError as error:
         result["error"] = str(error)
     torch.save(result, f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+    leave()
 
 
 def test_two_processes_are_one_and_a_wrong_set_up_is_refused(tmp_path):

@@ -8,6 +8,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import moopt
 from moopt.scalarizations import FAMO, STCH, UW
+from tests.distributed.processes import leave
 from tests.optimizer.problems import OneOutput, batch, seeded
 
 STEPS = 3
@@ -76,7 +77,7 @@ def worker(rank, folder):
     result["unwrapped"] = refusal(seeded(OneOutput), half)
     result["names"] = refusal(seeded(OneOutput), half, names_by_rank)
     torch.save(result, f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+    leave()
 
 
 def test_weights_made_of_losses_are_the_same_in_every_process(tmp_path):

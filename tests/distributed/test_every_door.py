@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 import moopt
+from tests.distributed.processes import leave
+
+NAN = float("nan")
 
 
 def linear():
@@ -45,6 +46,18 @@ def left_out(x, bad):
     return record.left_out, record.skipped, net.state_dict()
 
 
+def stepped(x, told):
+    """Rows that DDP makes equal beside losses that differ between the processes."""
+    net, model = linear()
+    optimizer = moopt.CommonDescent(torch.optim.SGD(net.parameters(), lr=0.1))
+    for name in "ab":
+        loss = losses(model(x))[name] * (1e-7 if name == "b" else 1.0)
+        with optimizer.objective(name, told(loss.detach()) if name == "b" else loss):
+            loss.backward()
+    record = optimizer.combine_()
+    return record.active, int(record.status), [p.grad.clone() for p in net.parameters()]
+
+
 def worker(rank, folder):
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
@@ -53,11 +66,11 @@ def worker(rank, folder):
     x = torch.randn(8, 4, generator=torch.Generator().manual_seed(rank))
     result = {"refused": [refused(x) for _ in range(4)]}
     result["left out"] = left_out(x, "b" if rank == 0 else None)
+    result["local losses"] = [
+        stepped(x, lambda loss, k=k: loss * (k if rank else 1.0)) for k in (1e4, NAN)
+    ]
     torch.save(result, f"{folder}/{rank}.pt")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-    # Gloo's threads may outlive the group and abort an interpreter that is shutting down.
-    os._exit(0)
+    leave()
 
 
 def test_every_model_is_compared_and_all_leave_out_what_one_must(tmp_path):
@@ -72,3 +85,8 @@ def test_every_model_is_compared_and_all_leave_out_what_one_must(tmp_path):
     for key, value in parameters.items():
         assert value.isfinite().all()
         assert torch.equal(value, replica[key])
+    for one, other in zip(first["local losses"], second["local losses"], strict=True):
+        assert torch.equal(one[0], other[0])
+        assert one[1] == other[1]
+        for gradient, same in zip(one[2], other[2], strict=True):
+            assert torch.equal(gradient, same)

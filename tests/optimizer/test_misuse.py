@@ -9,6 +9,7 @@ import warnings
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
@@ -364,3 +365,41 @@ def test_a_step_that_combines_is_typed_as_a_record():
     whole, some = typing.get_overloads(moopt.CommonDescent.backward)
     assert whole.__annotations__["return"] == "StepRecord"
     assert some.__annotations__["return"] == "StepRecord | None"
+
+
+# ------------------------------------------------------------- losses alone, in a single pass
+
+
+@pytest.mark.parametrize("weighting", ["uw", "stch"])
+def test_a_scalarization_refuses_a_loss_of_another_model(weighting):
+    net, x = linear()
+    stranger = torch.nn.Parameter(torch.ones(2))
+    losses = two_losses(net, x) | {"c": stranger.square().sum()}
+    with pytest.raises(ValueError, match="loss 'c' reaches no parameter"):
+        sgd(net.parameters(), weighting=weighting).backward(losses)
+    assert stranger.grad is None
+
+
+def test_a_scalarization_trusts_a_checkpoint_that_hides_its_parameters():
+    net, x = linear()
+    x.requires_grad_()
+    hidden = torch.utils.checkpoint.checkpoint(net, x, use_reentrant=True)
+    sgd(net.parameters(), weighting="stch").backward(two_losses(lambda _: hidden, x))
+    assert all(p.grad is not None for p in net.parameters())
+
+
+@pytest.mark.parametrize("method", ["random", "pcgrad", "gradvac", "rlw", "grad_drop"])
+def test_draws_of_an_earlier_version_are_refused(method):
+    net, x = linear()
+    optimizer = sgd(net.parameters(), weighting=method)
+    optimizer.backward(two_losses(net, x))
+    optimizer.step()
+    saved = optimizer.state_dict()
+    resumed = sgd(net.parameters(), weighting=method)
+    resumed.load_state_dict(saved)
+    resumed.backward(two_losses(net, x))
+    resumed.zero_grad()
+    # As c41d9c8 saved it: nothing says what the numbers came from.
+    del saved["param_groups"][0]["moopt_draws"]
+    with pytest.raises(ValueError, match="drew other random numbers"):
+        resumed.load_state_dict(saved)

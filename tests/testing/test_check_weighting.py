@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 
 import moopt
 from moopt.testing import all_cases, check_weighting
 from moopt.testing.contract import CONTRACT
-from moopt.weightings import Guarantee
+from moopt.weightings import Guarantee, Weighting
 from tests.weightings.planted import BY_GUARANTEE, BY_RULE, NothingYet, bare_weights, planted
 from tests.weightings.settings import constant
 
@@ -100,3 +101,16 @@ def test_what_is_no_weighting_is_named():
             check_weighting(wrong)
     with pytest.raises(ValueError, match="must hold at least one"):
         check_weighting(moopt.MGDA(), [])
+
+
+def test_weights_that_are_not_finite_are_named() -> None:
+    class Bad(Weighting):
+        name = "Bad"
+        source = "nobody"
+        guarantees = frozenset()
+
+        def weigh(self, problem, state):  # type: ignore[no-untyped-def]
+            return np.full(problem.m, np.nan)
+
+    with pytest.raises(AssertionError, match="weights of finite gradients are not finite"):
+        check_weighting(Bad())
