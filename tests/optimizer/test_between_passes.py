@@ -19,6 +19,15 @@ def scaled(net, x, factor):
     return {name: loss * factor for name, loss in two_losses(net, x).items()}
 
 
+def check_one_step_alone(net, x):
+    """What lies in `.grad` is the direction of one step, and nothing else."""
+    got = [p.grad.clone() for p in net.parameters()]
+    net.zero_grad()
+    sgd(net.parameters()).backward(two_losses(net, x))
+    for p, gradient in zip(net.parameters(), got, strict=True):
+        torch.testing.assert_close(p.grad, gradient)
+
+
 BETWEEN = {
     "nothing": lambda net: None,
     "clipping": lambda net: torch.nn.utils.clip_grad_norm_(net.parameters(), 1e-3),
@@ -61,11 +70,7 @@ def test_clearing_the_model_clears_the_rows(set_to_none):
     optimizer.backward(scaled(net, x, 3.0), accumulate=True)
     net.zero_grad(set_to_none=set_to_none)
     optimizer.backward(two_losses(net, x))
-    got = [p.grad.clone() for p in net.parameters()]
-    net.zero_grad()
-    sgd(net.parameters()).backward(two_losses(net, x))
-    for p, gradient in zip(net.parameters(), got, strict=True):
-        torch.testing.assert_close(p.grad, gradient)
+    check_one_step_alone(net, x)
 
 
 def test_clearing_after_a_refused_micro_batch_clears_the_rows_too():
@@ -76,11 +81,7 @@ def test_clearing_after_a_refused_micro_batch_clears_the_rows_too():
         optimizer.backward({"a": 3.0}, accumulate=True)
     net.zero_grad()
     optimizer.backward(two_losses(net, x))
-    got = [p.grad.clone() for p in net.parameters()]
-    net.zero_grad()
-    sgd(net.parameters()).backward(two_losses(net, x))
-    for p, gradient in zip(net.parameters(), got, strict=True):
-        torch.testing.assert_close(p.grad, gradient)
+    check_one_step_alone(net, x)
 
 
 def test_two_optimizers_accumulate_side_by_side():
@@ -91,11 +92,7 @@ def test_two_optimizers_accumulate_side_by_side():
     one.backward(scaled(net, x, 0.5))
     one.zero_grad()
     other.backward(scaled(net, x, 0.5))
-    got = [p.grad.clone() for p in net.parameters()]
-    net.zero_grad()
-    sgd(net.parameters()).backward(two_losses(net, x))
-    for p, gradient in zip(net.parameters(), got, strict=True):
-        torch.testing.assert_close(p.grad, gradient)
+    check_one_step_alone(net, x)
 
 
 def test_a_parameter_named_twice_counts_once():
