@@ -62,11 +62,6 @@ class TrackingAggregator(GradientAggregator):
         """Whether a row that is zero makes the direction zero."""
         return False
 
-    @property
-    def tracked(self) -> str:
-        """Another name of `row_name`."""
-        return self.row_name
-
     def factors(self, problem: Problem) -> Array:
         """c, float64 `[m]`: what each gradient is multiplied by before its row follows it.
 
