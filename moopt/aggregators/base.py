@@ -1,7 +1,5 @@
 """GradientAggregator: the contract of methods that need the gradients themselves."""
 
-from __future__ import annotations
-
 import abc
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeAlias

@@ -1,7 +1,5 @@
 """DBMTLWithEMA: DB-MTL as published, on moving averages of the logarithms' gradients."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """EntrywiseAggregator: methods that decide for each entry of the gradients separately."""
 
-from __future__ import annotations
-
 import abc
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """ExcessMTL: more weight to the objectives that are far from their own optimum."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar

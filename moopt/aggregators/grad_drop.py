@@ -1,7 +1,5 @@
 """GradDrop: one sign for every entry, drawn by how pure it is."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """GradientEMA: any weighting, on moving averages of the gradients."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar

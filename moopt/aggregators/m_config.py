@@ -1,7 +1,5 @@
 """MConFIG: ConFIG of remembered momenta, so that one loss per step is enough."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar

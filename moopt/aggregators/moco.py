@@ -1,7 +1,5 @@
 """MoCo: minimum-norm weights of gradients averaged over the steps."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar, Literal, get_args

@@ -1,7 +1,5 @@
 """AGGREGATORS: one row per gradient aggregator, as in the registry of weightings."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from moopt.weightings.registry import RegisteredWeighting, registered

@@ -1,7 +1,5 @@
 """SAGO: the forget gradient, but where it would work against the retain gradient."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """TrackingAggregator: methods that keep a row per objective from step to step."""
 
-from __future__ import annotations
-
 import abc
 from typing import ClassVar
 

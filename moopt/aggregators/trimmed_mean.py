@@ -1,7 +1,5 @@
 """TrimmedMean: the mean of each entry without its extremes."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar

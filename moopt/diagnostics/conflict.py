@@ -1,7 +1,5 @@
 """conflict_matrix: which objectives stood in each other's way, and how often."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

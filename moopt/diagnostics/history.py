@@ -1,7 +1,5 @@
 """History: the records of a run, as rows of plain numbers."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping
 

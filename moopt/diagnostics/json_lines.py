@@ -1,14 +1,12 @@
 """JsonLinesWriter: one line of JSON per record."""
 
-from __future__ import annotations
-
 import json
 import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from moopt.diagnostics.history import History
 from moopt.diagnostics.step_numbers import StepNumbers
@@ -91,7 +89,7 @@ class JsonLinesWriter:
         """Close the file; a second call does nothing."""
         self._file.close()
 
-    def __enter__(self) -> JsonLinesWriter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -1,7 +1,5 @@
 """objective_progress: what became of every loss."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """StepNumbers: the steps of one run, counted on from a checkpoint."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from moopt.diagnostics.step_numbers import StepNumbers
 from moopt.records.step_record import StepRecord
@@ -93,7 +93,7 @@ class TensorBoardWriter:
         elif hasattr(self.writer, "flush"):
             self.writer.flush()
 
-    def __enter__(self) -> TensorBoardWriter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

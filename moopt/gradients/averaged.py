@@ -1,7 +1,5 @@
 """averaged: a row per objective for every parameter, kept from step to step."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Captured: what backward passes left in `.grad`, as rows that own their memory."""
 
-from __future__ import annotations
-
 import contextlib
 import weakref
 from collections.abc import Iterator, Sequence

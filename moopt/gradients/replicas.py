@@ -1,7 +1,5 @@
 """replicas: what the processes of a group must agree on, compared and averaged."""
 
-from __future__ import annotations
-
 import zlib
 from collections import Counter
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """shards: tensors of which this process holds a part, and others without memory of their own."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterable
 

@@ -1,7 +1,5 @@
 """GradientStore: one row of gradients per objective, as autograd handed them over."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Collection, Sequence
 from itertools import compress

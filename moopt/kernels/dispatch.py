@@ -3,8 +3,6 @@
 `MOOPT_REFERENCE_KERNELS=1`, set before `import moopt`, forces the reference form everywhere.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from operator import attrgetter

@@ -4,8 +4,6 @@ Below some size a call costs more than its arithmetic. One matrix holds all rows
 with itself is the Gramian, and weights times the matrix the combination.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from itertools import chain

@@ -1,7 +1,5 @@
 """Pieces: m rows of gradients, walked position by position in parts of bounded size."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterator, Sequence
 

@@ -1,7 +1,5 @@
 """swept: the symmetric sweep, by which the solvers pivot on a device."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

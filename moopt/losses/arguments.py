@@ -1,7 +1,5 @@
 """Checks of the losses' arguments, by shape and type alone: none reads a tensor's values."""
 
-from __future__ import annotations
-
 import math
 
 from torch import Tensor

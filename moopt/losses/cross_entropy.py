@@ -1,7 +1,5 @@
 """Token cross-entropy: the retain loss of a causal language model."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from moopt.kernels.token_logprob import token_log_probs

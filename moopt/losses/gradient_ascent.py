@@ -1,7 +1,5 @@
 """Gradient ascent: the negated cross-entropy as a forget loss."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from moopt.kernels.token_logprob import token_log_probs

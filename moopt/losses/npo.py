@@ -1,7 +1,5 @@
 """Negative preference optimization: a forget loss relative to a reference model."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from moopt.kernels.token_logprob import token_log_probs

@@ -1,7 +1,5 @@
 """Reductions over supervised tokens, and over sequences that have one, without a host read."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Divergence from a reference model: the retain loss that keeps whole distributions."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """SimNPO: negative preference optimization without a reference model."""
 
-from __future__ import annotations
-
 import math
 
 from torch import Tensor, nn

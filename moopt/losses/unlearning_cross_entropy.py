@@ -1,7 +1,5 @@
 """Unlearning cross-entropy: a forget loss with a bounded value and a bounded gradient."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

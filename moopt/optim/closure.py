@@ -1,7 +1,5 @@
 """weighted_closure: losses in, `sum_i w_i loss_i` out, with the weights fixed for one step."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Sequence
 

@@ -1,14 +1,13 @@
 """CommonDescent: a torch optimizer that takes one step for several losses."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
+from torch.amp import GradScaler
 
 from moopt.aggregators import GradientAggregator, TrackingAggregator
 from moopt.gradients import GradientStore
@@ -35,9 +34,6 @@ from moopt.step.observe import observe_
 from moopt.step.one_pass import one_pass, weighted_backward_
 from moopt.step.take_step import refuse_unused, take_step
 from moopt.weightings import Sum
-
-if TYPE_CHECKING:
-    from torch.amp import GradScaler
 
 
 class CommonDescent(WrappedOptimizer):

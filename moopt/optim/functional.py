@@ -1,13 +1,12 @@
 """backward: the functional core, for any optimizer or list of parameters."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, MutableMapping
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
+from torch.amp import GradScaler
 
 from moopt.gradients import GradientStore
 from moopt.optim.common_descent import CommonDescent
@@ -20,9 +19,6 @@ from moopt.step.objectives import Losses, named_losses
 from moopt.step.one_pass import one_pass
 from moopt.step.take_step import take_step
 from moopt.step.weigh import DEFAULT_INACTIVE_TOL
-
-if TYPE_CHECKING:
-    from torch.amp import GradScaler
 
 
 @overload

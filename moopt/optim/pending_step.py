@@ -1,7 +1,5 @@
 """PendingStep: what waits between two calls, and every misuse that is refused."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import math

@@ -1,7 +1,5 @@
 """resolve_method: None, a registered name or an instance, as a method."""
 
-from __future__ import annotations
-
 from moopt.aggregators import AGGREGATORS, GradientAggregator
 from moopt.scalarizations import SCALARIZATIONS
 from moopt.step.method_state import Method

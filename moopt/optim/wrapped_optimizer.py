@@ -1,7 +1,5 @@
 """WrappedOptimizer: a torch optimizer whose groups, state and defaults are another's."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """GradientBasis: the directions not to disturb, in a fixed amount of memory."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

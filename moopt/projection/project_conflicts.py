@@ -1,7 +1,5 @@
 """project_conflicts: a gradient without its components against others."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

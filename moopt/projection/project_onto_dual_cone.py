@@ -1,7 +1,5 @@
 """project_onto_dual_cone: the nearest vector that conflicts with none of several gradients."""
 
-from __future__ import annotations
-
 from typing import Generic, NamedTuple
 
 import torch

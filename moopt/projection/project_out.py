@@ -1,7 +1,5 @@
 """project_out: a gradient without its components along others."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

@@ -1,7 +1,5 @@
 """rescale: the length of a direction, chosen apart from the direction itself."""
 
-from __future__ import annotations
-
 from typing import Literal, get_args
 
 import torch

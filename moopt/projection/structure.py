@@ -1,7 +1,5 @@
 """structure: gradients as a tensor, a list or a named dictionary, seen as rows of tensors."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, MutableMapping, MutableSequence, Sequence
 from typing import TypeVar, cast
 

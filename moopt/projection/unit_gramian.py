@@ -1,7 +1,5 @@
 """unit_gramian: norms and cosines of a Gramian, with the rows that count."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

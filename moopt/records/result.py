@@ -1,7 +1,5 @@
 """SolverResult and Solved: weights with their certificate, as tensors and as plain numbers."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple

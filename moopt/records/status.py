@@ -1,7 +1,5 @@
 """SolverStatus: how a numerical solve ended, as data that can stay on the device."""
 
-from __future__ import annotations
-
 import enum
 
 

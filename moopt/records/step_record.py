@@ -1,7 +1,5 @@
 """StepRecord: what one step saw and did."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math

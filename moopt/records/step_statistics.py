@@ -1,7 +1,5 @@
 """StepStatistics: what a weighting called by hand may look at."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from torch import Tensor

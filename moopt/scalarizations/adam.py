@@ -1,7 +1,5 @@
 """adam_step: one step of Adam on m numbers, each with its own count."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What the public functions do with their masks and vectors, for any leading dimensions."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

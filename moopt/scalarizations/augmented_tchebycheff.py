@@ -1,7 +1,5 @@
 """AugmentedTchebycheff: the largest weighted loss, and a little of all."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """Scalarization: weights that are the derivatives of one number made of the losses."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import numpy as np

@@ -1,7 +1,5 @@
 """ConstrainedScalarization: forget under a constraint on each loss to retain."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """COSMOS: a weighted sum, and a reward for losses in the proportion of the preference."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import ClassVar
 

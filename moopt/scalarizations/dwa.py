@@ -1,7 +1,5 @@
 """DWA: more weight for the losses that fall slowest."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar

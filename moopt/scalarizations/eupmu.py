@@ -1,7 +1,5 @@
 """EUPMU: forget while the step raises no loss to retain, learned from the losses alone."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """FAMO: equal relative decrease of all losses, learned from the losses alone."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import ClassVar

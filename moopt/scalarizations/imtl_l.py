@@ -1,7 +1,5 @@
 """IMTLL: learned scales that bring every loss to one."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """log_scale_step: how a learned log-scale follows the logarithm of its loss."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from moopt.records.result import Array

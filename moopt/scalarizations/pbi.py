@@ -1,7 +1,5 @@
 """PBI: distance along a preference ray, and a penalty for leaving it."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """PDU: forget while each loss to retain stays below a bound, by dual ascent."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar

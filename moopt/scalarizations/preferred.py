@@ -1,7 +1,5 @@
 """PreferredScalarization: what scalarizations with a preference vector have in common."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

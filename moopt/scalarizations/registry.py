@@ -1,7 +1,5 @@
 """SCALARIZATIONS: one row per method, as in the registry of weightings."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from moopt.weightings.registry import RegisteredWeighting, registered

@@ -1,7 +1,5 @@
 """RLW: weights drawn at random in every step."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar

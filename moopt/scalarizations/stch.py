@@ -1,7 +1,5 @@
 """STCH: the smooth maximum of the weighted losses."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import ClassVar
 

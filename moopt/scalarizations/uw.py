@@ -1,7 +1,5 @@
 """UW: learned uncertainties."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """sample_name: how the rows of further batches are called."""
 
-from __future__ import annotations
-
 
 def sample_name(objective: str, sample: int) -> str:
     """The name of the auxiliary row of an objective's loss on another batch.

@@ -1,7 +1,5 @@
 """check_number and frozen_numbers: settings that are a number in a range, or one per objective."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any, Literal, SupportsFloat

@@ -1,7 +1,5 @@
 """Preferences: one number per objective, by position or by name, as a user passes them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """roles: the objectives that a method treats differently, from names to positions."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 

@@ -1,7 +1,5 @@
 """The active-set method: finite and exact, for any number of objectives."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """cagrad_point: the best worst improvement in a ball around the mean gradient."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import NamedTuple

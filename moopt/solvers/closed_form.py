@@ -1,7 +1,5 @@
 """The minimum-norm point of two or three rows, written out."""
 
-from __future__ import annotations
-
 import math
 
 from moopt.solvers.tolerances import RESOLUTION, STATIONARY

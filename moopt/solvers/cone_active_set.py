@@ -1,7 +1,5 @@
 """cone_active_set: one projection onto the dual cone by a finite method."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Doors: what every public solver does around its core in numpy, for tensors of any shape."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Literal

@@ -1,7 +1,5 @@
 """dual_cone_point: the projection of a combination of gradients onto their dual cone."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """The problem in scale-free coordinates, with the certificate of its solutions."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

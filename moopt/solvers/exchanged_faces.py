@@ -1,7 +1,5 @@
 """exchanged_faces: non-negative quadratic problems by exchanging whole faces, many at once."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

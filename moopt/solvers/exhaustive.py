@@ -1,7 +1,5 @@
 """Enumeration of every face: the oracle for small `m`."""
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np

@@ -1,7 +1,5 @@
 """fixed_point: positive weights a with G a = a^(-1/alpha), certified."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Frank-Wolfe and its away-step and pairwise variants, for reproducing papers."""
 
-from __future__ import annotations
-
 import math
 from typing import Literal
 

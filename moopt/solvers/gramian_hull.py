@@ -1,7 +1,5 @@
 """gramian_hull: the minimum-norm point of rows that a method made, of which some may be zero."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from moopt.records.result import Array, Solved

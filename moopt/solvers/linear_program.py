@@ -1,7 +1,5 @@
 """linear_program: the best point of a simplex cut by half-spaces, certified."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """min_norm_point: the shortest vector in the convex hull of the gradients, certified."""
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np

@@ -1,7 +1,5 @@
 """off_span: a combination of gradients, projected off the span of some of them."""
 
-from __future__ import annotations
-
 from moopt.records.result import Array
 from moopt.solvers.pseudo_inverse import DEFAULT_RTOL, pseudo_inverse
 from moopt.solvers.tolerances import EPS

@@ -1,7 +1,5 @@
 """stationarity: how far a point is from Pareto stationarity, whatever the losses' scales."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

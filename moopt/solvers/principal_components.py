@@ -1,7 +1,5 @@
 """principal_components: of gradients, small ones as accurately as large ones."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

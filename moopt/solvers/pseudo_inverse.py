@@ -1,7 +1,5 @@
 """pseudo_inverse: of symmetric positive semi-definite matrices, with a cut-off that noise sets."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from moopt.records.result import Array

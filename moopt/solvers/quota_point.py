@@ -1,7 +1,5 @@
 """quota_point: the nearest vector that makes at least given progress on every gradient."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """shown_noise: how wrong a matrix of cosines proves itself."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from moopt.records.result import Array

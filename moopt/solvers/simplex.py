@@ -1,7 +1,5 @@
 """simplex_projection: the nearest point of the probability simplex."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

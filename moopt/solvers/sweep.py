@@ -1,7 +1,5 @@
 """sweep: the symmetric sweep in place, by which the active-set methods pivot."""
 
-from __future__ import annotations
-
 from moopt.records.result import Array
 
 

@@ -1,7 +1,5 @@
 """The tolerances that several solvers share, each with its reason."""
 
-from __future__ import annotations
-
 from moopt.kernels.min_norm.tolerances import (
     CERTIFIED,
     DEPENDENT,

@@ -1,7 +1,5 @@
 """aggregate_: rows in, the direction of a gradient aggregator in `.grad` and its numbers out."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Sequence

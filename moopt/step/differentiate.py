@@ -1,19 +1,15 @@
 """differentiate: one backward pass per loss, each into its row of a store."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import torch
 from torch import Tensor
+from torch.amp import GradScaler
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node
 
 from moopt.gradients import GradientStore
-
-if TYPE_CHECKING:
-    from torch.amp import GradScaler
 
 
 def differentiate(

@@ -1,7 +1,5 @@
 """leave_out_non_finite_: drop the rows of objectives that overflowed, where others did not."""
 
-from __future__ import annotations
-
 import torch
 
 from moopt.gradients import GradientStore

@@ -1,7 +1,5 @@
 """MethodState: what a method keeps from step to step, by objective name."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 

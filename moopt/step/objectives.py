@@ -1,7 +1,5 @@
 """named_losses: whatever the caller passes as `losses`, as names and scalar tensors."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 

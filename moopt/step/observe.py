@@ -1,7 +1,5 @@
 """observe_: hand a weighting the losses after the update."""
 
-from __future__ import annotations
-
 import torch
 
 from moopt.aggregators import GradientAggregator

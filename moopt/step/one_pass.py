@@ -1,15 +1,13 @@
 """one_pass: weigh the losses first, then one backward pass of their weighted sum."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.amp import GradScaler
 
 from moopt.gradients.replicas import (
     is_checked_step,
@@ -27,9 +25,6 @@ from moopt.step.take_step import record_of
 from moopt.step.weigh import Weighed
 from moopt.weightings import Sum
 from moopt.weightings.cleared import Step, weigh_cleared
-
-if TYPE_CHECKING:
-    from torch.amp import GradScaler
 
 
 def one_pass(

@@ -1,7 +1,5 @@
 """take_step: the whole flow of one step. Rows in, a direction in `.grad` and a record out."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections import Counter

@@ -1,7 +1,5 @@
 """weigh: from the Gramian of a step to weights whose direction has been checked."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """check_weighting: the suite that admits a method to this library, for anybody's own method."""
 
-from __future__ import annotations
-
 import traceback
 from collections.abc import Callable, Iterable
 

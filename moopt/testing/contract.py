@@ -1,7 +1,5 @@
 """The contract: one check per rule that every weighting obeys, whatever it guarantees."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from moopt.testing.directions import Build

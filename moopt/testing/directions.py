@@ -1,7 +1,5 @@
 """How the checks call a weighting, and when two directions count as the same."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

@@ -7,8 +7,6 @@ Stationarity, for a Jacobian J with rows g_i
     Positive rescaling of rows changes none of the three: w_i / a_i serves for rows a_i g_i.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 

@@ -1,7 +1,5 @@
 """Rules of what a call takes and gives: types, leading dimensions, the same bits."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

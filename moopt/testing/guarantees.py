@@ -1,7 +1,5 @@
 """One check per guarantee: `check(build, case)` raises AssertionError where the promise breaks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """Rules of what may influence the weights and the state, and what may not."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 

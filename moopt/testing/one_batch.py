@@ -1,7 +1,5 @@
 """OneBatch: a method of several batches, on problems that have only one."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar

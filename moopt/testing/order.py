@@ -1,7 +1,5 @@
 """The check that the order of the objectives does not matter."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

@@ -1,7 +1,5 @@
 """Cases from the families: a deterministic one, and products of settings."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Rules of the state: complete, flat, shaped as declared, and changed by nobody else."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """AlignedMTL: the principal components of the gradients, made equally long."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import ClassVar, Literal, get_args
 

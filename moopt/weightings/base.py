@@ -1,7 +1,5 @@
 """Weighting: the contract between the Gramian and the weights."""
 
-from __future__ import annotations
-
 import abc
 import dataclasses
 import enum

@@ -1,7 +1,5 @@
 """BLUR: the retain gradient with a quota of forgetting."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import ClassVar
 

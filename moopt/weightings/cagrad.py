@@ -1,7 +1,5 @@
 """CAGrad: the best worst improvement in a ball around the mean gradient."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import ClassVar, Literal, get_args
 

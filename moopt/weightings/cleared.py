@@ -1,7 +1,5 @@
 """weigh_cleared: clear a step of trouble, let a method weigh what is left, and put it back."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Mapping

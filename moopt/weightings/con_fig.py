@@ -1,7 +1,5 @@
 """ConFIG: the conflict-free direction with the length of the gradients' projections."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import ClassVar
 

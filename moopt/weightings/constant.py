@@ -1,7 +1,5 @@
 """Constant: fixed weights."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """CRMOGM: the moving average of another weighting's weights."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import ClassVar

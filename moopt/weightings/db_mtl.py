@@ -1,7 +1,5 @@
 """DBMTL: gradients of the logarithms of the losses, all as long as the longest."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import ClassVar
 

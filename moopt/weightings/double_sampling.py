@@ -1,7 +1,5 @@
 """DoubleSampling: weights that follow expected gradients, unbiased by independent batches."""
 
-from __future__ import annotations
-
 import abc
 import dataclasses
 from collections.abc import Mapping

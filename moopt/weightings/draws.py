@@ -1,13 +1,7 @@
 """draws: the random numbers of one step, a function of a seed and a counter alone."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import numpy as np
-
-if TYPE_CHECKING:
-    from numpy.random import Generator
+from numpy.random import Generator
 
 COUNTER = "counter"
 """The key of a random method's state: how many draws it has made."""

@@ -1,7 +1,5 @@
 """dual_combination: the direction with given slopes along the unit gradients, as near as can be."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from moopt.records.result import Array, Solved

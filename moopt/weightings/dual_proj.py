@@ -1,7 +1,5 @@
 """DualProj: the projection of a preferred combination of the gradients onto the dual cone."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """DualSpaceMGDA: combinations of the dual basis of the gradients."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import ClassVar, Literal, get_args

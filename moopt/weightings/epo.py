@@ -1,7 +1,5 @@
 """EPO: linear programs that lead to the point of the Pareto front on a preference ray."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Mapping

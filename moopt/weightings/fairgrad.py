@@ -1,7 +1,5 @@
 """FairGrad: the alpha-fair allocation of improvements among the objectives."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """ForgetRetain: the base of methods that forget some objectives and preserve the others."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar

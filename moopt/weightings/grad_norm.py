@@ -1,7 +1,5 @@
 """GradNorm: weights learned so that slow objectives get longer gradients."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """GradVac: each gradient turned towards those that are less similar than they used to be."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """GRU: the forget gradient without the part that raises the retain loss."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import ClassVar
 

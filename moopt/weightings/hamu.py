@@ -1,7 +1,5 @@
 """HAMU: the best step for the retain loss that meets a quota of forgetting within a radius."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """IMTLG: the direction with equal projections on all unit gradients."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import ClassVar
 

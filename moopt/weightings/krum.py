@@ -1,7 +1,5 @@
 """Krum: the gradients closest to their neighbours."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """Mean: the average of the gradients."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import ClassVar
 

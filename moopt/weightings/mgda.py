@@ -1,7 +1,5 @@
 """MGDA: the minimum-norm point of the convex hull of the gradients."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from typing import ClassVar, Literal, get_args

@@ -1,7 +1,5 @@
 """MoDo: minimum-norm weights followed by gradient steps, unbiased by independent batches."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import ClassVar
 

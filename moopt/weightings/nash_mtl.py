@@ -1,7 +1,5 @@
 """NashMTL: the Nash bargaining solution between the objectives."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import ClassVar

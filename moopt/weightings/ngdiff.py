@@ -1,7 +1,5 @@
 """NGDiff: the sum of the unit forget and the unit retain gradient."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """NTK: weights against the size of each loss's tangent kernel."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """OrthogonalSteepestDescent: the forget gradient off the span of the retain gradients."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """PCD: the primary gradient, bent just enough for every secondary objective to progress."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence

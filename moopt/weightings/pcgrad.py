@@ -1,7 +1,5 @@
 """PCGrad: each gradient projected off those it conflicts with."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar, Literal, get_args

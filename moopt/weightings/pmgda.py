@@ -1,7 +1,5 @@
 """PMGDA: descend along a preference ray, and first go back to it."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """PMTL: MGDA within one sector of the objective space, chosen by preference vectors."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence

@@ -1,10 +1,9 @@
 """Problem: the active, non-zero, finite gradients of one step, which is all a method looks at."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,7 +66,7 @@ class Problem:
     step: int | None = None
 
     @classmethod
-    def of(cls, gramian: Array, **known: object) -> Problem:
+    def of(cls, gramian: Array, **known: object) -> Self:
         """The problem of a Gramian `[m, m]` that is clean already; `known` are further fields."""
         norms = np.sqrt(gramian.diagonal())
         m = len(norms)

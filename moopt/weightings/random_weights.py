@@ -1,7 +1,5 @@
 """Random: new random weights at every step."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """registry: one row per method, for names, documentation and the conformance suite."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import sys

@@ -1,7 +1,5 @@
 """role_sums: the sum of the gradients to forget, and the sum of those to retain."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """SDMGrad: the minimum-norm point regularised towards a preferred direction."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """SDMGradStochastic: SDMGrad's weights by gradient steps, unbiased by independent batches."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """UPGrad: the preferred combination of the gradients, each projected onto the dual cone."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """The weighted sum of m rows of gradients, in plain PyTorch and in place."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Projections onto the dual cone in plain PyTorch: no branch on values, no synchronisation."""
 
-from __future__ import annotations
-
 import math
 
 import torch

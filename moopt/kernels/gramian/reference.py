@@ -1,19 +1,15 @@
 """The Gramian of m rows of gradients, in plain PyTorch (and numpy's dot on the host)."""
 
-from __future__ import annotations
-
 import functools
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 
 from moopt.kernels.gathered import gathered, inner_products, rounding
 from moopt.kernels.pieces import Position, Rows, concatenated, flatten, pieces, positions
-
-if TYPE_CHECKING:
-    import numpy
 
 # Elements of one row that are looked at together. On the host m chunks and one product share
 # the last-level cache; on a device a chunk is long enough to hide the launches.

@@ -1,7 +1,5 @@
 """The minimum-norm point in plain PyTorch: no branch on values, no host synchronisation."""
 
-from __future__ import annotations
-
 import math
 
 import torch

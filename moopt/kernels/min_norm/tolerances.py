@@ -1,7 +1,5 @@
 """The tolerances that every form of the minimum-norm solver shares, each with its reason."""
 
-from __future__ import annotations
-
 import sys
 
 EPS = sys.float_info.epsilon

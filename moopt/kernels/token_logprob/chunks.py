@@ -1,7 +1,5 @@
 """Row chunks: how much of a `[rows, V]` tensor is worked on in float32 at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

@@ -1,7 +1,5 @@
 """token_kl_divergences: Kullback-Leibler divergences between two next-token distributions."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """token_log_probs: the log-probability that a causal model gives to each label."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import torch

@@ -1,7 +1,5 @@
 """The causal shift: which position predicts which label, as one contiguous list of rows."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch
