@@ -1,6 +1,6 @@
 """The tolerances that several solvers share, each with its reason."""
 
-from moopt.kernels.min_norm.tolerances import (
+from moopt.kernels.tolerances import (
     CERTIFIED,
     DEPENDENT,
     EPS,

@@ -1,4 +1,4 @@
-"""The tolerances that every form of the minimum-norm solver shares, each with its reason."""
+"""The tolerances that every form of the solvers shares, each with its reason."""
 
 import sys
 
