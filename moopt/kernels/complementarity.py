@@ -63,26 +63,22 @@ def concluded(
     return weights, status, torch.where(finite, gap, math.nan)
 
 
-def all_faces(m: int, device: torch.device) -> Tensor:
-    """bool `[2^m, m]`: every face, the empty one first."""
-    return torch.arange(2**m, device=device)[:, None] >> torch.arange(m, device=device) & 1 == 1
-
-
-def solved_on(faces: Tensor, matrix: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Solve the equations of each face by itself.
+def solved_on_faces(matrix: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Solve the equations of each face by itself, all faces at once.
 
     Args:
-        faces: bool `[k, m]`.
         matrix: float64 `[..., m, m]`, symmetric positive semi-definite.
         right: float64 `[..., m]`.
 
     Returns:
-        x float64 `[..., k, m]` with `(matrix x)_i = right_i` on the face and 0 elsewhere, and bool
-        `[..., k]`: whether the rows of the face are independent; x means nothing where not.
+        x float64 `[..., 2^m, m]` with `(matrix x)_i = right_i` on the face and 0 elsewhere, the
+        empty face first; and bool `[..., 2^m]`, whether the rows of the face are independent: x
+        means nothing where not.
     """
-    eye = torch.eye(faces.shape[-1], dtype=right.dtype, device=right.device)
-    pairs = faces[:, :, None] & faces[:, None, :]
-    a = torch.where(pairs, matrix[..., None, :, :], eye)
+    bits = torch.arange(right.shape[-1], device=right.device)
+    faces = (torch.arange(2 ** len(bits), device=right.device)[:, None] >> bits) & 1 == 1
+    eye = torch.eye(len(bits), dtype=right.dtype, device=right.device)
+    a = torch.where(faces[:, :, None] & faces[:, None, :], matrix[..., None, :, :], eye)
     b = torch.where(faces, right[..., None, :], 0.0)[..., None]
     factor, failed = torch.linalg.cholesky_ex(a)
     x = torch.cholesky_solve(b, factor)

@@ -8,10 +8,9 @@ from torch import Tensor
 from moopt.kernels.complementarity import (
     LARGEST_ENUMERATED,
     Pivots,
-    all_faces,
     concluded,
     scale_free,
-    solved_on,
+    solved_on_faces,
 )
 from moopt.kernels.tolerances import RESOLUTION
 
@@ -95,10 +94,8 @@ def _residual(shift: Tensor, y: Tensor) -> Tensor:
 
 def _best_face(cosines: Tensor, starts: Tensor, need: Tensor) -> Tensor:
     """s of the face with the smallest relative residual, all faces at once."""
-    m = need.shape[-1]
-    faces = all_faces(m, need.device)
-    s, regular = solved_on(faces, cosines, -need)
-    s = torch.where(regular[..., None] & faces, s.clamp_min(0.0), 0.0)
+    s, independent = solved_on_faces(cosines, -need)
+    s = torch.where(independent[..., None], s.clamp_min(0.0), 0.0)
     v = starts[..., None, :] + s
     y = (cosines[..., None, :, :] @ v[..., None])[..., 0]
     square = (v * y).sum(-1)

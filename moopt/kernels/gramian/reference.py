@@ -134,18 +134,12 @@ def _host_pass(checked: list[Position], m: int) -> Tensor:
     widened, one chunk per row at a time.
     """
     total = numpy.zeros((m, m))
-    # One buffer for the whole pass: a fresh one costs a page fault every 4 KiB.
-    buffers: dict[torch.dtype, Tensor] = {}
     for group in groups(checked, _HOST_CHUNK, alone=_GATHER_BELOW):
         used = [i for i in range(m) if any(piece[i] is not None for piece in group)]
         rows = {i: concatenated(group, i) for i in used}
         dtypes = {row.dtype for row in rows.values()}
         widened = torch.float64 if torch.float64 in dtypes else torch.float32
-        if dtypes != {widened}:
-            if widened not in buffers:
-                buffers[widened] = torch.empty(m, _HOST_CHUNK, dtype=widened)
-            rows = {i: buffers[widened][i, : len(g)].copy_(g) for i, g in rows.items()}
-        _add_products(total, {i: row.numpy(force=True) for i, row in rows.items()})
+        _add_products(total, {i: row.to(widened).numpy(force=True) for i, row in rows.items()})
     return torch.from_numpy(total)
 
 

@@ -8,10 +8,9 @@ from torch import Tensor
 from moopt.kernels.complementarity import (
     LARGEST_ENUMERATED,
     Pivots,
-    all_faces,
     concluded,
     scale_free,
-    solved_on,
+    solved_on_faces,
 )
 from moopt.kernels.tolerances import CERTIFIED, RESOLUTION, STATIONARY
 
@@ -99,11 +98,9 @@ def _judged(cosines: Tensor, r: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tens
 
 def _best_face(cosines: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
     """v of the face with the best certificate: `moopt.solvers.exhaustive`, all faces at once."""
-    m = r.shape[-1]
-    faces = all_faces(m, r.device)[1:]
-    v, regular = solved_on(faces, cosines + r[..., :, None] * r[..., None, :], r)
-    feasible = regular & (v >= 0.0).all(-1) & (v.sum(-1) > 0.0)
-    v = torch.where(feasible[..., None], v.abs(), faces.to(r.dtype))  # abs: no weight of -0.0
+    v, independent = solved_on_faces(cosines + r[..., :, None] * r[..., None, :], r)
+    feasible = independent & (v >= 0.0).all(-1) & (v.sum(-1) > 0.0)
+    v = torch.where(feasible[..., None], v.abs(), 1.0)  # abs: no weight of -0.0
     v = v / v.amax(-1, keepdim=True)
     gap, stationary, unresolved = _judged(cosines[..., None, :, :], r[..., None, :], v)
     # A zero up to rounding has no gap worth comparing: it wins, the closest to zero first.
@@ -112,7 +109,7 @@ def _best_face(cosines: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
     score = torch.where(feasible & ~score.isnan(), score, math.inf)
     best = score.argmin(-1)[..., None, None]
     v = v.take_along_dim(best, -2)[..., 0, :]
-    return v, torch.full_like(r[..., 0], 2**m - 1, dtype=torch.int64)
+    return v, torch.full_like(r[..., 0], 2 ** r.shape[-1] - 1, dtype=torch.int64)
 
 
 def _pivoted(cosines: Tensor, r: Tensor, trips: int) -> tuple[Tensor, Tensor]:
