@@ -99,17 +99,13 @@ def _entangled(checked: list[Position]) -> set[int]:
     spans: list[tuple[int, int, int]] = []
     harmed: set[int] = set()
     for t, position in enumerate(checked):
-        target = t
-        for g in position:
-            if g is None:
-                continue
+        for k, g in enumerate(g for g in position if g is not None):
             disjoint, length = (True, g.numel()) if g.is_contiguous() else _extent(g)
-            if target >= 0 and not disjoint:
+            if k == 0 and not disjoint:
                 harmed.add(t)
             if length:
-                start = g.data_ptr()
-                spans.append((start, start + length * g.element_size(), target))
-            target = -1
+                stop = g.data_ptr() + length * g.element_size()
+                spans.append((g.data_ptr(), stop, t if k == 0 else -1))
     reach, owner = -1, -1
     for start, stop, t in sorted(spans):
         if start < reach:

@@ -5,13 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from moopt.kernels.complementarity import (
-    LARGEST_ENUMERATED,
-    Pivots,
-    concluded,
-    scale_free,
-    solved_on_faces,
-)
+from moopt.kernels.faces import LARGEST_ENUMERATED, Pivots, concluded, scale_free, solved_on_faces
 from moopt.kernels.tolerances import RESOLUTION
 
 
@@ -73,8 +67,7 @@ def dual_cone_reference(
     else:
         trips = 4 * m + 4 if max_iter is None else max_iter
         shifts, num_iter = _pivoted(cosines[..., None, :, :], starts, need, trips)
-    residual = _residual(shifts, need + shifts @ cosines)
-    residual = (shares.abs() * residual).sum(-1)
+    residual = (shares.abs() * _residual(shifts, need + shifts @ cosines)).sum(-1)
     shift = (shares[..., None, :] @ shifts)[..., 0, :]
     v = relative + shift
     square = (v * (cosines @ v[..., None])[..., 0]).sum(-1)

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable
-from itertools import combinations_with_replacement
+from itertools import chain, combinations_with_replacement
 from typing import Any
 
 import numpy
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from moopt.kernels.gathered import gathered, inner_products, rounding
@@ -31,6 +32,7 @@ _MANY_ROWS = 16
 # A float32 product loses at most the smallest normal number to underflow (denormals may be
 # flushed); squared norms above numel times this keep that loss below 2^-30 of the result.
 _UNDERFLOW_FLOOR = 2.0**-96
+_HOST = torch.device("cpu")
 
 
 @torch.no_grad()
@@ -84,9 +86,7 @@ def measured_gramian(rows: Rows) -> tuple[Tensor, float]:
     matrix = gathered(list(zip(*checked, strict=True))) if checked else None
     if matrix is not None:
         return inner_products(matrix)
-    device = next(
-        (g.device for position in checked for g in position if g is not None), torch.device("cpu")
-    )
+    device = next((g.device for g in chain.from_iterable(checked) if g is not None), _HOST)
     m = len(rows)
     if device.type != "cpu":
         upper, narrow = _device_pass(checked, m, device), False
@@ -98,11 +98,8 @@ def measured_gramian(rows: Rows) -> tuple[Tensor, float]:
 def _noise(checked: list[Position], narrow: bool) -> float:
     """The rounding of one block, and that of the sum of the blocks, which is always float64."""
     n = sum(map(numel, checked))
-    if narrow:
-        within = rounding(_BLOCK / _LANES, torch.float32)
-    else:
-        within = rounding(min(n, _BLOCK), torch.float64)
-    return within + rounding(n / _BLOCK, torch.float64)
+    terms, dtype = (_BLOCK / _LANES, torch.float32) if narrow else (min(n, _BLOCK), torch.float64)
+    return rounding(terms, dtype) + rounding(n / _BLOCK, torch.float64)
 
 
 @numpy.errstate(all="ignore")  # an infinity is read again in float64, and then the caller's to see
@@ -119,8 +116,7 @@ def _host_gramian(checked: list[Position], m: int) -> tuple[Tensor, bool]:
             for i, square in enumerate(upper.diagonal().tolist())
         ):
             return upper, floor > 0
-    cpu = torch.device("cpu")
-    return _wide_pass(checked, m, cpu, _HOST_CHUNK_MANY_ROWS, _host_product), False
+    return _wide_pass(checked, m, _HOST, _HOST_CHUNK_MANY_ROWS, _host_product), False
 
 
 def _is_zero(checked: list[Position], row: int) -> bool:
@@ -143,9 +139,7 @@ def _host_pass(checked: list[Position], m: int) -> Tensor:
     return torch.from_numpy(total)
 
 
-def _add_products(
-    total: numpy.ndarray[Any, Any], arrays: dict[int, numpy.ndarray[Any, Any]]
-) -> None:
+def _add_products(total: NDArray[Any], arrays: dict[int, NDArray[Any]]) -> None:
     """Add the inner products of 1-D arrays of at most one chunk, keyed by their row.
 
     numpy's matrix product of [K, 1, 1024] and [K, 1024, 1] is K dot products in one call.

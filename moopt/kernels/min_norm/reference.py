@@ -5,13 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from moopt.kernels.complementarity import (
-    LARGEST_ENUMERATED,
-    Pivots,
-    concluded,
-    scale_free,
-    solved_on_faces,
-)
+from moopt.kernels.faces import LARGEST_ENUMERATED, Pivots, concluded, scale_free, solved_on_faces
 from moopt.kernels.tolerances import CERTIFIED, RESOLUTION, STATIONARY
 
 

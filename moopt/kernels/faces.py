@@ -1,7 +1,7 @@
-"""Complementarity: what the solvers on a device share, all of it without a branch on values.
+"""Faces: what the solvers on a device share, all of it without a branch on values.
 
-Both look for `v >= 0` with `y >= 0` and `v_i y_i = 0`, y being affine in v: the rows where v is
-positive are its face.
+Both look for `v >= 0` with `y >= 0` and `v_i y_i = 0`, y being affine in v. The rows where v is
+positive are its face: the equations `y_i = 0` on them give v.
 """
 
 import math
