@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from moopt.kernels.tolerances import DEPENDENT, ROUNDING
+from moopt.kernels.tolerances import DEPENDENT, RESIDUAL_ROUNDING
 from moopt.records.status import SolverStatus
 
 # Up to here 2^m faces at once are fewer kernel launches than one pivot after the other.
@@ -127,7 +127,7 @@ class Pivots:
             and float64 `[..., m]`, how fast v falls on the face while the row enters.
         """
         level, candidate = torch.where(self.face | left_out, 0.0, self.z).max(-1)
-        noise = ROUNDING * (self._size + torch.where(self.face, self.z, 0.0).sum(-1))
+        noise = RESIDUAL_ROUNDING * (self._size + torch.where(self.face, self.z, 0.0).sum(-1))
         busy = self.driving | (level > noise)
         enter = torch.where(self.driving, self._enter, candidate)[..., None]
         slope = self.table.take_along_dim(enter[..., None], -2)[..., 0, :]

@@ -4,8 +4,8 @@ from moopt.kernels.tolerances import (
     CERTIFIED,
     DEPENDENT,
     EPS,
+    RESIDUAL_ROUNDING,
     RESOLUTION,
-    ROUNDING,
     STATIONARY,
 )
 
@@ -15,8 +15,8 @@ __all__ = [
     "DEPENDENT",
     "EPS",
     "HIDDEN",
+    "RESIDUAL_ROUNDING",
     "RESOLUTION",
-    "ROUNDING",
     "STATIONARY",
 ]
 
