@@ -130,13 +130,31 @@ def _host_pass(checked: list[Position], m: int) -> Tensor:
     widened, one chunk per row at a time.
     """
     total = numpy.zeros((m, m))
-    for group in groups(checked, _HOST_CHUNK, alone=_GATHER_BELOW):
+    short = []
+    for position in checked:
+        if numel(position) > _HOST_CHUNK and _where_they_lie(position):
+            flat = {
+                i: g.view(-1).numpy(force=True) for i, g in enumerate(position) if g is not None
+            }
+            for start in range(0, numel(position), _HOST_CHUNK):
+                stop = start + _HOST_CHUNK
+                _add_products(total, {i: array[start:stop] for i, array in flat.items()})
+        else:
+            short.append(position)
+    for group in groups(short, _HOST_CHUNK, alone=_GATHER_BELOW):
         used = [i for i in range(m) if any(piece[i] is not None for piece in group)]
         rows = {i: concatenated(group, i) for i in used}
         dtypes = {row.dtype for row in rows.values()}
         widened = torch.float64 if torch.float64 in dtypes else torch.float32
         _add_products(total, {i: row.to(widened).numpy(force=True) for i, row in rows.items()})
     return torch.from_numpy(total)
+
+
+def _where_they_lie(position: Position) -> bool:
+    """Whether numpy can multiply the tensors without a copy."""
+    dtypes = {g.dtype for g in position if g is not None}
+    plain = all(g is None or g.is_contiguous() for g in position)
+    return plain and (dtypes == {torch.float32} or dtypes == {torch.float64})
 
 
 def _add_products(total: NDArray[Any], arrays: dict[int, NDArray[Any]]) -> None:
