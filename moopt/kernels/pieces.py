@@ -1,7 +1,8 @@
 """Pieces: m rows of gradients, walked position by position in parts of bounded size."""
 
-import functools
+import math
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -36,30 +37,16 @@ def positions(rows: Rows, *, caller: str) -> list[Position]:
     device: torch.device | None = None
     checked: list[Position] = []
     for index, column in enumerate(zip(*rows, strict=True)):
-        position: Position = []
+        position = list(column)
         shape: torch.Size | None = None
-        for gradient in column:
+        for i, gradient in enumerate(column):
             if gradient is None:
-                position.append(None)
                 continue
-            if gradient.layout != torch.strided:
-                raise TypeError(
-                    f"`rows` of `{caller}` must hold dense tensors; got layout {gradient.layout} at"
-                    f" position {index}. Build the layer with `sparse=False`, or pass"
-                    " `gradient.to_dense()`."
-                )
-            dtype = gradient.dtype
-            if not dtype.is_floating_point:
-                if not dtype.is_complex:
-                    raise TypeError(
-                        f"`rows` of `{caller}` must hold floating-point or complex tensors; got"
-                        f" {dtype} at position {index}. Pass gradients, not counts or masks."
-                    )
-                gradient = torch.view_as_real(gradient.resolve_conj())
-            if shape is None:
-                shape = gradient.shape
-                device = gradient.device if device is None else device
-            elif gradient.shape != shape:
+            if gradient.layout != torch.strided or not gradient.dtype.is_floating_point:
+                gradient = position[i] = _as_real(gradient, index, caller)
+            device = device or gradient.device
+            shape = gradient.shape if shape is None else shape
+            if gradient.shape != shape:
                 raise ValueError(
                     f"`rows` of `{caller}` must agree in shape at every position; got"
                     f" {list(shape)} and {list(gradient.shape)} at position {index}. Pass the"
@@ -70,58 +57,97 @@ def positions(rows: Rows, *, caller: str) -> list[Position]:
                     f"`rows` of `{caller}` must lie on one device; got {device} and"
                     f" {gradient.device} at position {index}. Call it once per device."
                 )
-            position.append(gradient)
         checked.append(position)
     return checked
 
 
-def flatten(position: Position) -> Position | None:
-    """Return the tensors as 1-D views in one common element order, or None if there is none."""
-    present = [g for g in position if g is not None]
-    if all(g.is_contiguous() for g in present):
-        return [None if g is None else g.view(-1) for g in position]
-    first = present[0]
-    order = sorted(range(first.dim()), key=first.stride, reverse=True)
-    permuted = [None if g is None else g.permute(order) for g in position]
-    if all(g.is_contiguous() for g in permuted if g is not None):
-        return [None if g is None else g.view(-1) for g in permuted]
-    return None
+def _as_real(gradient: Tensor, index: int, caller: str) -> Tensor:
+    if gradient.layout != torch.strided:
+        raise TypeError(
+            f"`rows` of `{caller}` must hold dense tensors; got {gradient.layout} at position"
+            f" {index}. Build the layer with `sparse=False`, or pass `gradient.to_dense()`."
+        )
+    if not gradient.is_complex():
+        raise TypeError(
+            f"`rows` of `{caller}` must hold floating-point or complex tensors; got"
+            f" {gradient.dtype} at position {index}. Pass gradients, not counts or masks."
+        )
+    return torch.view_as_real(gradient.resolve_conj())
+
+
+def first_in(position: Position) -> Tensor:
+    """The first tensor of a position that has one."""
+    return next(g for g in position if g is not None)
+
+
+def numel(position: Position) -> int:
+    """How many elements each row has there."""
+    for gradient in position:
+        if gradient is not None:
+            return gradient.numel()
+    return 0
 
 
 def pieces(position: Position, limit: int) -> Iterator[Position]:
     """Yield views that together cover the position once, each of at most `limit` elements.
 
-    The views of one piece correspond element by element across the rows. They are 1-D where
-    the tensors share a dense memory order, and boxes cut along the leading dimensions
-    elsewhere (slices with gaps, expanded tensors, rows in different memory orders).
+    The views of one piece correspond element by element across the rows. Where the tensors share
+    a dense memory order they are contiguous; elsewhere (slices with gaps, expanded tensors, rows in
+    different memory orders) they are boxes, cut along the leading dimensions.
     """
-    first = next((g for g in position if g is not None), None)
-    if first is None or first.numel() == 0:
+    size = numel(position)
+    if size == 0:
         return
-    flat = flatten(position)
-    if flat is None:
-        yield from _boxes(position, limit)
-    elif first.numel() <= limit:
-        yield flat
-    else:
-        for start in range(0, first.numel(), limit):
-            yield [None if g is None else g[start : start + limit] for g in flat]
-
-
-def _boxes(position: Position, limit: int) -> Iterator[Position]:
-    first = next(g for g in position if g is not None)
-    numel = first.numel()
-    if numel <= limit:
+    if not _contiguous(position):
+        first = first_in(position)
+        order = sorted(range(first.dim()), key=first.stride, reverse=True)
+        position = [None if g is None else g.permute(order) for g in position]
+    if size <= limit:
         yield position
-        return
-    dim = next(d for d, size in enumerate(first.shape) if size > 1)
-    inner = numel // first.shape[dim]
-    width = max(1, limit // inner)
-    for start in range(0, first.shape[dim], width):
-        part = min(width, first.shape[dim] - start)
-        yield from _boxes(
-            [None if g is None else g.narrow(dim, start, part) for g in position], limit
-        )
+    elif _contiguous(position):
+        flat = [None if g is None else g.view(-1) for g in position]
+        yield from _cut(flat, 0, limit)
+    else:
+        shape = first_in(position).shape
+        dim = next(d for d, length in enumerate(shape) if length > 1)
+        for box in _cut(position, dim, max(1, limit * shape[dim] // size)):
+            yield from pieces(box, limit)
+
+
+def _cut(position: Position, dim: int, width: int) -> Iterator[Position]:
+    columns = [repeat(None) if g is None else g.split(width, dim) for g in position]
+    return map(list, zip(*columns, strict=False))
+
+
+def _contiguous(position: Position) -> bool:
+    return all([g is None or g.is_contiguous() for g in position])  # faster than a generator
+
+
+def groups(
+    checked: Sequence[Position], limit: int, *, alone: float = math.inf
+) -> Iterator[list[Position]]:
+    """Yield all pieces of the positions, put together up to `limit` elements.
+
+    Args:
+        checked: what `positions` returned.
+        limit: the most elements of a piece, and of the pieces of a group together.
+        alone: a piece of so many elements and more is a group by itself.
+    """
+    group: list[Position] = []
+    size = 0
+    for position in checked:
+        for piece in pieces(position, limit):
+            length = numel(piece)
+            if length >= alone:
+                yield [piece]
+                continue
+            if size + length > limit:
+                yield group
+                group, size = [], 0
+            group.append(piece)
+            size += length
+    if group:
+        yield group
 
 
 def concatenated(group: Sequence[Position], row: int) -> Tensor:
@@ -130,18 +156,14 @@ def concatenated(group: Sequence[Position], row: int) -> Tensor:
     The dtype is the promoted one of the row's tensors. A group of one piece is not copied
     where its tensor is contiguous.
     """
-    present = [g for piece in group if (g := piece[row]) is not None]
-    dtype = present[0].dtype
-    if any(g.dtype != dtype for g in present):
-        dtype = functools.reduce(torch.promote_types, (g.dtype for g in present))
-    if len(group) == 1:
-        return present[0].reshape(-1).contiguous()
     parts = []
     for piece in group:
         part = piece[row]
         if part is None:
-            shape = next(g.shape for g in piece if g is not None)
-            part = torch.zeros((), dtype=dtype, device=present[0].device).expand(shape)
-        parts.append(part if part.dtype == dtype else part.to(dtype))
+            first = first_in(piece)
+            part = first.new_zeros(()).expand(first.shape)
+        parts.append(part)
+    if len(parts) == 1:
+        return parts[0].contiguous().view(-1)
     flat: Tensor = torch._C._nn.flatten_dense_tensors(parts)
     return flat

@@ -94,17 +94,17 @@ class GradientBasis:
         Raises:
             TypeError, ValueError: if it does not match the stored gradients.
         """
-        rows = aligned_rows(gradient, self._gradients, "GradientBasis.add_")
-        fresh = copied(gradient, "GradientBasis.add_")
-        _clean_(row_of(fresh, "GradientBasis.add_"), normalize=self.normalize)
+        caller = "GradientBasis.add_"
+        aligned_rows(gradient, self._gradients, caller)
+        fresh = copied(gradient, caller)
+        _clean_(row_of(fresh, caller), normalize=self.normalize)
         if len(self) < self.budget:
             self._gradients.append(fresh)
             return
         everything = [*self._gradients, fresh]
         for one in everything:
-            rows = aligned_rows(one, everything, "GradientBasis.add_")
-            fill_absent(one, rows, "GradientBasis.add_")
-        rows = aligned_rows(self._gradients[0], everything, "GradientBasis.add_")[1:]
+            fill_absent(one, aligned_rows(one, everything, caller), caller)
+        rows = aligned_rows(everything[0], everything[1:], caller)
         _rotate_(rows, _leading(gramian(rows), self.budget))
 
     def project_out_(self, gradient: G) -> G:
@@ -117,18 +117,14 @@ class GradientBasis:
 
     def state_dict(self) -> dict[str, Any]:
         """The stored gradients and the settings; the tensors are not copied."""
-        return {
-            "budget": self.budget,
-            "normalize": self.normalize,
-            "gradients": list(self._gradients),
-        }
+        stored = list(self._gradients)
+        return {"budget": self.budget, "normalize": self.normalize, "gradients": stored}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned; the tensors are copied."""
         self.budget, self.normalize = state["budget"], state["normalize"]
-        self._gradients = [
-            copied(gradient, "GradientBasis.load_state_dict") for gradient in state["gradients"]
-        ]
+        caller = "GradientBasis.load_state_dict"
+        self._gradients = [copied(gradient, caller) for gradient in state["gradients"]]
 
 
 def _clean_(row: Row, *, normalize: bool) -> None:

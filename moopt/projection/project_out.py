@@ -110,21 +110,19 @@ def project_onto_span(gradient: G, *others: Gradient, rtol: float = DEFAULT_RTOL
 
 def project_out_weights(gramian: Tensor, rtol: float = DEFAULT_RTOL) -> Tensor:
     """Weights float64 `[m]` of row 0 projected off the span of the other rows."""
-    found = unit_gramian(gramian)
-    weights = torch.zeros_like(found.norms)
-    weights[0] = 1.0
+    start = torch.zeros_like(gramian[0])
+    start[0] = 1.0
     if not torch.isfinite(gramian).all():
         # What is not finite stays visible: every row takes part.
-        return weights + 1.0
-    norms, cosines, present = (field.cpu().numpy() for field in found)
-    if not present[0]:
-        return weights
-    walls = present.copy()
-    walls[0] = False
-    unit = off_span(cosines, weights.cpu().numpy(), walls, rtol=rtol)
-    if unit @ cosines @ unit <= CANCELLED * np.abs(unit).sum() ** 2:
-        unit = np.zeros_like(unit)
-    return torch.from_numpy(unit * (norms[0] / norms)).to(weights)
+        return start + 1.0
+    norms, cosines, present = (field.cpu().numpy() for field in unit_gramian(gramian))
+    unit = start.cpu().numpy()
+    walls = present & (unit == 0.0)
+    if present[0]:
+        unit = off_span(cosines, unit, walls, rtol=rtol)
+        if unit @ cosines @ unit <= CANCELLED * np.abs(unit).sum() ** 2:
+            unit = np.zeros_like(unit)
+    return torch.from_numpy(unit * (norms[0] / norms)).to(gramian)
 
 
 def _span_weights(gramian: Tensor, rtol: float) -> Tensor:

@@ -69,8 +69,7 @@ def rescale_(direction: G, *gradients: Gradient, length: Length | float = "mean_
         return direction
     # One Gramian per row where only norms are needed: one reading each.
     own = gramian(rows[:1]).sqrt().reshape(1)
-    target = _target(rows[1:], length, own)
-    factor = torch.where(own == 0, 1.0, target / torch.where(own == 0, 1.0, own))
+    factor = torch.where(own == 0, 1.0, _target(rows[1:], length, own) / own)
     overwrite_(rows[:1], factor, "rescale_")
     return direction
 

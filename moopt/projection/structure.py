@@ -1,7 +1,7 @@
 """structure: gradients as a tensor, a list or a named dictionary, seen as rows of tensors."""
 
 from collections.abc import Callable, Mapping, MutableMapping, MutableSequence, Sequence
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -24,28 +24,20 @@ def row_of(gradient: Gradient, caller: str) -> Row:
     Raises:
         TypeError: if it is not of one of the three kinds, or an entry is neither a tensor nor None.
     """
-    entries: Sequence[object]
     if isinstance(gradient, Tensor):
         return [gradient]
-    if isinstance(gradient, Mapping):
-        entries = list(gradient.values())
-    elif isinstance(gradient, Sequence) and not isinstance(gradient, str | bytes):
-        entries = gradient
-    else:
+    if isinstance(gradient, str | bytes) or not isinstance(gradient, Mapping | Sequence):
         raise TypeError(
             f"a gradient of `{caller}` must be a tensor, a sequence of tensors or a mapping from"
-            f" name to tensor; got {type(gradient).__name__}. Pass e.g. [p.grad for p in"
-            " model.parameters()]."
+            f" name to tensor; got {type(gradient).__name__}. Pass [p.grad for p in parameters]."
         )
-    row: Row = []
-    for entry in entries:
+    row = list(gradient.values() if isinstance(gradient, Mapping) else gradient)
+    for entry in row:
         if entry is not None and not isinstance(entry, Tensor):
             raise TypeError(
                 f"an entry of a gradient of `{caller}` must be a tensor or None; got"
-                f" {type(entry).__name__}. Pass several gradients as several arguments:"
-                f" {caller}(gradient, *others)."
+                f" {type(entry).__name__}. Pass several gradients as {caller}(gradient, *others)."
             )
-        row.append(entry)
     return row
 
 
@@ -60,15 +52,14 @@ def aligned_rows(gradient: Gradient, others: Sequence[Gradient], caller: str) ->
     rows = [row_of(gradient, caller)]
     for other in others:
         row = row_of(other, caller)
-        kinds = [_kind(gradient), _kind(other)]
+        kinds = _kind(gradient), _kind(other)
         if kinds[0] != kinds[1]:
             raise TypeError(
                 f"the gradients of `{caller}` must be of one kind; got a {kinds[0]} and a"
                 f" {kinds[1]}. Pass them all as in the first."
             )
         if isinstance(gradient, Mapping) and isinstance(other, Mapping):
-            differing = sorted(set(gradient) ^ set(other))
-            if differing:
+            if differing := sorted(set(gradient) ^ set(other)):
                 raise ValueError(
                     f"the gradients of `{caller}` must have the same names; {differing} are not in"
                     " both. Give a parameter without a gradient the value None."
@@ -76,20 +67,18 @@ def aligned_rows(gradient: Gradient, others: Sequence[Gradient], caller: str) ->
             row = [other[name] for name in gradient]
         rows.append(row)
     for index, position in enumerate(positions(rows, caller=caller)):
-        dtypes = {entry.dtype for entry in position if entry is not None}
+        dtypes = {str(entry.dtype) for entry in position if entry is not None}
         if len(dtypes) > 1:
             raise TypeError(
                 f"the gradients of `{caller}` must agree in dtype for every parameter; got"
-                f" {' and '.join(sorted(map(str, dtypes)))} at position {index}. Convert one:"
-                " `other.to(gradient.dtype)`."
+                f" {' and '.join(sorted(dtypes))} at position {index}. Convert one by `.to(dtype)`."
             )
     return rows
 
 
 def _kind(gradient: Gradient) -> str:
-    if isinstance(gradient, Tensor):
-        return "tensor"
-    return "mapping" if isinstance(gradient, Mapping) else "sequence"
+    kinds = (Tensor, Mapping, Sequence)
+    return next(kind.__name__.lower() for kind in kinds if isinstance(gradient, kind))
 
 
 @torch.no_grad()
@@ -138,36 +127,27 @@ def overwrite_(rows: list[Row], weights: Tensor, caller: str) -> None:
 
 def fill_absent(gradient: Gradient, rows: list[Row], caller: str) -> None:
     """Give the gradient a zero tensor where it has None and another has a tensor."""
-    first = rows[0]
-    names = list(gradient) if isinstance(gradient, Mapping) else None
-    for index, entry in enumerate(first):
+    keys: Sequence[Any] = list(gradient) if isinstance(gradient, Mapping) else range(len(rows[0]))
+    for index, (key, entry) in enumerate(zip(keys, rows[0], strict=True)):
         present = next((row[index] for row in rows if row[index] is not None), None)
         if entry is not None or present is None:
             continue
-        zero = torch.zeros_like(present)
-        first[index] = zero
-        if isinstance(gradient, MutableMapping) and names is not None:
-            gradient[names[index]] = zero
-        elif isinstance(gradient, MutableSequence):
-            gradient[index] = zero
-        else:
+        if not isinstance(gradient, MutableMapping | MutableSequence):
             raise TypeError(
-                f"`{caller}` must write a tensor where the gradient has None; got a"
-                f" {type(gradient).__name__}, which cannot change. Pass a list or a dictionary, or"
-                f" call `{caller.removesuffix('_')}`."
+                f"`{caller}` must write a tensor where the gradient has None, and a"
+                f" {type(gradient).__name__} cannot change. Pass a list or a dictionary, or call"
+                f" `{caller.removesuffix('_')}`."
             )
+        gradient[key] = rows[0][index] = torch.zeros_like(present)
 
 
 def copied(gradient: G, caller: str) -> G:
     """A copy of a gradient that owns its memory: a tensor, a list or a dictionary."""
-    row = [None if entry is None else _clone(entry) for entry in row_of(gradient, caller)]
-    if isinstance(gradient, Tensor):
-        return cast(G, row[0])
+    # Conjugation and negation bits would come along with the data of a plain clone.
+    row = [
+        None if entry is None else entry.detach().resolve_conj().resolve_neg().clone()
+        for entry in row_of(gradient, caller)
+    ]
     if isinstance(gradient, Mapping):
         return cast(G, dict(zip(gradient, row, strict=True)))
-    return cast(G, row)
-
-
-def _clone(entry: Tensor) -> Tensor:
-    # Conjugation and negation bits would come along with the data of a plain clone.
-    return entry.detach().resolve_conj().resolve_neg().clone()
+    return cast(G, row[0] if isinstance(gradient, Tensor) else row)

@@ -7,7 +7,7 @@ import numpy as np
 from moopt.records.result import Array
 from moopt.solvers.exchanged_faces import EXCHANGES, exchanged_faces
 from moopt.solvers.sweep import sweep
-from moopt.solvers.tolerances import DEPENDENT, ROUNDING
+from moopt.solvers.tolerances import DEPENDENT, RESIDUAL_ROUNDING
 
 # From this m on a few equations on whole faces cost less than the first dozen pivots.
 EXCHANGE_FROM = 16
@@ -62,7 +62,7 @@ def active_set(cosines: Array, r: Array, max_iter: int) -> tuple[Array, int]:
     while pivots < max_iter:
         candidates = z * outside
         enter = int(candidates.argmax())
-        if not candidates[enter] > ROUNDING * (1.0 + float(z @ inside)):
+        if not candidates[enter] > RESIDUAL_ROUNDING * (1.0 + float(z @ inside)):
             if verified:
                 break
             z = _refined(cosines, r, table, inside, z)
@@ -130,14 +130,14 @@ def _on_exchanged_face(cosines: Array, a: Array, r: Array) -> tuple[Array | None
     largest = float(np.abs(residual[face]).max()) if face.size else math.inf
     if not largest < INVERTED * size:
         return None, pivots
-    if largest <= ROUNDING * size and float(residual.max()) <= ROUNDING * size:
+    if largest <= RESIDUAL_ROUNDING * size and float(residual.max()) <= RESIDUAL_ROUNDING * size:
         return v, pivots
     try:
         v[face] += np.linalg.solve(a[face[:, None], face], residual[face])
     except np.linalg.LinAlgError:
         return None, pivots
     residual = r * (1.0 - float(r @ v)) - cosines @ v
-    right = v.min() >= 0.0 and residual.max() <= ROUNDING * (1.0 + float(np.add.reduce(v)))
+    right = v.min() >= 0.0 and residual.max() <= RESIDUAL_ROUNDING * (1.0 + float(np.add.reduce(v)))
     return v if right else None, pivots
 
 

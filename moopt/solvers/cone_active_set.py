@@ -6,7 +6,7 @@ import numpy as np
 
 from moopt.records.result import Array
 from moopt.solvers.sweep import sweep
-from moopt.solvers.tolerances import DEPENDENT, ROUNDING
+from moopt.solvers.tolerances import DEPENDENT, RESIDUAL_ROUNDING
 
 
 def cone_active_set(cosines: Array, start: Array, max_iter: int) -> tuple[Array, int]:
@@ -35,7 +35,7 @@ def cone_active_set(cosines: Array, start: Array, max_iter: int) -> tuple[Array,
     while pivots < max_iter:
         candidates = z * open_
         enter = int(candidates.argmax())
-        if not candidates[enter] > ROUNDING * (size + float(z @ inside)):
+        if not candidates[enter] > RESIDUAL_ROUNDING * (size + float(z @ inside)):
             if verified:
                 break
             z = _refined(cosines, table, need, inside, fixed, z)

@@ -13,7 +13,7 @@ from moopt.solvers.door import check_gramian, check_limits, each_gramian, roundi
 from moopt.solvers.equilibrated import hidden_gap
 from moopt.solvers.exchanged_faces import exchanged_faces
 from moopt.solvers.shown_noise import shown_noise
-from moopt.solvers.tolerances import CERTIFIED, EPS, HIDDEN, RESOLUTION, ROUNDING
+from moopt.solvers.tolerances import CERTIFIED, EPS, HIDDEN, RESIDUAL_ROUNDING, RESOLUTION
 
 LARGE = 1e3
 """Terms of a direction, relative to those of the combination, that are too long where it has no
@@ -125,7 +125,7 @@ def _judged(
     if square <= max(RESOLUTION, noise) * size * size:
         gap = hidden_gap(residual, square, size, noise)
         return _Judged(SolverStatus.DEGENERATE, gap, size <= LARGE * len(v), size, ratio)
-    gap, rounding = residual / length, residual <= ROUNDING * size
+    gap, rounding = residual / length, residual <= RESIDUAL_ROUNDING * size
     status = SolverStatus.CONVERGED if gap <= tol or rounding else SolverStatus.MAX_ITER
     return _Judged(status, gap, gap <= CERTIFIED or rounding, size, ratio)
 
@@ -156,7 +156,7 @@ def _projected(
     shifts, num_iter = exchanged_faces(cosines, need)
     y = need + shifts @ cosines
     residuals = np.maximum.reduce(np.abs(np.minimum(shifts, y)), axis=1)
-    if float(np.maximum.reduce(residuals)) <= ROUNDING:
+    if float(np.maximum.reduce(residuals)) <= RESIDUAL_ROUNDING:
         return shifts, residuals, num_iter
     v = shifts + (np.eye(len(cosines)) if starts is None else starts)
     size = np.add.reduce(np.abs(v), axis=1)

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moopt.records.result import Array
-from moopt.solvers.tolerances import ROUNDING
+from moopt.solvers.tolerances import RESIDUAL_ROUNDING
 
 # Exchanges of whole faces before a problem goes to a finite method; nearly all need fewer.
 EXCHANGES = 8
@@ -44,7 +44,7 @@ def exchanged_faces(matrix: Array, need: Array) -> tuple[Array, int]:
             break
         solved += len(s)
         y = need + s @ matrix
-        noise = ROUNDING * (1.0 + len(eye) * float(np.maximum.reduce(s, axis=None)))
+        noise = RESIDUAL_ROUNDING * (1.0 + len(eye) * float(np.maximum.reduce(s, axis=None)))
         wrong = np.where(face, s, y) < -noise
         solutions[left] = np.maximum(s, 0.0)
         again = np.logical_or.reduce(wrong, axis=1)

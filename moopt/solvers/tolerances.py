@@ -1,11 +1,11 @@
 """The tolerances that several solvers share, each with its reason."""
 
-from moopt.kernels.min_norm.tolerances import (
+from moopt.kernels.tolerances import (
     CERTIFIED,
     DEPENDENT,
     EPS,
+    RESIDUAL_ROUNDING,
     RESOLUTION,
-    ROUNDING,
     STATIONARY,
 )
 
@@ -15,8 +15,8 @@ __all__ = [
     "DEPENDENT",
     "EPS",
     "HIDDEN",
+    "RESIDUAL_ROUNDING",
     "RESOLUTION",
-    "ROUNDING",
     "STATIONARY",
 ]
 

@@ -85,6 +85,12 @@ def test_many_rows() -> None:
     check()
 
 
+def test_many_rows_longer_than_their_chunk() -> None:
+    """Shorter than what is read where it lies, and longer than a chunk of 16 rows."""
+    rows = [[row] for row in torch.randn(16, 40_000, generator=torch.Generator().manual_seed(0))]
+    assert_gramian(gramian, rows)
+
+
 @IMPLEMENTATIONS
 def test_float64_gradients_keep_float64_accuracy(
     implementation: Callable[[Rows], Tensor],

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from moopt.kernels.pieces import Position, Rows, concatenated, flatten, pieces, positions
+from moopt.kernels.gathered import first_of
+from moopt.kernels.pieces import Position, Rows, concatenated, first_in, groups, numel, positions
 
 # Elements of one row that are widened or grouped together: they stay in the last-level cache
 # between the m passes over them (on a device: long enough to hide the launches).
 _HOST_CHUNK = 1 << 18
 _DEVICE_CHUNK = 1 << 22
-# Longer tensors gain nothing from being grouped; the host walks them in parts of this length.
+# The same where nothing is widened and a longer part saves calls, on the host.
 _LONG = 1 << 19
 # Outside this range a weight, or its product with a moderate gradient, leaves the normal
 # numbers of float32; the host then computes in float64.
@@ -79,24 +80,18 @@ def combine_(rows: Rows, weights: Tensor | Sequence[float]) -> list[Tensor | Non
 def _targets(rows: Rows) -> tuple[list[Tensor | None], list[Position]]:
     """Return what `combine_` returns, before it is written, and the checked rows over it."""
     checked = positions(rows, caller="combine_")
-    direction = [
-        next((g for g in entries if g is not None), None) for entries in zip(*rows, strict=True)
-    ]
+    direction = first_of(rows)
     for t in _entangled(checked):
         first = direction[t]
         assert first is not None
         # Conjugation and negation bits would come along with the data of a plain clone.
-        direction[t] = first.resolve_conj().resolve_neg().clone()
+        own = direction[t] = first.resolve_conj().resolve_neg().clone()
         index = next(i for i, g in enumerate(checked[t]) if g is not None)
-        checked[t][index] = _real(direction[t])
+        checked[t][index] = torch.view_as_real(own) if own.is_complex() else own
     return direction, checked
 
 
-def _real(tensor: Tensor | None) -> Tensor | None:
-    return torch.view_as_real(tensor) if tensor is not None and tensor.is_complex() else tensor
-
-
-def _entangled(checked: list[Position]) -> list[int]:
+def _entangled(checked: list[Position]) -> set[int]:
     """Return the positions whose first tensor cannot be overwritten without harm.
 
     It overlaps itself (expanded), or shares memory with another gradient of any row.
@@ -104,28 +99,20 @@ def _entangled(checked: list[Position]) -> list[int]:
     spans: list[tuple[int, int, int]] = []
     harmed: set[int] = set()
     for t, position in enumerate(checked):
-        target = True
-        for g in position:
-            if g is None:
-                continue
-            start = g.data_ptr()
-            if g.is_contiguous():
-                length = g.numel()
-            else:
-                dense, length = _extent(g)
-                if target and not dense:
-                    harmed.add(t)
+        for k, g in enumerate(g for g in position if g is not None):
+            disjoint, length = (True, g.numel()) if g.is_contiguous() else _extent(g)
+            if k == 0 and not disjoint:
+                harmed.add(t)
             if length:
-                spans.append((start, start + length * g.element_size(), t if target else -1))
-            target = False
-    spans.sort()
+                stop = g.data_ptr() + length * g.element_size()
+                spans.append((g.data_ptr(), stop, t if k == 0 else -1))
     reach, owner = -1, -1
-    for start, stop, t in spans:
+    for start, stop, t in sorted(spans):
         if start < reach:
-            harmed.update(p for p in (owner, t) if p >= 0)
+            harmed |= {owner, t} - {-1}
         if stop > reach:
             reach, owner = stop, t
-    return sorted(harmed)
+    return harmed
 
 
 def _extent(tensor: Tensor) -> tuple[bool, int]:
@@ -139,7 +126,7 @@ def _extent(tensor: Tensor) -> tuple[bool, int]:
 
 
 class _Combination:
-    """One pass over the rows: pieces are collected up to one chunk, then combined together.
+    """One pass over the rows: pieces are put together up to one chunk, then combined in one go.
 
     Args:
         checked: what `positions` returned.
@@ -150,134 +137,67 @@ class _Combination:
     def __init__(
         self, checked: list[Position], weights: Tensor | list[float], *, on_host: bool
     ) -> None:
-        self.checked = checked
-        self.m = len(weights)
-        self.on_host = on_host
+        self.checked, self.weights = checked, weights
         self.chunk = _HOST_CHUNK if on_host else _DEVICE_CHUNK
-        self.weights = weights
-        self.wide = isinstance(weights, list) and any(
-            w != 0 and not _SMALLEST_FLOAT32_WEIGHT <= abs(w) <= _LARGEST_FLOAT32_WEIGHT
-            for w in weights
-        )
-        self.groups: dict[tuple[torch.dtype, bool], list[Position]] = {}
-        self.sizes: dict[tuple[torch.dtype, bool], int] = {}
-        self.buffers: dict[torch.dtype, Tensor] = {}
+        self.longest = _LONG if on_host else _DEVICE_CHUNK
 
     def run(self) -> None:
         """Overwrite the first tensor of every position with the weighted sum."""
+        known = self.weights if isinstance(self.weights, list) else []
+        wide = any(
+            w != 0 and not _SMALLEST_FLOAT32_WEIGHT <= abs(w) <= _LARGEST_FLOAT32_WEIGHT
+            for w in known
+        )
+        least = torch.float64 if wide else torch.float32
+        kinds: dict[tuple[torch.dtype, bool], list[Position]] = {}
         for position in self.checked:
             present = [i for i, g in enumerate(position) if g is not None]
-            if present and not self._is_identity(present):
-                self._add(position)
-        for key in self.groups:
-            self._flush(key)
-
-    def _is_identity(self, present: list[int]) -> bool:
-        return (
-            isinstance(self.weights, list) and len(present) == 1 and self.weights[present[0]] == 1.0
-        )
-
-    def _add(self, position: Position) -> None:
-        present = [g for g in position if g is not None]
-        dtypes = {g.dtype for g in present}
-        accumulated = functools.reduce(torch.promote_types, dtypes, torch.float32)
-        if self.wide:
-            accumulated = torch.float64
-        in_place = dtypes == {accumulated}
-        numel = present[0].numel()
-        if in_place and numel > _LONG:
-            self._combine_long(position, numel)
-        elif numel <= self.chunk:
-            self._collect(position, numel, (accumulated, in_place))
-        else:
-            for piece in pieces(position, self.chunk):
-                numel = next(g.numel() for g in piece if g is not None)
-                self._collect(piece, numel, (accumulated, in_place))
-
-    def _collect(self, piece: Position, numel: int, key: tuple[torch.dtype, bool]) -> None:
-        if self.sizes.get(key, 0) + numel > self.chunk:
-            self._flush(key)
-        self.groups.setdefault(key, []).append(piece)
-        self.sizes[key] = self.sizes.get(key, 0) + numel
-
-    def _flush(self, key: tuple[torch.dtype, bool]) -> None:
-        group, size = self.groups.get(key, []), self.sizes.get(key, 0)
-        self.groups[key], self.sizes[key] = [], 0
-        accumulated, in_place = key
-        if size and in_place:
-            self._combine_in_place(group, accumulated)
-        elif size:
-            self._combine_widened(group, size, accumulated)
-
-    def _combine_long(self, position: Position, numel: int) -> None:
-        flat = flatten(position) if self.on_host else None
-        parts = [position]
-        if flat is not None:
-            # Part by part, so that the target stays in the cache between the m passes.
-            starts = range(0, numel, _LONG)
-            parts = [[None if g is None else g[s : s + _LONG] for g in flat] for s in starts]
-        for part in parts:
-            target: Tensor | None = None
-            for i, gradient in enumerate(part):
-                if gradient is None:
-                    continue
-                factor = self._factor(i, gradient.dtype)
-                if target is None:
-                    target = gradient.mul_(factor)
-                elif isinstance(factor, float):
-                    target.add_(gradient, alpha=factor)
-                else:
-                    target.addcmul_(gradient, factor)
-
-    def _factor(self, row: int, dtype: torch.dtype) -> float | Tensor:
-        weight = self.weights[row]
-        return weight.to(dtype) if isinstance(weight, Tensor) else weight
-
-    def _combine_in_place(self, group: list[Position], dtype: torch.dtype) -> None:
-        targets: list[Tensor | None] = [None] * len(group)
-        for i in range(self.m):
-            fresh: list[Tensor] = []
-            summed: list[Tensor] = []
-            added: list[Tensor] = []
-            for p, piece in enumerate(group):
-                gradient, target = piece[i], targets[p]
-                if gradient is None:
-                    continue
-                if target is None:
-                    targets[p] = gradient
-                    fresh.append(gradient)
-                else:
-                    summed.append(target)
-                    added.append(gradient)
-            factor = self._factor(i, dtype)
-            if fresh:
-                torch._foreach_mul_(fresh, factor)
-            if summed and isinstance(factor, float):
-                torch._foreach_add_(summed, added, alpha=factor)
-            elif summed:
-                torch._foreach_add_(summed, torch._foreach_mul(added, factor))
-
-    def _combine_widened(self, group: list[Position], size: int, dtype: torch.dtype) -> None:
-        targets = [next(g for g in piece if g is not None) for piece in group]
-        total, term = self._buffer(dtype, targets[0].device)[:, :size]
-        started = False
-        for i in range(self.m):
-            if all(piece[i] is None for piece in group):
+            if not present or (known and len(present) == 1 and known[present[0]] == 1.0):
                 continue
-            out = term if started else total
-            out.copy_(concatenated(group, i))
-            factor = self._factor(i, dtype)
-            if not started:
-                out.mul_(factor)
-            elif isinstance(factor, float):
-                total.add_(term, alpha=factor)
+            dtypes = {g.dtype for g in position if g is not None}
+            accumulated = functools.reduce(torch.promote_types, dtypes, least)
+            kinds.setdefault((accumulated, dtypes == {accumulated}), []).append(position)
+        for (dtype, in_place), alike in kinds.items():
+            if in_place:
+                self._combine_in_place(alike)
             else:
-                total.addcmul_(term, factor)
-            started = True
-        parts = torch._C._nn.unflatten_dense_tensors(total, targets)
-        torch._foreach_copy_(targets, list(parts))
+                self._combine_widened(alike, dtype)
 
-    def _buffer(self, dtype: torch.dtype, device: torch.device) -> Tensor:
-        if dtype not in self.buffers:
-            self.buffers[dtype] = torch.empty(2, self.chunk, dtype=dtype, device=device)
-        return self.buffers[dtype]
+    def _combine_in_place(self, alike: list[Position]) -> None:
+        for group in groups(alike, self.longest):
+            targets = list(map(first_in, group))
+            for i in range(len(self.weights)):
+                self._add_(i, targets, [piece[i] for piece in group])
+
+    def _combine_widened(self, alike: list[Position], dtype: torch.dtype) -> None:
+        buffer = torch.empty(2, self.chunk, dtype=dtype, device=first_in(alike[0]).device)
+        for group in groups(alike, self.chunk):
+            total, term = buffer[:, : sum(map(numel, group))]
+            into = total
+            for i in range(len(self.weights)):
+                if any(piece[i] is not None for piece in group):
+                    self._add_(i, [total], [into.copy_(concatenated(group, i))])
+                    into = term
+            targets = list(map(first_in, group))
+            parts = torch._C._nn.unflatten_dense_tensors(total, targets)
+            torch._foreach_copy_(targets, list(parts))
+
+    def _add_(self, i: int, targets: list[Tensor], terms: Position) -> None:
+        """Add `weights[i]` times the terms to the targets; a target's own term scales it."""
+        weight = self.weights[i]
+        factor = weight.to(targets[0].dtype) if isinstance(weight, Tensor) else weight
+        own: list[Tensor] = []
+        summed: list[Tensor] = []
+        added: list[Tensor] = []
+        for target, gradient in zip(targets, terms, strict=True):
+            if gradient is target:
+                own.append(target)
+            elif gradient is not None:
+                summed.append(target)
+                added.append(gradient)
+        if own:
+            torch._foreach_mul_(own, factor)
+        if summed and isinstance(factor, float):
+            torch._foreach_add_(summed, added, alpha=factor)
+        elif summed:
+            torch._foreach_add_(summed, torch._foreach_mul(added, factor))

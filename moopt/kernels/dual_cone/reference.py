@@ -5,10 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from moopt.kernels.min_norm.reference import LARGEST_ENUMERATED
-from moopt.kernels.min_norm.tolerances import DEPENDENT, RESOLUTION, ROUNDING
-from moopt.kernels.sweep import swept
-from moopt.records.status import SolverStatus
+from moopt.kernels.faces import LARGEST_ENUMERATED, Pivots, concluded, scale_free, solved_on_faces
+from moopt.kernels.tolerances import RESOLUTION
 
 
 def dual_cone_reference(
@@ -51,25 +49,15 @@ def dual_cone_reference(
         [2.0, 1.25]
     """
     m = gramian.shape[-1]
-    pairs = active[..., :, None] & active[..., None, :]
-    finite = (gramian.isfinite() | ~pairs).all(-1).all(-1)
+    cosines, norms, live, finite = scale_free(gramian, active)
     finite = finite & (preference.isfinite() | ~active).all(-1)
-    norms = gramian.diagonal(dim1=-2, dim2=-1).clamp_min(0.0).sqrt()
-    live = active & (norms > 0.0) & finite[..., None]
-    norms = torch.where(live, norms, 1.0)
-    pairs = live[..., :, None] & live[..., None, :]
-    eye = torch.eye(m, dtype=torch.bool, device=gramian.device)
-    cosines = torch.where(pairs, 0.5 * gramian + 0.5 * gramian.mT, 0.0)
-    # Two divisions: the product of two norms can underflow where the entry does not.
-    cosines = (cosines / norms[..., :, None] / norms[..., None, :]).clamp(-1.0, 1.0)
-    cosines = torch.where(eye, 1.0, cosines)
-
+    live = live & finite[..., None]
     lengths = torch.where(live, preference, 0.0) * norms
     scale = lengths.abs().amax(-1, keepdim=True)
     scale = torch.where(scale > 0.0, scale, 1.0)
     relative = lengths / scale
     if separate:
-        starts, shares = eye.to(cosines.dtype), relative
+        starts, shares = torch.eye(m, dtype=norms.dtype, device=norms.device), relative
     else:
         starts, shares = relative[..., None, :], torch.ones_like(relative[..., :1])
     need = starts @ cosines
@@ -79,8 +67,7 @@ def dual_cone_reference(
     else:
         trips = 4 * m + 4 if max_iter is None else max_iter
         shifts, num_iter = _pivoted(cosines[..., None, :, :], starts, need, trips)
-    residual = _residual(shifts, need + shifts @ cosines)
-    residual = (shares.abs() * residual).sum(-1)
+    residual = (shares.abs() * _residual(shifts, need + shifts @ cosines)).sum(-1)
     shift = (shares[..., None, :] @ shifts)[..., 0, :]
     v = relative + shift
     square = (v * (cosines @ v[..., None])[..., 0]).sum(-1)
@@ -89,12 +76,7 @@ def dual_cone_reference(
 
     weights = torch.where(active, preference, 0.0)
     weights = torch.where(live, weights + shift * scale / norms, weights)
-    uniform = active / active.sum(-1, keepdim=True).clamp_min(1).to(weights.dtype)
-    weights = torch.where(finite[..., None], weights, uniform)
-    gap = torch.where(finite, gap, math.nan)
-    status = torch.where(gap <= tol, int(SolverStatus.CONVERGED), int(SolverStatus.MAX_ITER))
-    status = torch.where(zero, int(SolverStatus.DEGENERATE), status)
-    status = torch.where(finite, status, int(SolverStatus.NON_FINITE))
+    weights, status, gap = concluded(weights, gap, zero, active, finite, tol)
     return weights, status, gap, num_iter.sum(-1).expand(status.shape)
 
 
@@ -105,94 +87,32 @@ def _residual(shift: Tensor, y: Tensor) -> Tensor:
 
 def _best_face(cosines: Tensor, starts: Tensor, need: Tensor) -> Tensor:
     """s of the face with the smallest relative residual, all faces at once."""
-    m = need.shape[-1]
-    codes = torch.arange(2**m, device=need.device)
-    faces = (codes[:, None] >> torch.arange(m, device=need.device)) & 1 == 1
-    pairs = faces[:, :, None] & faces[:, None, :]
-    a = torch.where(
-        pairs, cosines[..., None, :, :], torch.eye(m, dtype=need.dtype, device=need.device)
-    )
-    table = a
-    regular = torch.ones_like(a[..., 0, 0], dtype=torch.bool)
-    for p in range(m):
-        diagonal = table[..., p, p]
-        regular = regular & (diagonal > DEPENDENT)
-        at_pivot = torch.arange(m, device=need.device) == p
-        table = swept(table, table[..., p, :], diagonal, at_pivot, torch.ones_like(diagonal))
-    right = torch.where(faces, -need[..., None, :], 0.0)
-    s = -(table @ right[..., None])[..., 0]
-    s = s - (table @ (right[..., None] - a @ s[..., None]))[..., 0]
-    s = torch.where(regular[..., None] & faces, s.clamp_min(0.0), 0.0)
+    s, independent = solved_on_faces(cosines, -need)
+    s = torch.where(independent[..., None], s.clamp_min(0.0), 0.0)
     v = starts[..., None, :] + s
     y = (cosines[..., None, :, :] @ v[..., None])[..., 0]
     square = (v * y).sum(-1)
     size = v.abs().sum(-1)
     # Where the point is zero up to rounding its length is noise, and its terms are the measure.
     measure = torch.maximum(square, RESOLUTION * size.square()).sqrt()
-    score = torch.where(
-        measure > 0.0, _residual(s, y) / torch.where(measure > 0.0, measure, 1.0), 0.0
-    )
+    score = torch.where(measure > 0.0, _residual(s, y) / measure, 0.0)
     best = score.nan_to_num(nan=math.inf).argmin(-1)[..., None, None]
     return s.take_along_dim(best, -2)[..., 0, :]
 
 
 def _pivoted(cosines: Tensor, starts: Tensor, need: Tensor, trips: int) -> tuple[Tensor, Tensor]:
     """`moopt.solvers.cone_active_set`, one pivot a trip."""
-    rows = torch.arange(need.shape[-1], device=need.device)
     table = cosines.expand(*need.shape[:-1], *cosines.shape[-2:])
-    z = -need
-    # One shape for all that the trips carry.
-    start_size = torch.zeros_like(z[..., 0]) + starts.abs().sum(-1)
-    face = torch.zeros_like(z, dtype=torch.bool)
-    left_out = face
-    fixed = torch.zeros_like(z)
-    driving = torch.zeros_like(start_size, dtype=torch.bool)
-    enter = torch.zeros_like(start_size, dtype=torch.int64)
-    entering_value = torch.zeros_like(start_size)
-    pivots = enter
+    pivots = Pivots(table, -need, starts.abs().sum(-1))
+    fixed = torch.zeros_like(need)
+    left_out = torch.zeros_like(need, dtype=torch.bool)
     for _ in range(trips):
-        level, candidate = torch.where(face | left_out, 0.0, z).max(-1)
-        noise = ROUNDING * (start_size + torch.where(face, z, 0.0).sum(-1))
-        enter = torch.where(driving, enter, candidate)
-        busy = driving | (level > noise)
-        entering = rows == enter[..., None]
-        slope = table.take_along_dim(enter[..., None, None], -2)[..., 0, :]
-        diagonal = torch.where(entering, slope, 0.0).sum(-1)
-        reduced = torch.where(entering, z, 0.0).sum(-1)
-        dependent = diagonal <= DEPENDENT
-        length = torch.where(dependent, math.inf, reduced / torch.where(dependent, 1.0, diagonal))
-        blocks = face & (slope > 0.0)
-        ratio = torch.where(blocks, z.clamp_min(0.0) / torch.where(blocks, slope, 1.0), math.inf)
-        ratio, first = ratio.min(-1)
-        blocked = ratio < length
-        length = torch.minimum(ratio, length)
-        ray = busy & length.isinf()
-        move = busy & ~ray
-        pivot = torch.where(blocked, first, enter)
-        at_pivot = rows == pivot[..., None]
-
-        length = torch.where(move, length, 0.0)
-        entering_value = torch.where(driving, entering_value, 0.0) + length
-        moved = z - length[..., None] * slope
-        moved = torch.where(at_pivot, torch.where(blocked, 0.0, entering_value)[..., None], moved)
-        z = torch.where(move[..., None], moved, z)
-        row = table.take_along_dim(pivot[..., None, None], -2)[..., 0, :]
-        on_diagonal = torch.where(at_pivot, row, 0.0).sum(-1)
-        sign = torch.where(blocked, -1.0, torch.ones_like(length))
-        after = swept(table, row, on_diagonal, at_pivot, sign)
-        table = torch.where(move[..., None, None], after, table)
-        face = torch.where(move[..., None], face ^ at_pivot, face)
+        found, _ = pivots.pivot(left_out)
         # A row along whose path nothing blocks has a product that is zero up to rounding.
-        fixed = torch.where(ray[..., None] & entering, fixed + entering_value[..., None], fixed)
-        left_out = torch.where(ray[..., None], left_out | entering, left_out)
-        left_out = left_out & ~(move & blocked)[..., None]
-        driving = move & blocked
-        pivots = pivots + move.to(pivots.dtype)
-    # Trips that ended half way: the row that entered in part is feasible, and better than nothing.
-    entering = (rows == enter[..., None]) & driving[..., None]
-    fixed = torch.where(entering, fixed + entering_value[..., None], fixed)
-    s = torch.where(face, z.clamp_min(0.0), 0.0)
-    error = -(need + (cosines @ (s + fixed)[..., None])[..., 0])
-    correction = (table @ torch.where(face, error, 0.0)[..., None])[..., 0]
-    s = torch.where(face, (s - correction).clamp_min(0.0), 0.0)
-    return s + fixed, pivots
+        fixed = torch.where(found, fixed + pivots.value[..., None], fixed)
+        left_out = (left_out | found) & ~pivots.driving[..., None]
+
+    def residual(s: Tensor) -> Tensor:
+        return -(need + (cosines @ s[..., None])[..., 0])
+
+    return pivots.refined(fixed, residual), pivots.count

@@ -1,15 +1,17 @@
 """The Gramian of m rows of gradients, in plain PyTorch (and numpy's dot on the host)."""
 
-import functools
 import math
+from collections.abc import Callable
+from itertools import chain, combinations_with_replacement
 from typing import Any
 
 import numpy
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from moopt.kernels.gathered import gathered, inner_products, rounding
-from moopt.kernels.pieces import Position, Rows, concatenated, flatten, pieces, positions
+from moopt.kernels.pieces import Position, Rows, concatenated, groups, numel, positions
 
 # Elements of one row that are looked at together. On the host m chunks and one product share
 # the last-level cache; on a device a chunk is long enough to hide the launches.
@@ -30,6 +32,7 @@ _MANY_ROWS = 16
 # A float32 product loses at most the smallest normal number to underflow (denormals may be
 # flushed); squared norms above numel times this keep that loss below 2^-30 of the result.
 _UNDERFLOW_FLOOR = 2.0**-96
+_HOST = torch.device("cpu")
 
 
 @torch.no_grad()
@@ -83,9 +86,7 @@ def measured_gramian(rows: Rows) -> tuple[Tensor, float]:
     matrix = gathered(list(zip(*checked, strict=True))) if checked else None
     if matrix is not None:
         return inner_products(matrix)
-    device = next(
-        (g.device for position in checked for g in position if g is not None), torch.device("cpu")
-    )
+    device = next((g.device for g in chain.from_iterable(checked) if g is not None), _HOST)
     m = len(rows)
     if device.type != "cpu":
         upper, narrow = _device_pass(checked, m, device), False
@@ -96,208 +97,112 @@ def measured_gramian(rows: Rows) -> tuple[Tensor, float]:
 
 def _noise(checked: list[Position], narrow: bool) -> float:
     """The rounding of one block, and that of the sum of the blocks, which is always float64."""
-    n = sum(next((g.numel() for g in position if g is not None), 0) for position in checked)
-    if narrow:
-        within = rounding(_BLOCK / _LANES, torch.float32)
-    else:
-        within = rounding(min(n, _BLOCK), torch.float64)
-    return within + rounding(n / _BLOCK, torch.float64)
+    n = sum(map(numel, checked))
+    terms, dtype = (_BLOCK / _LANES, torch.float32) if narrow else (min(n, _BLOCK), torch.float64)
+    return rounding(terms, dtype) + rounding(n / _BLOCK, torch.float64)
 
 
+@numpy.errstate(all="ignore")  # an infinity is read again in float64, and then the caller's to see
 def _host_gramian(checked: list[Position], m: int) -> tuple[Tensor, bool]:
     """Its upper triangle, and whether blocks were summed in float32."""
-    many = m >= _MANY_ROWS
-    upper = _HostPass(m, wide=many).run(checked)
-    if many:
-        return upper, False
-    narrow = sum(
-        next((g.numel() for g in position if g is not None and g.dtype != torch.float64), 0)
-        for position in checked
-    )
-    squares = upper.diagonal().tolist()
-    floor = narrow * _UNDERFLOW_FLOOR
-    if all(floor <= square < math.inf for square in squares):
-        return upper, narrow > 0
-    # A row that is exactly zero has nothing to underflow; it is common (a hinge loss, a
-    # divergence at its reference) and must not cost a second pass.
-    doubtful = [i for i, square in enumerate(squares) if not floor <= square < math.inf]
-    if all(squares[i] == 0 and _is_zero(checked, i) for i in doubtful):
-        return upper, narrow > 0
-    return _HostPass(m, wide=True).run(checked), False
+    if m < _MANY_ROWS:
+        upper = _host_pass(checked, m)
+        short = [p for p in checked if any(g is not None and g.dtype != torch.float64 for g in p)]
+        floor = sum(map(numel, short)) * _UNDERFLOW_FLOOR
+        # A row that is exactly zero has nothing to underflow; it is common (a hinge loss, a
+        # divergence at its reference) and must not cost a second pass.
+        if all(
+            floor <= square < math.inf or (square == 0 and _is_zero(checked, i))
+            for i, square in enumerate(upper.diagonal().tolist())
+        ):
+            return upper, floor > 0
+    return _wide_pass(checked, m, _HOST, _HOST_CHUNK_MANY_ROWS, _host_product), False
 
 
 def _is_zero(checked: list[Position], row: int) -> bool:
     return not any(bool(g.any()) for position in checked if (g := position[row]) is not None)
 
 
-class _HostPass:
-    """One pass over the rows in host memory.
+def _host_pass(checked: list[Position], m: int) -> Tensor:
+    """float64 `[m, m]` whose upper triangle is the Gramian's, from float32 blocks where they do.
 
-    Long float32 and float64 tensors are multiplied where they lie, through numpy, whose matrix
-    product of [K, 1, 1024] and [K, 1024, 1] is K dot products in one call. The rest is gathered
-    and widened, one chunk per row at a time.
+    Long float32 and float64 tensors are multiplied where they lie; the rest is gathered and
+    widened, one chunk per row at a time.
     """
-
-    def __init__(self, m: int, *, wide: bool) -> None:
-        import numpy
-
-        self.numpy = numpy
-        self.m = m
-        self.wide = wide
-        self.chunk = _HOST_CHUNK if m < _MANY_ROWS else _HOST_CHUNK_MANY_ROWS
-        self.total = numpy.zeros((m, m))
-        self.groups: dict[torch.dtype, list[Position]] = {}
-        self.sizes: dict[torch.dtype, int] = {}
-        self.buffers: dict[torch.dtype, Tensor] = {}
-
-    def run(self, checked: list[Position]) -> Tensor:
-        """Return float64 `[m, m]` whose upper triangle is the Gramian's."""
-        # Overflow is not an error here: the caller sees the infinity and reads again in float64.
-        with self.numpy.errstate(all="ignore"):
-            for position in checked:
-                self._add(position)
-            for dtype in self.groups:
-                self._flush(dtype)
-        return torch.from_numpy(self.total)
-
-    def _add(self, position: Position) -> None:
-        present = [g for g in position if g is not None]
-        if not present:
-            return
-        dtype, numel = present[0].dtype, present[0].numel()
-        uniform = all(g.dtype == dtype for g in present)
-        if not uniform:
-            dtype = functools.reduce(torch.promote_types, (g.dtype for g in present))
-        if numel < _GATHER_BELOW:
-            self._gather(position, dtype, numel)
-            return
-        flat = flatten(position) if uniform and self.m < _MANY_ROWS else None
-        if flat is not None:
-            self._stream({i: g for i, g in enumerate(flat) if g is not None}, dtype, numel)
-            return
-        for piece in pieces(position, self.chunk):
-            self._gather(piece, dtype, next(g.numel() for g in piece if g is not None))
-
-    def _stream(self, flat: dict[int, Tensor], dtype: torch.dtype, numel: int) -> None:
-        """Multiply long 1-D tensors chunk by chunk, where they lie if their dtype allows it."""
-        widened = self._widened(dtype)
-        if dtype == widened:
-            arrays = {i: _array(g) for i, g in flat.items()}
-            for start in range(0, numel, self.chunk):
-                self._multiply({i: a[start : start + self.chunk] for i, a in arrays.items()})
-            return
-        buffer = self._buffer(widened)
-        arrays = {i: _array(buffer[i]) for i in flat}
-        for start in range(0, numel, self.chunk):
-            size = min(self.chunk, numel - start)
-            for i, g in flat.items():
-                buffer[i, :size].copy_(g[start : start + size])
-            self._multiply({i: a[:size] for i, a in arrays.items()})
-
-    def _gather(self, piece: Position, dtype: torch.dtype, numel: int) -> None:
-        if self.sizes.get(dtype, 0) + numel > self.chunk:
-            self._flush(dtype)
-        self.groups.setdefault(dtype, []).append(piece)
-        self.sizes[dtype] = self.sizes.get(dtype, 0) + numel
-
-    def _flush(self, dtype: torch.dtype) -> None:
-        group, size = self.groups[dtype], self.sizes[dtype]
-        self.groups[dtype], self.sizes[dtype] = [], 0
-        if size == 0:
-            return
-        widened = self._widened(dtype)
-        used = [i for i in range(self.m) if any(piece[i] is not None for piece in group)]
-        if self.m < _MANY_ROWS:
-            flat = {i: concatenated(group, i) for i in used}
-            # A row of a group of mixed dtypes may be narrower than the group.
-            if any(g.dtype != widened for g in flat.values()):
-                buffer = self._buffer(widened)
-                flat = {i: buffer[i, :size].copy_(g) for i, g in flat.items()}
-            self._multiply({i: _array(g) for i, g in flat.items()})
-            return
-        padded = -(-size // _BLOCK) * _BLOCK
-        buffer = self._buffer(widened)[:, :padded]
-        buffer[:, size:] = 0.0
-        for i in range(self.m):
-            buffer[i, :size] = concatenated(group, i) if i in used else 0.0
-        blocks = buffer.numpy().reshape(self.m, -1, _BLOCK).transpose(1, 0, 2)
-        product = self.numpy.matmul(blocks, blocks.transpose(0, 2, 1))
-        self.total += product.sum(axis=0, dtype="float64")
-
-    def _widened(self, dtype: torch.dtype) -> torch.dtype:
-        return torch.float64 if self.wide or dtype == torch.float64 else torch.float32
-
-    def _buffer(self, dtype: torch.dtype) -> Tensor:
-        # One buffer for the whole pass: a fresh one costs a page fault every 4 KiB.
-        if dtype not in self.buffers:
-            self.buffers[dtype] = torch.empty(self.m, self.chunk, dtype=dtype)
-        return self.buffers[dtype]
-
-    def _multiply(self, arrays: dict[int, numpy.ndarray[Any, Any]]) -> None:
-        """Add the inner products of 1-D arrays of at most one chunk, keyed by their row."""
-        numpy, indices = self.numpy, list(arrays)
-        size = len(arrays[indices[0]])
-        full = size // _BLOCK * _BLOCK
-        pairs = [(a, b) for a in range(len(indices)) for b in range(a, len(indices))]
-        inner = numpy.zeros(len(pairs))
-        if full:
-            lefts = [arrays[i][:full].reshape(-1, 1, _BLOCK) for i in indices]
-            rights = [arrays[i][:full].reshape(-1, _BLOCK, 1) for i in indices]
-            sums = numpy.empty((len(pairs), full // _BLOCK, 1, 1), dtype=lefts[0].dtype)
-            for p, (a, b) in enumerate(pairs):
-                numpy.matmul(lefts[a], rights[b], out=sums[p])
-            inner += sums.sum(axis=(1, 2, 3), dtype="float64")
-        if size > full:
-            tails = [arrays[i][full:] for i in indices]
-            inner += [numpy.dot(tails[a], tails[b]) for a, b in pairs]
-        for (a, b), value in zip(pairs, inner.tolist(), strict=True):
-            self.total[indices[a], indices[b]] += value
+    total = numpy.zeros((m, m))
+    short = []
+    for position in checked:
+        if numel(position) > _HOST_CHUNK and _where_they_lie(position):
+            flat = {
+                i: g.view(-1).numpy(force=True) for i, g in enumerate(position) if g is not None
+            }
+            for start in range(0, numel(position), _HOST_CHUNK):
+                stop = start + _HOST_CHUNK
+                _add_products(total, {i: array[start:stop] for i, array in flat.items()})
+        else:
+            short.append(position)
+    for group in groups(short, _HOST_CHUNK, alone=_GATHER_BELOW):
+        used = [i for i in range(m) if any(piece[i] is not None for piece in group)]
+        rows = {i: concatenated(group, i) for i in used}
+        dtypes = {row.dtype for row in rows.values()}
+        widened = torch.float64 if torch.float64 in dtypes else torch.float32
+        _add_products(total, {i: row.to(widened).numpy(force=True) for i, row in rows.items()})
+    return torch.from_numpy(total)
 
 
-def _array(flat: Tensor) -> numpy.ndarray[Any, Any]:
-    array: numpy.ndarray[Any, Any] = flat.detach().resolve_neg().numpy()
-    return array
+def _where_they_lie(position: Position) -> bool:
+    """Whether numpy can multiply the tensors without a copy."""
+    dtypes = {g.dtype for g in position if g is not None}
+    plain = all(g is None or g.is_contiguous() for g in position)
+    return plain and (dtypes == {torch.float32} or dtypes == {torch.float64})
+
+
+def _add_products(total: NDArray[Any], arrays: dict[int, NDArray[Any]]) -> None:
+    """Add the inner products of 1-D arrays of at most one chunk, keyed by their row.
+
+    numpy's matrix product of [K, 1, 1024] and [K, 1024, 1] is K dot products in one call.
+    """
+    size, dtype = next((len(a), a.dtype) for a in arrays.values())
+    full = size // _BLOCK * _BLOCK
+    pairs = list(combinations_with_replacement(arrays, 2))
+    lefts = {i: a[:full].reshape(-1, 1, _BLOCK) for i, a in arrays.items()}
+    rights = {i: a[:full].reshape(-1, _BLOCK, 1) for i, a in arrays.items()}
+    sums = numpy.empty((len(pairs), full // _BLOCK, 1, 1), dtype)
+    for (i, j), out in zip(pairs, sums, strict=True):
+        numpy.matmul(lefts[i], rights[j], out=out)
+    inner = sums.sum(axis=(1, 2, 3), dtype="float64")
+    if full < size:
+        inner += [numpy.dot(arrays[i][full:], arrays[j][full:]) for i, j in pairs]
+    for pair, value in zip(pairs, inner.tolist(), strict=True):
+        total[pair] += value
 
 
 def _device_pass(checked: list[Position], m: int, device: torch.device) -> Tensor:
-    """Gather float64 chunks and add up batched products; no value ever reaches the host."""
-    chunk = _DEVICE_CHUNK
-    total = torch.zeros(m, m, dtype=torch.float64, device=device)
-    longest = sum(next((g.numel() for g in p if g is not None), 0) for p in checked)
-    chunk = min(chunk, -(-longest // _BLOCK) * _BLOCK)
-    buffer = torch.empty(m, chunk, dtype=torch.float64, device=device)
-    group: list[Position] = []
-    size = 0
+    """As `_wide_pass`; no value ever reaches the host."""
+    return _wide_pass(checked, m, device, _DEVICE_CHUNK, torch.bmm)
 
-    def flush() -> None:
-        if size == 0:
-            return
+
+def _host_product(left: Tensor, right: Tensor) -> Tensor:
+    return torch.from_numpy(numpy.matmul(left.numpy(), right.numpy()))
+
+
+def _wide_pass(
+    checked: list[Position],
+    m: int,
+    device: torch.device,
+    chunk: int,
+    product: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """Gather float64 chunks and add up batched products."""
+    chunk = min(chunk, -(-sum(map(numel, checked)) // _BLOCK) * _BLOCK)
+    total = torch.zeros(m, m, dtype=torch.float64, device=device)
+    buffer = torch.empty(m, chunk, dtype=torch.float64, device=device)
+    for group in groups(checked, chunk):
+        size = sum(map(numel, group))
         padded = -(-size // _BLOCK) * _BLOCK
         buffer[:, size:padded] = 0.0
-        sources: list[Tensor] = []
-        targets: list[Tensor] = []
-        start = 0
-        for piece in group:
-            first = next(g for g in piece if g is not None)
-            for i, g in enumerate(piece):
-                target = buffer[i, start : start + first.numel()]
-                if g is None:
-                    target.zero_()
-                else:
-                    targets.append(target.view(g.shape))
-                    sources.append(g)
-            start += first.numel()
-        torch._foreach_copy_(targets, sources)
+        for i in range(m):
+            buffer[i, :size] = concatenated(group, i)
         blocks = buffer[:, :padded].unflatten(1, (-1, _BLOCK)).transpose(0, 1)
-        total.add_(torch.bmm(blocks, blocks.transpose(1, 2)).sum(0))
-
-    for position in checked:
-        for piece in pieces(position, chunk):
-            numel = next(g.numel() for g in piece if g is not None)
-            if size + numel > chunk:
-                flush()
-                group, size = [], 0
-            group.append(piece)
-            size += numel
-    flush()
+        total.add_(product(blocks, blocks.transpose(1, 2)).sum(0))
     return total

@@ -50,19 +50,21 @@ def token_kl_divergences(
     """
     same_shape(logits, reference_logits, "reference_logits", caller="token_kl_divergences")
     _, mask = shifted_targets(logits, labels, ignore_index, caller="token_kl_divergences")
-    batch, length, _ = logits.shape
     divergences = _RowDivergences.apply(
         logits.flatten(0, 1), reference_logits.detach().flatten(0, 1), mask.flatten(), reverse
     )
-    return TokenLogProbs(divergences.view(batch, length)[:, :-1], mask[:, :-1])
+    return TokenLogProbs(divergences.view_as(mask)[:, :-1], mask[:, :-1])
 
 
-def _log_softmax(rows: Tensor, dtype: torch.dtype) -> Tensor:
+def _log_softmaxes(rows: Tensor, reference: Tensor, chunk: slice) -> tuple[Tensor, Tensor]:
+    dtype = compute_dtype(rows.dtype)
     # A quarter: differences of two, their mean, and a difference less the mean stay finite.
-    return rows.log_softmax(-1, dtype=dtype).clamp_min(torch.finfo(dtype).min / 4)
+    lowest = torch.finfo(dtype).min / 4
+    log_p = rows[chunk].log_softmax(-1, dtype=dtype).clamp_min(lowest)
+    return log_p, reference[chunk].log_softmax(-1, dtype=dtype).clamp_min(lowest)
 
 
-def _chunk_divergences(log_p: Tensor, log_r: Tensor, reverse: bool) -> Tensor:
+def _divergences(log_p: Tensor, log_r: Tensor, reverse: bool) -> Tensor:
     first, second = (log_p, log_r) if reverse else (log_r, log_p)
     return (first.exp() * (first - second)).sum(-1).clamp_min(0.0)
 
@@ -74,11 +76,8 @@ class _RowDivergences(torch.autograd.Function):
 
     @staticmethod
     def forward(rows: Tensor, reference: Tensor, mask: Tensor, reverse: bool) -> Tensor:
-        dtype = compute_dtype(rows.dtype)
         parts = [
-            _chunk_divergences(
-                _log_softmax(rows[chunk], dtype), _log_softmax(reference[chunk], dtype), reverse
-            )
+            _divergences(*_log_softmaxes(rows, reference, chunk), reverse)
             for chunk in row_chunks(rows)
         ]
         return torch.cat(parts).where(mask, 0.0)
@@ -97,9 +96,8 @@ class _RowDivergences(torch.autograd.Function):
         gradient = grad_output.new_empty(rows.shape, dtype=rows.dtype)
         for chunk in row_chunks(rows):
             if ctx.reverse:
-                log_p = _log_softmax(rows[chunk], dtype)
-                log_r = _log_softmax(reference[chunk], dtype)
-                divergence = _chunk_divergences(log_p, log_r, True)[:, None]
+                log_p, log_r = _log_softmaxes(rows, reference, chunk)
+                divergence = _divergences(log_p, log_r, True)[:, None]
                 part = log_p.exp() * (log_p - log_r - divergence)
             else:
                 part = rows[chunk].softmax(-1, dtype=dtype)

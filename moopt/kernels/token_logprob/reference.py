@@ -69,24 +69,18 @@ def token_log_probs(logits: Tensor, labels: Tensor, ignore_index: int = -100) ->
         library; the derivations are in this folder's README.
     """
     targets, mask = shifted_targets(logits, labels, ignore_index, caller="token_log_probs")
-    batch, length, _ = logits.shape
-    rows, row_targets, row_mask = logits.flatten(0, 1), targets.flatten(), mask.flatten()
     try:
-        values = _RowLogProbs.apply(rows, row_targets, row_mask)
+        values = _RowLogProbs.apply(logits.flatten(0, 1), targets.flatten(), mask.flatten())
     except (IndexError, RuntimeError) as error:
-        if labels.device.type != "cpu" or _within(row_targets, logits.shape[-1]):
+        vocabulary = logits.shape[-1]
+        if labels.device.type != "cpu" or ((targets >= 0) & (targets < vocabulary)).all():
             raise
         raise ValueError(
-            f"`labels` of `token_log_probs` must lie in [0, {logits.shape[-1]}), the vocabulary of"
+            f"`labels` of `token_log_probs` must lie in [0, {vocabulary}), the vocabulary of"
             f" `logits`, or equal ignore_index={ignore_index}; got values from"
-            f" {int(targets.min())} to {int(targets.max())}. Does the tokenizer belong to this"
-            " model?"
+            f" {int(targets.min())} to {int(targets.max())}. Does this model use this tokenizer?"
         ) from error
-    return TokenLogProbs(values.view(batch, length)[:, :-1], mask[:, :-1])
-
-
-def _within(targets: Tensor, vocabulary: int) -> bool:
-    return not bool(((targets < 0) | (targets >= vocabulary)).any())
+    return TokenLogProbs(values.view_as(mask)[:, :-1], mask[:, :-1])
 
 
 class _RowLogProbs(torch.autograd.Function):
@@ -101,8 +95,7 @@ class _RowLogProbs(torch.autograd.Function):
             rows[chunk].log_softmax(-1, dtype=dtype).gather(1, targets[chunk, None]).squeeze(1)
             for chunk in row_chunks(rows)
         ]
-        values = torch.cat(parts).clamp_min(torch.finfo(dtype).min)
-        return values.where(mask, 0.0)
+        return torch.cat(parts).clamp_min(torch.finfo(dtype).min).where(mask, 0.0)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:

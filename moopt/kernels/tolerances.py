@@ -1,4 +1,4 @@
-"""The tolerances that every form of the minimum-norm solver shares, each with its reason."""
+"""The tolerances that every form of the solvers shares, each with its reason."""
 
 import sys
 
@@ -9,8 +9,8 @@ EPS = sys.float_info.epsilon
 CERTIFIED = 1e-10
 # A Schur complement this small is the rounding of a unit diagonal: the row is dependent.
 DEPENDENT = 16 * EPS
-# A gradient of the scaled problem this small, relative to 1 + sum(v), is rounding of its terms.
-ROUNDING = 4 * EPS
+# A residual of the scaled problem this small, relative to the size of its terms, is rounding.
+RESIDUAL_ROUNDING = 4 * EPS
 # ||x||^2 <= STATIONARY * min ||g_i||^2: the point is zero for every practical purpose.
 STATIONARY = 1e-13
 # ||x||^2 <= RESOLUTION * (sum_i w_i ||g_i||)^2: the rounding of the Gramian's entries hides
