@@ -63,7 +63,7 @@ class SAGO(EntrywiseAggregator):
 
     def __post_init__(self) -> None:
         for keyword in ("forget", "retain"):
-            names = role_names(getattr(self, keyword), keyword, self.name)
+            names = role_names(getattr(self, keyword), self.name, keyword)
             object.__setattr__(self, keyword, names)
         refuse_overlap(self._roles, self.name)
 

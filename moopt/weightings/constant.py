@@ -46,8 +46,6 @@ class Constant(Weighting):
 
     weights: Preference = dataclasses.field(kw_only=False)
 
-    name: ClassVar[str] = "Constant"
-    source: ClassVar[str] = "Linear scalarization with given weights; no single origin"
     example: ClassVar[Mapping[str, Any]] = {"weights": (1.0, 1.0, 1.0)}
     reads_gradients: ClassVar[bool] = False
 
@@ -66,9 +64,7 @@ class Constant(Weighting):
         """Whether a weight asks for ascent."""
         return min(_values(self.weights)) < 0.0
 
-    @property
-    def guarantees(self) -> frozenset[Guarantee]:
-        return frozenset({Guarantee.POSITIVELY_HOMOGENEOUS})
+    guarantees = frozenset({Guarantee.POSITIVELY_HOMOGENEOUS})
 
     @property
     def needs(self) -> frozenset[str]:

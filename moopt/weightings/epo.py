@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from moopt.records.result import Array, Solved, State
 from moopt.records.status import SolverStatus
-from moopt.settings.numbers import check_number, check_solver_settings
-from moopt.settings.preference import Preference, checked_preference, names_needed
+from moopt.settings.fields import integer, number, per_objective
+from moopt.settings.preference import Preference, checked_preference
 from moopt.solvers.linear_program import best_vertex
 from moopt.weightings.base import Guarantee, Weighting
 from moopt.weightings.problem import LOSS_FLOOR, Problem
@@ -54,6 +54,17 @@ def epo_adjustments(losses: Array, preference: Array) -> Adjustments:
     mu = float(share @ logs)
     worst = relative == relative.max()
     return Adjustments(r * (logs - mu), mu, worst, bool(np.abs(logs).max() <= BALANCED))
+
+
+def _positive(preference: Preference | None, owner: str, name: str) -> Preference | None:
+    frozen = checked_preference(preference, owner, name)
+    values = frozen.values() if isinstance(frozen, Mapping) else frozen or ()
+    if not all(value > 0.0 for value in values):
+        raise ValueError(
+            f"`{name}` of `{owner}` must be positive; got {preference!r}. Leave an objective that"
+            " does not count out of the losses."
+        )
+    return frozen
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,41 +123,22 @@ class EPO(Weighting):
     max(mu, 0.1), which is left to the learning rate.
     """
 
-    preference: Preference | None = None
-    eps: float = 1e-4
+    preference: Preference | None = per_objective(_positive)
+    eps: float = number(1e-4, "finite and >= 0")
     relaxed: bool = False
-    tol: float = 1e-9
-    max_iter: int | None = None
+    tol: float = number(1e-9, "in (0, 1)")
+    max_iter: int | None = integer(None, least=1)
 
-    name: ClassVar[str] = "EPO"
     sees_zero_gradients: ClassVar[bool] = True
-    year: ClassVar[int | None] = 2020
-    source: ClassVar[str] = (
-        "D. Mahapatra and V. Rajan, Multi-Task Learning with User Preferences, ICML 2020"
+
+    # Where a program has several solutions the order of the objectives picks one.
+    guarantees = frozenset(
+        {Guarantee.SIMPLEX, Guarantee.IDEMPOTENT, Guarantee.POSITIVELY_HOMOGENEOUS}
     )
-
-    def __post_init__(self) -> None:
-        preference = checked_preference(self.preference, self.name)
-        object.__setattr__(self, "preference", preference)
-        values = preference.values() if isinstance(preference, Mapping) else preference or ()
-        if not all(value > 0.0 for value in values):
-            raise ValueError(
-                f"`preference` of `EPO` must be positive; got {self.preference!r}. Leave an"
-                " objective that does not count out of the losses."
-            )
-        check_number(self.name, "eps", self.eps, "finite and >= 0", use="1e-4")
-        check_solver_settings(self.name, self.tol, self.max_iter, type(self).tol)
-
-    @property
-    def guarantees(self) -> frozenset[Guarantee]:
-        # Where a program has several solutions the order of the objectives picks one.
-        return frozenset(
-            {Guarantee.SIMPLEX, Guarantee.IDEMPOTENT, Guarantee.POSITIVELY_HOMOGENEOUS}
-        )
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"losses"}) | names_needed(self.preference)
+        return super().needs | {"losses"}
 
     def weigh(self, problem: Problem, state: State) -> Solved:
         """The best vertex of the step's program; of the relaxed descent where that is empty."""

@@ -54,12 +54,6 @@ class Krum(Weighting):
     num_byzantine: int = 0
     num_selected: int = 1
 
-    name: ClassVar[str] = "Krum"
-    year: ClassVar[int | None] = 2017
-    source: ClassVar[str] = (
-        "P. Blanchard et al., Machine Learning with Adversaries: Byzantine Tolerant Gradient"
-        " Descent, NeurIPS 2017"
-    )
     sees_zero_gradients: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -71,11 +65,9 @@ class Krum(Weighting):
                     f" {value!r}. The default is {smallest}."
                 )
 
-    @property
-    def guarantees(self) -> frozenset[Guarantee]:
-        return frozenset(
-            {Guarantee.SIMPLEX, Guarantee.POSITIVELY_HOMOGENEOUS, Guarantee.IDEMPOTENT}
-        )
+    guarantees = frozenset(
+        {Guarantee.SIMPLEX, Guarantee.POSITIVELY_HOMOGENEOUS, Guarantee.IDEMPOTENT}
+    )
 
     def weigh(self, problem: Problem, state: State) -> Array:
         """Equal weights on the smallest scores, one after the other."""

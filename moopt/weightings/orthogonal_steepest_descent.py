@@ -2,13 +2,12 @@
 
 import dataclasses
 import math
-from typing import ClassVar
 
 import numpy as np
 
 from moopt.records.result import Array, Solved, State
 from moopt.records.status import SolverStatus
-from moopt.settings.numbers import check_number
+from moopt.settings.fields import number
 from moopt.solvers.equilibrated import cosines_of
 from moopt.solvers.off_span import off_span
 from moopt.solvers.pseudo_inverse import DEFAULT_RTOL
@@ -77,20 +76,7 @@ class OrthogonalSteepestDescent(ForgetRetain):
     """
 
     drift: str | None = None
-    rtol: float = DEFAULT_RTOL
-
-    name: ClassVar[str] = "OrthogonalSteepestDescent"
-    year: ClassVar[int | None] = 2025
-    source: ClassVar[str] = (
-        "Z. Pan, Z. Wang, C. Li, K. Zheng, B. Wang, X. Tang and J. Zhao, Federated Unlearning with"
-        " Gradient Descent and Conflict Mitigation, AAAI 2025"
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number(
-            self.name, "rtol", self.rtol, "in [0, 1)", use="1e-12 of the largest eigenvalue"
-        )
+    rtol: float = number(DEFAULT_RTOL, "in [0, 1)")
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

@@ -28,13 +28,9 @@ class Sum(Weighting):
     Source: linear scalarization; no single origin.
     """
 
-    name: ClassVar[str] = "Sum"
-    source: ClassVar[str] = "Linear scalarization with unit weights; no single origin"
     reads_gradients: ClassVar[bool] = False
 
-    @property
-    def guarantees(self) -> frozenset[Guarantee]:
-        return frozenset({Guarantee.POSITIVELY_HOMOGENEOUS, Guarantee.PERMUTATION_EQUIVARIANT})
+    guarantees = frozenset({Guarantee.POSITIVELY_HOMOGENEOUS, Guarantee.PERMUTATION_EQUIVARIANT})
 
     def weigh(self, problem: Problem, state: State) -> Array:
         """1 for each objective."""

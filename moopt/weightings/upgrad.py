@@ -1,11 +1,10 @@
 """UPGrad: the preferred combination of the gradients, each projected onto the dual cone."""
 
 import dataclasses
-from typing import ClassVar
 
 from moopt.records.result import Solved, State
-from moopt.settings.numbers import check_solver_settings
-from moopt.settings.preference import Preference, checked_preference, names_needed
+from moopt.settings.fields import integer, number, per_objective
+from moopt.settings.preference import Preference
 from moopt.solvers.dual_cone import dual_cone
 from moopt.weightings.base import Guarantee, Weighting
 from moopt.weightings.problem import Problem
@@ -55,20 +54,9 @@ class UPGrad(Weighting):
     the smaller ones until it raises their objectives.
     """
 
-    preference: Preference | None = None
-    tol: float = 1e-10
-    max_iter: int | None = None
-
-    name: ClassVar[str] = "UPGrad"
-    year: ClassVar[int | None] = 2024
-    source: ClassVar[str] = (
-        "P. Quinton and V. Rey, Jacobian Descent For Multi-Objective Optimization, arXiv"
-        " 2406.16232, 2024"
-    )
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "preference", checked_preference(self.preference, self.name))
-        check_solver_settings(self.name, self.tol, self.max_iter, type(self).tol)
+    preference: Preference | None = per_objective()
+    tol: float = number(1e-10, "in (0, 1)")
+    max_iter: int | None = integer(None, least=1)
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:
@@ -76,10 +64,6 @@ class UPGrad(Weighting):
         if self.preference is None:
             promises |= {Guarantee.PERMUTATION_EQUIVARIANT, Guarantee.IDEMPOTENT}
         return frozenset(promises)
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return names_needed(self.preference)
 
     def weigh(self, problem: Problem, state: State) -> Solved:
         """The solver's weights, of the preference entry by entry."""
