@@ -5,12 +5,11 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from moopt.records.result import Array, State
 from moopt.settings.fields import number, one_of, per_objective
 from moopt.settings.preference import Preference
 from moopt.solvers.principal_components import principal_components
-from moopt.weightings.base import Guarantee, Weighting
-from moopt.weightings.problem import EPS, Problem
+from moopt.weightings.base import Array, Guarantee, Problem, State, Weighting
+from moopt.weightings.problem import EPS
 
 ScaleMode = Literal["min", "median", "rmse"]
 

@@ -3,7 +3,7 @@
 import functools
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from moopt.records.result import Array, Solved, SolverResult, State
 from moopt.records.step_statistics import StepStatistics
-from moopt.weightings.cleared import Step, weigh_cleared
-from moopt.weightings.declared import DeclaredMethod, Guarantee
+from moopt.weightings.cleared import Step, Weighs, weigh_cleared
+from moopt.weightings.declared import Guarantee
 from moopt.weightings.declared import StateEntry as StateEntry
 from moopt.weightings.problem import EPS, Problem
 
@@ -39,7 +39,7 @@ class WeightingOutput(NamedTuple):
     result: SolverResult | None
 
 
-class Weighting(DeclaredMethod):
+class Weighting(Weighs):
     """A map from the Gramian of a step to weights: one formula, `weigh`, on a clean problem.
 
     Subclasses are frozen keyword-only dataclasses whose fields are the hyper-parameters. They
@@ -72,9 +72,6 @@ class Weighting(DeclaredMethod):
         [0.8, 0.2]
     """
 
-    reads_gradients: ClassVar[bool] = True
-    sees_zero_gradients: ClassVar[bool] = False
-
     @property
     def combines_auxiliary(self) -> bool:
         """Whether auxiliary rows get weights other than 0: the direction is then theirs too."""
@@ -83,10 +80,6 @@ class Weighting(DeclaredMethod):
     @classmethod
     def _is_base(cls) -> bool:
         return super()._is_base() or cls.weigh is Weighting.weigh
-
-    def reads_auxiliary(self, name: str) -> bool:
-        """Whether the auxiliary row of this name is looked at, for methods that need such rows."""
-        return True
 
     def weigh(self, problem: Problem, state: State) -> Array | Solved:
         """The weights of one step, float64 `[m]`, and whatever else a `Solved` tells.
@@ -98,10 +91,6 @@ class Weighting(DeclaredMethod):
         """
         refuse_old_contract(self)
         raise AssertionError("unreachable: without `weigh` the line above raises")
-
-    def unweighed(self, state: State) -> State:
-        """The state after a step that could not be weighed, for NaN or an empty domain."""
-        return state
 
     def learn(self, state: State, losses_after: Array, names: Sequence[str] | None) -> State:
         """The next state, given the losses of the same batch after the update.
@@ -124,11 +113,6 @@ class Weighting(DeclaredMethod):
         return bool(
             self.guarantees & {Guarantee.NON_CONFLICTING, Guarantee.NON_CONFLICTING_IF_INDEPENDENT}
         )
-
-    @property
-    def stops_at_zero_gradients(self) -> bool:
-        """Whether a zero gradient, which makes the point stationary, makes the direction zero."""
-        return Guarantee.ZERO_AT_STATIONARITY in self.guarantees
 
     def __call__(
         self, statistics: StepStatistics, state: Mapping[str, Tensor] | None = None

@@ -2,11 +2,9 @@
 
 import dataclasses
 
-from moopt.records.result import Array, State
 from moopt.settings.fields import number
-from moopt.weightings.base import Guarantee
+from moopt.weightings.base import Array, Guarantee, Problem, State
 from moopt.weightings.forget_retain import ForgetRetain
-from moopt.weightings.problem import Problem
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -3,11 +3,9 @@
 import dataclasses
 from typing import ClassVar, Literal, get_args
 
-from moopt.records.result import Solved, State
 from moopt.settings.fields import integer, number, one_of
 from moopt.solvers.cagrad import cagrad
-from moopt.weightings.base import Guarantee, Weighting
-from moopt.weightings.problem import Problem
+from moopt.weightings.base import Guarantee, Problem, Solved, State, Weighting
 
 Rescale = Literal["none", "square", "linear"]
 

@@ -5,11 +5,9 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from moopt.records.result import Array, State
 from moopt.settings.numbers import frozen_numbers
 from moopt.settings.preference import Preference, names_needed
-from moopt.weightings.base import Guarantee, Weighting
-from moopt.weightings.problem import Problem
+from moopt.weightings.base import Array, Guarantee, Problem, State, Weighting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

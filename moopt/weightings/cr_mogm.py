@@ -5,11 +5,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from moopt.records.result import Array, Solved, State
 from moopt.settings.fields import number
-from moopt.weightings.base import Guarantee, StateEntry, Weighting
+from moopt.weightings.base import Array, Guarantee, Problem, Solved, State, StateEntry, Weighting
 from moopt.weightings.mgda import MGDA
-from moopt.weightings.problem import Problem
 
 WEIGHTS = "weights"
 NUM_STEPS = "num_steps"

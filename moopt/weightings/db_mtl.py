@@ -2,9 +2,7 @@
 
 import dataclasses
 
-from moopt.records.result import Array, State
-from moopt.weightings.base import Guarantee, Weighting
-from moopt.weightings.problem import Problem
+from moopt.weightings.base import Array, Guarantee, Problem, State, Weighting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

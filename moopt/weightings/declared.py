@@ -105,8 +105,8 @@ class DeclaredMethod(abc.ABC):
 
     @classmethod
     def _is_base(cls) -> bool:
-        """Whether the class is no method yet: something is left to define."""
-        return inspect.isabstract(cls)
+        """Whether the class is no method yet, but a kind of method or one with something open."""
+        return DeclaredMethod in cls.__bases__ or inspect.isabstract(cls)
 
     def __post_init__(self) -> None:
         check_settings(self)

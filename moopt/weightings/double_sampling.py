@@ -7,13 +7,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from moopt.records.result import Array, Solved, State
 from moopt.records.status import SolverStatus
 from moopt.settings.fields import number
 from moopt.settings.names import sample_name
 from moopt.solvers.simplex import project_onto_simplex
-from moopt.weightings.base import Guarantee, StateEntry, Weighting
-from moopt.weightings.problem import Problem
+from moopt.weightings.base import Array, Guarantee, Problem, Solved, State, StateEntry, Weighting
 
 WEIGHTS = "weights"
 

@@ -6,12 +6,10 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from moopt.records.result import Array, Solved, State
 from moopt.settings.fields import number, one_of
 from moopt.solvers.pseudo_inverse import DEFAULT_RTOL, pseudo_inverse
-from moopt.weightings.base import Guarantee, Weighting
+from moopt.weightings.base import Array, Guarantee, Problem, Solved, State, Weighting
 from moopt.weightings.dual_basis import dual_combination
-from moopt.weightings.problem import Problem
 
 Variant = Literal["unit_dual", "dual_basis", "projected"]
 Length = Literal["mean_gradient", "keep"]

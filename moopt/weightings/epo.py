@@ -8,13 +8,12 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from moopt.records.result import Array, Solved, State
 from moopt.records.status import SolverStatus
 from moopt.settings.fields import integer, number, per_objective
 from moopt.settings.preference import Preference, checked_preference
 from moopt.solvers.linear_program import best_vertex
-from moopt.weightings.base import Guarantee, Weighting
-from moopt.weightings.problem import LOSS_FLOOR, Problem
+from moopt.weightings.base import Array, Guarantee, Problem, Solved, State, Weighting
+from moopt.weightings.problem import LOSS_FLOOR
 
 BALANCED = 1e-10
 """Relative losses equal to this much are equal: the adjustments would be rounding."""

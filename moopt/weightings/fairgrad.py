@@ -2,11 +2,9 @@
 
 import dataclasses
 
-from moopt.records.result import Solved, State
 from moopt.settings.fields import integer, number
 from moopt.solvers.fixed_point import fair_point
-from moopt.weightings.base import Guarantee, Weighting
-from moopt.weightings.problem import Problem
+from moopt.weightings.base import Guarantee, Problem, Solved, State, Weighting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

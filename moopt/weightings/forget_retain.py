@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from moopt.settings.fields import checked_by
 from moopt.settings.roles import refuse_overlap, refuse_without_role, role_names
-from moopt.weightings.base import Weighting
-from moopt.weightings.problem import Problem
+from moopt.weightings.base import Problem, Weighting
 from moopt.weightings.role_sums import RoleSums, role_sums
 
 

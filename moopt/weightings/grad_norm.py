@@ -6,10 +6,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from moopt.records.result import Array, Solved, State
 from moopt.settings.fields import number
-from moopt.weightings.base import Guarantee, StateEntry, Weighting
-from moopt.weightings.problem import EPS, Problem
+from moopt.weightings.base import Array, Guarantee, Problem, Solved, State, StateEntry, Weighting
+from moopt.weightings.problem import EPS
 
 WEIGHTS = "weights"
 INITIAL_LOSSES = "initial_losses"

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from moopt.records.result import Solved, State
 from moopt.settings.fields import integer, number
-from moopt.weightings.base import Guarantee, StateEntry, Weighting
+from moopt.weightings.base import Guarantee, Problem, Solved, State, StateEntry, Weighting
 from moopt.weightings.draws import COUNTER, random_orders
-from moopt.weightings.problem import EPS, Problem
+from moopt.weightings.problem import EPS
 
 TARGETS = "targets"
 

@@ -3,13 +3,11 @@
 import dataclasses
 import math
 
-from moopt.records.result import Solved, State
 from moopt.records.status import SolverStatus
 from moopt.settings.fields import number
 from moopt.settings.numbers import check_number
-from moopt.weightings.base import Guarantee
+from moopt.weightings.base import Guarantee, Problem, Solved, State
 from moopt.weightings.forget_retain import ForgetRetain
-from moopt.weightings.problem import Problem
 from moopt.weightings.role_sums import cancelled_below
 
 

@@ -4,12 +4,10 @@ import dataclasses
 
 import numpy as np
 
-from moopt.records.result import Solved, State
 from moopt.settings.fields import number
 from moopt.solvers.pseudo_inverse import DEFAULT_RTOL, pseudo_inverse
-from moopt.weightings.base import Guarantee, Weighting
+from moopt.weightings.base import Guarantee, Problem, Solved, State, Weighting
 from moopt.weightings.dual_basis import dual_combination
-from moopt.weightings.problem import Problem
 
 SMALLEST_SUM = 1e-3
 """Least |sum(w)| relative to sum(|w|) that is scaled to one: below it d would be a thousand times

@@ -5,9 +5,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from moopt.records.result import Array, State
-from moopt.weightings.base import Guarantee, Weighting
-from moopt.weightings.problem import EPS, Problem
+from moopt.weightings.base import Array, Guarantee, Problem, State, Weighting
+from moopt.weightings.problem import EPS
 
 SCORE_TIE = 64.0 * EPS
 """Scores this close, relative to the squared norms they are made of, differ by rounding only."""

@@ -5,9 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from moopt.records.result import Array, State
-from moopt.weightings.base import Guarantee, Weighting
-from moopt.weightings.problem import Problem
+from moopt.weightings.base import Array, Guarantee, Problem, State, Weighting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,11 +6,9 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from moopt.records.result import Solved, State
 from moopt.settings.fields import integer, number, one_of
 from moopt.solvers.min_norm import FRANK_WOLFE, SOLVERS, min_norm
-from moopt.weightings.base import Guarantee, Weighting
-from moopt.weightings.problem import Problem
+from moopt.weightings.base import Guarantee, Problem, Solved, State, Weighting
 
 Normalize = Literal["none", "l2", "loss", "loss+"]
 

@@ -2,10 +2,9 @@
 
 import dataclasses
 
-from moopt.records.result import Array
 from moopt.settings.fields import number
+from moopt.weightings.base import Array, Problem
 from moopt.weightings.double_sampling import DoubleSampling
-from moopt.weightings.problem import Problem
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,15 +5,14 @@ import math
 
 import numpy as np
 
-from moopt.records.result import Array, Solved, State
 from moopt.records.status import SolverStatus
 from moopt.settings.fields import number
 from moopt.solvers.equilibrated import cosines_of
 from moopt.solvers.off_span import off_span
 from moopt.solvers.pseudo_inverse import DEFAULT_RTOL
-from moopt.weightings.base import Guarantee
+from moopt.weightings.base import Array, Guarantee, Problem, Solved, State
 from moopt.weightings.forget_retain import ForgetRetain
-from moopt.weightings.problem import EPS, Problem
+from moopt.weightings.problem import EPS
 from moopt.weightings.role_sums import cancelled_below, sum_norm
 
 ORTHOGONAL_TOL = 1e-10

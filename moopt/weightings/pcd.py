@@ -7,13 +7,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from moopt.records.result import Solved, State
 from moopt.records.status import SolverStatus
 from moopt.settings.fields import checked_by, number
 from moopt.settings.roles import refuse_overlap, refuse_without_role, role_names
 from moopt.solvers.quota_point import quota_point
-from moopt.weightings.base import Guarantee, StateEntry, Weighting
-from moopt.weightings.problem import Problem
+from moopt.weightings.base import Guarantee, Problem, Solved, State, StateEntry, Weighting
 from moopt.weightings.role_sums import cancelled_below
 
 MEAN_SQUARE = "mean_square"

@@ -6,11 +6,9 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from moopt.records.result import Solved, State
 from moopt.settings.fields import integer, one_of
-from moopt.weightings.base import Guarantee, StateEntry, Weighting
+from moopt.weightings.base import Guarantee, Problem, Solved, State, StateEntry, Weighting
 from moopt.weightings.draws import COUNTER, random_orders
-from moopt.weightings.problem import Problem
 
 Order = Literal["random", "given"]
 

@@ -6,14 +6,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from moopt.records.result import Array, Solved, State
 from moopt.settings.fields import integer, number, per_objective
 from moopt.settings.preference import Preference
 from moopt.solvers.gramian_hull import gramian_hull
 from moopt.solvers.linear_program import best_vertex
 from moopt.solvers.tolerances import RESOLUTION
-from moopt.weightings.base import Guarantee, Weighting
-from moopt.weightings.problem import EPS, Problem
+from moopt.weightings.base import Array, Guarantee, Problem, Solved, State, Weighting
+from moopt.weightings.problem import EPS
 
 ON_THE_RAY = 64 * EPS
 """A distance to the ray below this, relative to the length of the losses, is rounding."""

@@ -7,11 +7,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from moopt.records.result import Solved, State
 from moopt.settings.fields import integer, number
 from moopt.solvers.gramian_hull import gramian_hull
-from moopt.weightings.base import Guarantee, Weighting
-from moopt.weightings.problem import Problem
+from moopt.weightings.base import Guarantee, Problem, Solved, State, Weighting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,11 +6,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from moopt.records.result import Solved, State
 from moopt.settings.fields import integer
-from moopt.weightings.base import Guarantee, StateEntry, Weighting
+from moopt.weightings.base import Guarantee, Problem, Solved, State, StateEntry, Weighting
 from moopt.weightings.draws import COUNTER, draws
-from moopt.weightings.problem import Problem
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

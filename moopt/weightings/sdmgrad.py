@@ -3,12 +3,10 @@
 import dataclasses
 from typing import ClassVar
 
-from moopt.records.result import Solved, State
 from moopt.settings.fields import integer, number, per_objective
 from moopt.settings.preference import Preference
 from moopt.solvers.gramian_hull import gramian_hull
-from moopt.weightings.base import Guarantee, Weighting
-from moopt.weightings.problem import Problem
+from moopt.weightings.base import Guarantee, Problem, Solved, State, Weighting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

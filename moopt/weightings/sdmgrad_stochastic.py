@@ -2,11 +2,10 @@
 
 import dataclasses
 
-from moopt.records.result import Array
 from moopt.settings.fields import number, per_objective
 from moopt.settings.preference import Preference
+from moopt.weightings.base import Array, Problem
 from moopt.weightings.double_sampling import DoubleSampling
-from moopt.weightings.problem import Problem
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
