@@ -2,12 +2,10 @@
 
 import dataclasses
 
-import numpy as np
-
 from moopt.settings.fields import number
-from moopt.solvers.pseudo_inverse import DEFAULT_RTOL, pseudo_inverse
+from moopt.solvers.pseudo_inverse import DEFAULT_RTOL
 from moopt.weightings.base import Guarantee, Problem, Solved, State, Weighting
-from moopt.weightings.dual_basis import dual_combination
+from moopt.weightings.dual_basis import equal_slopes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,10 +57,8 @@ class ConFIG(Weighting):
 
     def weigh(self, problem: Problem, state: State) -> Solved:
         """`C^+ 1` over the norms, as long as the projections of the gradients on its direction."""
-        cosines, norms = problem.cosines, problem.norms
-        inverse = pseudo_inverse(cosines, rtol=self.rtol, noise=problem.noise)
-        solved = dual_combination(cosines, inverse, np.ones(problem.m), problem.noise)
+        solved = equal_slopes(problem, self.rtol)
         v = solved.weights
-        slopes = cosines @ v
-        projections, square = norms @ slopes, v @ slopes
-        return solved._replace(weights=v / norms * (projections / (square or 1.0)))
+        slopes = problem.cosines @ v
+        projections, square = problem.norms @ slopes, v @ slopes
+        return solved._replace(weights=v / problem.norms * (projections / (square or 1.0)))

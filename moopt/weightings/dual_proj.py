@@ -2,14 +2,12 @@
 
 import dataclasses
 
-from moopt.settings.fields import integer, number, per_objective
-from moopt.settings.preference import Preference
-from moopt.solvers.dual_cone import dual_cone
-from moopt.weightings.base import Guarantee, Problem, Solved, State, Weighting
+from moopt.weightings.base import Problem, Solved, State
+from moopt.weightings.cone_projection import ConeProjection
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DualProj(Weighting):
+class DualProj(ConeProjection):
     """Project the preferred combination of the gradients onto their dual cone.
 
     Use it where you have weights and want their direction bent as little as possible.
@@ -48,24 +46,6 @@ class DualProj(Weighting):
     direction of the smaller ones.
     """
 
-    preference: Preference | None = per_objective()
-    tol: float = number(1e-10, "in (0, 1)")
-    max_iter: int | None = integer(None, least=1)
-
-    @property
-    def guarantees(self) -> frozenset[Guarantee]:
-        promises = {Guarantee.NON_CONFLICTING, Guarantee.POSITIVELY_HOMOGENEOUS}
-        if self.preference is None:
-            promises |= {Guarantee.PERMUTATION_EQUIVARIANT, Guarantee.IDEMPOTENT}
-        return frozenset(promises)
-
     def weigh(self, problem: Problem, state: State) -> Solved:
         """The solver's weights, of the preference as a whole."""
-        return dual_cone(
-            problem.cosines,
-            problem.norms,
-            problem.vector(self.preference, self.name),
-            tol=self.tol,
-            max_iter=self.max_iter,
-            noise=problem.noise,
-        )
+        return self.projected(problem, separate=False)

@@ -146,26 +146,8 @@ class EPO(Weighting):
         if losses.min() < 0.0:
             uniform = np.full(problem.m, 1.0 / problem.m)
             return Solved(uniform, SolverStatus.OUT_OF_DOMAIN)
-        r = problem.vector(self.preference, self.name)
-        cost, matrix, bound, descent, floor, budget = self._programs(problem, r, losses)
-        solved = best_vertex(
-            cost, matrix, bound, budget=budget, tol=self.tol, max_iter=self.max_iter
-        )
-        weights = solved.weights
-        if solved.status == SolverStatus.INFEASIBLE:
-            weights = best_vertex(
-                descent, matrix, floor, budget=budget, tol=self.tol, max_iter=self.max_iter
-            ).weights
-        return solved._replace(weights=weights * budget)
-
-    def _programs(self, problem: Problem, r: Array, losses: Array) -> tuple[Array, ...]:
-        """The programs in x_i = w_i ||g_i||, in units of the shortest gradient.
-
-        Returns:
-            cost `[m]`, matrix `[m + 1, m]` and bound `[m + 1]` of the step, cost and bound of a
-            relaxed descent, and the budget `[m]`.
-        """
-        far = epo_adjustments(losses, r)
+        # Of x_i = w_i ||g_i||, in units of the shortest gradient.
+        far = epo_adjustments(losses, problem.vector(self.preference, self.name))
         live = problem.norms > 0.0
         shortest = problem.norms[live].min() if live.any() else 1.0
         lengths = np.where(live, problem.norms / shortest, 1.0)
@@ -178,14 +160,19 @@ class EPO(Weighting):
         limit = np.where(served, -math.inf, pull)
         limit = np.where(far.worst | (not served.any()), 0.0, limit)
         floor = np.where(live, 0.0, -math.inf)
-        bound = np.where(live & balance, limit, floor)
         dropped = balance or far.equal or self.relaxed
         keep = -math.inf if dropped else min(float((lengths * pull).max()), 0.0)
-        return (
-            pull if balance else descent,
-            np.vstack([problem.cosines, pull]),
-            np.append(bound, keep),
-            descent,
-            np.append(floor, -math.inf),
-            1.0 / lengths,
-        )
+        matrix, budget = np.vstack([problem.cosines, pull]), 1.0 / lengths
+
+        def best(cost: Array, bound: Array, last: float) -> Solved:
+            bounds = np.append(bound, last)
+            return best_vertex(
+                cost, matrix, bounds, budget=budget, tol=self.tol, max_iter=self.max_iter
+            )
+
+        bound = np.where(live & balance, limit, floor)
+        solved = best(pull if balance else descent, bound, keep)
+        weights = solved.weights
+        if solved.status == SolverStatus.INFEASIBLE:
+            weights = best(descent, floor, -math.inf).weights
+        return solved._replace(weights=weights * budget)

@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 
 from moopt.settings.fields import number
-from moopt.solvers.pseudo_inverse import DEFAULT_RTOL, pseudo_inverse
+from moopt.solvers.pseudo_inverse import DEFAULT_RTOL
 from moopt.weightings.base import Guarantee, Problem, Solved, State, Weighting
-from moopt.weightings.dual_basis import dual_combination
+from moopt.weightings.dual_basis import equal_slopes
 
 SMALLEST_SUM = 1e-3
 """Least |sum(w)| relative to sum(|w|) that is scaled to one: below it d would be a thousand times
@@ -71,9 +71,7 @@ class IMTLG(Weighting):
 
     def weigh(self, problem: Problem, state: State) -> Solved:
         """`C^+ 1` over the norms, divided by the size of its sum."""
-        inverse = pseudo_inverse(problem.cosines, rtol=self.rtol, noise=problem.noise)
-        ones = np.ones(problem.m)
-        solved = dual_combination(problem.cosines, inverse, ones, problem.noise)
+        solved = equal_slopes(problem, self.rtol)
         weights = solved.weights / problem.norms
         # The absolute value is the guard of the sign: the paper's sum turns d around when negative.
         total = max(abs(weights.sum()), SMALLEST_SUM * np.abs(weights).sum())
