@@ -213,7 +213,8 @@ def refuse_old_contract(method: Weighting) -> None:
 
 def _array(value: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> NDArray[Any]:
     """A tensor on the host, with the leading dimensions of a batch where it lacks them."""
-    return value.detach().to("cpu", dtype).expand(shape).numpy()
+    host = value.detach().to("cpu", dtype)
+    return (host if host.shape == shape else host.expand(shape)).numpy()
 
 
 def _active(statistics: StepStatistics) -> NDArray[np.bool_]:
