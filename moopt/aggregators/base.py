@@ -19,9 +19,8 @@ class GradientAggregator(DeclaredMethod):
     finite, and change nothing that is kept.
 
     Class attributes:
-        name: the registered name.
-        source: authors, title, venue, year.
-        year: of the publication.
+        name, source, year: those of the class and of its docstring, as for a
+            `moopt.weightings.Weighting`.
         example: settings without a default, each with an example for three objectives named
             "forget", "retain" and "third".
 
