@@ -50,7 +50,7 @@ class Weighting(Weighs):
     Class attributes:
         name: the registered name, which is that of the class.
         source: authors, title, venue, year, and how the class differs: the section of this name in
-            its docstring.
+            its docstring ("" under `python -OO`, which drops docstrings).
         year: of the publication, the first in `source`; None where there is no single origin.
         reads_gradients: False for methods whose weights do not depend on the Gramian: they see
             every active objective, whatever its gradient.
@@ -202,11 +202,10 @@ def refuse_old_contract(method: Weighting) -> None:
     """
     if type(method).weigh is Weighting.weigh:
         raise OldContractError(
-            f"{type(method).__name__} must define `weigh(self, problem, state)`; `__call__` with"
-            " StepStatistics, masks and padding was the contract of an earlier version. For"
-            " instance: def weigh(self, problem, state): return problem.share / problem.norms."
-            " `problem` is a moopt.weightings.Problem: clean numpy cosines [m, m], norms [m],"
-            " losses. What is kept from step to step goes into `state_entries`. See"
+            f"{type(method).__name__} must define `weigh(self, problem, state)`, for instance by"
+            " `return problem.share / problem.norms`; `__call__` with StepStatistics, masks and"
+            " padding was the contract of an earlier version. `problem` is a"
+            " moopt.weightings.Problem; what is kept goes into `state_entries`. See"
             " docs/adding_a_method."
         )
 
