@@ -118,7 +118,10 @@ class DeclaredMethod(abc.ABC):
 
     @functools.cached_property
     def needs(self) -> frozenset[str]:
-        """The optional fields of a step that this configuration cannot do without."""
+        """The optional fields of a step that this configuration cannot do without.
+
+        The names, where a setting with a check goes by name; a method that needs more says so.
+        """
         values = [getattr(self, field.name) for field in checked_fields(self)]
         return frozenset({"names"} if any(isinstance(v, Mapping) for v in values) else ())
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 
 from moopt.records.status import SolverStatus
 from moopt.settings.fields import integer, number, per_objective
-from moopt.settings.preference import Preference, checked_preference
+from moopt.settings.preference import Preference, checked_preference, entries
 from moopt.solvers.linear_program import best_vertex
 from moopt.weightings.base import Array, Guarantee, Problem, Solved, State, Weighting
 from moopt.weightings.problem import LOSS_FLOOR
@@ -57,8 +56,7 @@ def epo_adjustments(losses: Array, preference: Array) -> Adjustments:
 
 def _positive(preference: Preference | None, owner: str, name: str) -> Preference | None:
     frozen = checked_preference(preference, owner, name)
-    values = frozen.values() if isinstance(frozen, Mapping) else frozen or ()
-    if not all(value > 0.0 for value in values):
+    if frozen is not None and min(entries(frozen)) <= 0.0:
         raise ValueError(
             f"`{name}` of `{owner}` must be positive; got {preference!r}. Leave an objective that"
             " does not count out of the losses."
