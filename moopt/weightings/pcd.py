@@ -121,10 +121,7 @@ class PCD(Weighting):
         lengths = norms / np.sqrt(average)
         start, walls = np.zeros(problem.m), np.zeros(problem.m, dtype=bool)
         start[primary], walls[secondary] = lengths[primary], True
-        quotas = self.tau * lengths
-        solved = Solved(start, SolverStatus.CONVERGED, 0.0)
-        if (start @ cosines < quotas)[secondary].any():
-            solved = quota_point(cosines, start, quotas, walls, noise=problem.noise)
+        solved = quota_point(cosines, start, self.tau * lengths, walls, noise=problem.noise)
         solved = solved._replace(state=following)
         if solved.status != SolverStatus.CONVERGED:
             weights[primary] = 1.0
