@@ -31,7 +31,7 @@ SETTINGS = [
     (name, field.name)
     for name in ROWS
     for field in dataclasses.fields(built(name))  # type: ignore[arg-type]
-    if re.fullmatch(r"(int|float)( \| None)?", str(field.type))
+    if re.fullmatch(r"(<class .)?(int|float)(.>)?( \| None)?", str(field.type))
 ]
 
 

@@ -1,17 +1,12 @@
 """GradientAggregator: the contract of methods that need the gradients themselves."""
 
-import abc
-from collections.abc import Mapping
-from typing import Any, ClassVar, TypeAlias
-
-import torch
-from torch import Tensor
+from typing import ClassVar, TypeAlias
 
 from moopt.weightings import Guarantee, Weighting
-from moopt.weightings.base import StateEntry
+from moopt.weightings.declared import DeclaredMethod
 
 
-class GradientAggregator(abc.ABC):
+class GradientAggregator(DeclaredMethod):
     """A map from m gradients to one direction that the Gramian of one step cannot express.
 
     It works entry by entry (`EntrywiseAggregator`), or it keeps a row per objective from step to
@@ -24,9 +19,8 @@ class GradientAggregator(abc.ABC):
     finite, and change nothing that is kept.
 
     Class attributes:
-        name: the registered name.
-        source: authors, title, venue, year.
-        year: of the publication.
+        name, source, year: those of the class and of its docstring, as for a
+            `moopt.weightings.Weighting`.
         example: settings without a default, each with an example for three objectives named
             "forget", "retain" and "third".
 
@@ -43,10 +37,6 @@ class GradientAggregator(abc.ABC):
         True
     """
 
-    name: ClassVar[str]
-    source: ClassVar[str]
-    year: ClassVar[int | None] = None
-    example: ClassVar[Mapping[str, Any]] = {}
     observes: ClassVar[bool] = False
     combines_auxiliary: ClassVar[bool] = False
 
@@ -54,28 +44,6 @@ class GradientAggregator(abc.ABC):
     def guarantees(self) -> frozenset[Guarantee]:
         """What holds for all gradients; common descent never does, it is measured instead."""
         return frozenset()
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """The optional fields of a step that this configuration cannot do without."""
-        return frozenset()
-
-    @property
-    def state_entries(self) -> Mapping[str, StateEntry]:
-        """What is kept from step to step; empty for stateless methods."""
-        return {}
-
-    @property
-    def state_axes(self) -> Mapping[str, int]:
-        """Leading objective axes of each entry of the state; empty for stateless methods."""
-        return {key: entry.axes for key, entry in self.state_entries.items()}
-
-    def initial_state(
-        self, num_objectives: int, device: torch.device | None = None
-    ) -> dict[str, Tensor]:
-        """The state before the first step: a flat dict of tensors; empty for stateless methods."""
-        entries = self.state_entries.items()
-        return {k: torch.from_numpy(e.array(num_objectives)).to(device) for k, e in entries}
 
 
 Method: TypeAlias = Weighting | GradientAggregator

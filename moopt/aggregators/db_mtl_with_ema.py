@@ -42,19 +42,15 @@ class DBMTLWithEMA(TrackingAggregator):
         >>> w.grad.tolist()
         [2.0, 2.0]
 
-    Source: Lin, Jiang, Ye, Zhang, Chen, Chen, Liu and Kwok, 2023, https://arxiv.org/abs/2308.12029.
-    We differ in the floor of the losses, where the authors' code (LibMTL) adds 1e-8 to each. The
-    defaults are those of that code.
+    Source: B. Lin, W. Jiang, F. Ye, Y. Zhang, P. Chen, Y.-C. Chen, S. Liu and J. T. Kwok,
+    "Dual-Balancing for Multi-Task Learning", 2023, https://arxiv.org/abs/2308.12029. We differ in
+    the floor of the losses, where the authors' code (LibMTL) adds 1e-8 to each. The defaults are
+    those of that code.
     """
 
     beta: float = 0.9
     beta_decay: float = 0.0
 
-    name: ClassVar[str] = "DBMTLWithEMA"
-    year: ClassVar[int | None] = 2023
-    source: ClassVar[str] = (
-        "B. Lin et al., Dual-Balancing for Multi-Task Learning, arXiv 2308.12029, 2023"
-    )
     row_name: ClassVar[str] = "log_average"
 
     def __post_init__(self) -> None:

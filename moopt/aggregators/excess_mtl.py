@@ -50,17 +50,14 @@ class ExcessMTL(TrackingAggregator):
         >>> record.weights.tolist()
         [0.5, 0.5]
 
-    Source: He, Zhou, Zhang, Yun, Xu, Zeng, Chilimbi and Zhao, ICML 2024,
-    https://arxiv.org/abs/2402.02009. LibMTL's adaptation of the authors' code differs in three
-    ways: it adds 1e-7 under the root, which would make one scale of the gradients special; it does
-    not move the weights in the first step; and its weights sum to m.
+    Source: He, Zhou, Zhang, Yun, Xu, Zeng, Chilimbi and Zhao, "Robust Multi-Task Learning with
+    Excess Risks", ICML 2024, https://arxiv.org/abs/2402.02009. LibMTL's adaptation of the authors'
+    code differs in three ways: it adds 1e-7 under the root, which would make one scale of the
+    gradients special; it does not move the weights in the first step; and its weights sum to m.
     """
 
     step_size: float = 0.01
 
-    name: ClassVar[str] = "ExcessMTL"
-    year: ClassVar[int | None] = 2024
-    source: ClassVar[str] = "Y. He et al., Robust Multi-Task Learning with Excess Risks, ICML 2024"
     row_name: ClassVar[str] = "squares"
     combines_gradients: ClassVar[bool] = True
     sees_zero_gradients: ClassVar[bool] = True

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -48,20 +47,14 @@ class GradDrop(EntrywiseAggregator):
         >>> direction[:2].tolist(), direction[2].item() in (5.0, -1.0)
         ([4.0, 6.0], True)
 
-    Source: Chen, Ngiam, Huang, Luong, Kretzschmar, Chai and Anguelov, NeurIPS 2020,
+    Source: Chen, Ngiam, Huang, Luong, Kretzschmar, Chai and Anguelov, "Just Pick a Sign: Optimizing
+    Deep Multitask Models with Gradient Sign Dropout", NeurIPS 2020,
     https://arxiv.org/abs/2010.06808, Algorithm 1, with the identity as the function of P. The paper
     applies it to the gradients of a layer's activations; here it acts on those of the parameters.
     """
 
     leak: Preference | None = None
     seed: int = 0
-
-    name: ClassVar[str] = "GradDrop"
-    year: ClassVar[int | None] = 2020
-    source: ClassVar[str] = (
-        "Z. Chen et al., Just Pick a Sign: Optimizing Deep Multitask Models with Gradient Sign"
-        " Dropout, NeurIPS 2020"
-    )
 
     def __post_init__(self) -> None:
         leak = checked_vector(self.leak, self.name, "leak")

@@ -48,19 +48,15 @@ class GradientEMA(TrackingAggregator):
         >>> record.names
         ('forget', 'retain')
 
-    Source: Wang, Wang, Liu, Huang, Du, Du and Han, ICML 2025, https://arxiv.org/abs/2503.09117,
-    whose code averages the retain gradient this way; here it goes with any method and objective.
+    Source: Y. Wang, Q. Wang, F. Liu, W. Huang, Y. Du, X. Du and B. Han, "GRU: Mitigating the
+    Trade-off between Unlearning and Retention for LLMs", ICML 2025,
+    https://arxiv.org/abs/2503.09117, whose code averages the retain gradient this way; here it goes
+    with any method and objective.
     """
 
     weighting: Weighting = dataclasses.field(kw_only=False)
     beta: float | Mapping[str, float] = 0.9
 
-    name: ClassVar[str] = "GradientEMA"
-    year: ClassVar[int | None] = 2025
-    source: ClassVar[str] = (
-        "Y. Wang et al., GRU: Mitigating the Trade-off between Unlearning and Retention for LLMs,"
-        " ICML 2025"
-    )
     example: ClassVar[Mapping[str, Any]] = {"weighting": MGDA()}
     row_name: ClassVar[str] = "ema"
 

@@ -54,24 +54,19 @@ class MConFIG(TrackingAggregator):
         >>> w.grad.tolist()  # of both, where the step had "b" alone
         [3.0, 3.0]
 
-    Source: Liu, Chu and Thuerey, ICLR 2025, https://arxiv.org/abs/2408.11104, M-ConFIG, compared
-    with `PseudoMomentumOperator` of the authors' code. There the step goes on as Adam's: d is
-    divided by the root of a second moment, entry by entry, with beta_2. That acts on d alone and
-    belongs to the wrapped optimizer: `torch.optim.Adam(parameters, betas=(0.0, 0.999))`, whose
-    second moment is of d, where theirs is of the pseudo-gradient
-    `(M_t d_t - beta M_(t-1) d_(t-1)) / (1 - beta)` with `M_t = 1 - beta^t`. Until every loss has
-    been given once, their step is zero; ours follows what is known.
+    Source: Q. Liu, M. Chu and N. Thuerey, "ConFIG: Towards Conflict-free Training of Physics
+    Informed Neural Networks", ICLR 2025, https://arxiv.org/abs/2408.11104, M-ConFIG, compared with
+    `PseudoMomentumOperator` of the authors' code. There the step goes on as Adam's: d is divided by
+    the root of a second moment, entry by entry, with beta_2. That acts on d alone and belongs to
+    the wrapped optimizer: `torch.optim.Adam(parameters, betas=(0.0, 0.999))`, whose second moment
+    is of d, where theirs is of the pseudo-gradient `(M_t d_t - beta M_(t-1) d_(t-1)) / (1 - beta)`
+    with `M_t = 1 - beta^t`. Until every loss has been given once, their step is zero; ours follows
+    what is known.
     """
 
     beta: float = 0.9
     rtol: float = DEFAULT_RTOL
 
-    name: ClassVar[str] = "MConFIG"
-    year: ClassVar[int | None] = 2025
-    source: ClassVar[str] = (
-        "Q. Liu, M. Chu and N. Thuerey, ConFIG: Towards Conflict-free Training of Physics Informed"
-        " Neural Networks, ICLR 2025"
-    )
     row_name: ClassVar[str] = "momentum"
     combines_absent: ClassVar[bool] = True
 

@@ -59,7 +59,8 @@ class MoCo(TrackingAggregator):
         >>> [round(weight, 3) for weight in record.weights.tolist()]
         [0.8, 0.2]
 
-    Source: Fernando, Shen, Liu, Chaudhury, Murugesan and Chen, ICLR 2023,
+    Source: Fernando, Shen, Liu, Chaudhury, Murugesan and Chen, "Mitigating Gradient Bias in
+    Multi-objective Learning: A Provably Convergent Approach", ICLR 2023,
     https://arxiv.org/abs/2210.12624. Where the authors' code differs from the paper it is an option
     here: it normalises the gradients and takes the softmax. The defaults of the numbers are the
     code's, and so is the order of the three updates. The paper also projects y onto a ball, for its
@@ -74,12 +75,6 @@ class MoCo(TrackingAggregator):
     normalize: Normalize = "none"
     simplex: Simplex = "projection"
 
-    name: ClassVar[str] = "MoCo"
-    year: ClassVar[int | None] = 2023
-    source: ClassVar[str] = (
-        "H. Fernando et al., Mitigating Gradient Bias in Multi-objective Learning: A Provably"
-        " Convergent Approach, ICLR 2023"
-    )
     row_name: ClassVar[str] = "average"
     sees_zero_gradients: ClassVar[bool] = True
 

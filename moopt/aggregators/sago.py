@@ -45,25 +45,20 @@ class SAGO(EntrywiseAggregator):
         >>> SAGO(forget="f", retain="r")(rows, names=("f", "r")).tolist()
         [1.0, -3.0, 2.0]
 
-    Source: Xiao, Li, Wang, Wei, Yang, Chen and Chen, ACL 2026, https://arxiv.org/abs/2604.14808;
-    the rule is that of the authors' code, whose default keeps the forget gradient alone where the
-    signs agree. Several objectives in one role are our addition.
+    Source: Xiao, Li, Wang, Wei, Yang, Chen and Chen, "Modeling LLM Unlearning as an Asymmetric
+    Two-Task Learning Problem", ACL 2026, https://arxiv.org/abs/2604.14808; the rule is that of the
+    authors' code, whose default keeps the forget gradient alone where the signs agree. Several
+    objectives in one role are our addition.
     """
 
     forget: str | Sequence[str]
     retain: str | Sequence[str]
 
-    name: ClassVar[str] = "SAGO"
-    year: ClassVar[int | None] = 2026
-    source: ClassVar[str] = (
-        "Z. Xiao et al., Modeling LLM Unlearning as an Asymmetric Two-Task Learning Problem,"
-        " ACL 2026"
-    )
     example: ClassVar[Mapping[str, Any]] = {"forget": "forget", "retain": ("retain", "third")}
 
     def __post_init__(self) -> None:
         for keyword in ("forget", "retain"):
-            names = role_names(getattr(self, keyword), keyword, self.name)
+            names = role_names(getattr(self, keyword), self.name, keyword)
             object.__setattr__(self, keyword, names)
         refuse_overlap(self._roles, self.name)
 

@@ -1,6 +1,5 @@
 """TrackingAggregator: methods that keep a row per objective from step to step."""
 
-import abc
 from typing import ClassVar
 
 import numpy as np
@@ -8,14 +7,15 @@ import torch
 from torch import Tensor
 
 from moopt.aggregators.base import GradientAggregator
-from moopt.records.result import Array, Solved, State
+from moopt.records.result import Array, State
+from moopt.weightings.cleared import Weighs
 from moopt.weightings.problem import Problem
 
 NUM_STEPS = "num_steps"
 """The key of the state under which the gradients that went into each row are counted."""
 
 
-class TrackingAggregator(GradientAggregator):
+class TrackingAggregator(GradientAggregator, Weighs):
     """Weights of rows that are kept from step to step, such as averages of the gradients.
 
     Beside its small state it keeps one number for each objective and parameter entry, the rows
@@ -52,13 +52,6 @@ class TrackingAggregator(GradientAggregator):
     row_name: ClassVar[str]
     combines_gradients: ClassVar[bool] = False
     combines_absent: ClassVar[bool] = False
-    reads_gradients: ClassVar[bool] = True
-    sees_zero_gradients: ClassVar[bool] = False
-
-    @property
-    def stops_at_zero_gradients(self) -> bool:
-        """Whether a row that is zero makes the direction zero."""
-        return False
 
     def factors(self, problem: Problem) -> Array:
         """c, float64 `[m]`: what each gradient is multiplied by before its row follows it.
@@ -97,20 +90,3 @@ class TrackingAggregator(GradientAggregator):
             gradients: as for `follow`.
         """
         return rows
-
-    @abc.abstractmethod
-    def weigh(self, problem: Problem, state: State) -> Array | Solved:
-        """The weights, float64 `[m]`, and the next state in a `Solved`; as for a `Weighting`.
-
-        Args:
-            problem: of the rows, cleared of trouble; m >= 1.
-            state: the present one, not to be written to.
-        """
-
-    def reads_auxiliary(self, name: str) -> bool:
-        """As for a `Weighting`."""
-        return True
-
-    def unweighed(self, state: State) -> State:
-        """The state after a step whose weights were undefined; by default as it was."""
-        return state

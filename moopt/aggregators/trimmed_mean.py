@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -35,18 +34,12 @@ class TrimmedMean(EntrywiseAggregator):
         >>> TrimmedMean()([torch.tensor([v]) for v in (0.0, 1.0, 3.0, 100.0)]).tolist()
         [2.0]
 
-    Source: Yin, Chen, Ramchandran and Bartlett, ICML 2018, https://arxiv.org/abs/1803.01498.
-    Leaving out inactive objectives is our addition.
+    Source: D. Yin, Y. Chen, K. Ramchandran and P. Bartlett, "Byzantine-Robust Distributed Learning:
+    Towards Optimal Statistical Rates", ICML 2018, https://arxiv.org/abs/1803.01498. Leaving out
+    inactive objectives is our addition.
     """
 
     trim: int = 1
-
-    name: ClassVar[str] = "TrimmedMean"
-    year: ClassVar[int | None] = 2018
-    source: ClassVar[str] = (
-        "D. Yin, Y. Chen, K. Ramchandran and P. Bartlett, Byzantine-Robust Distributed Learning:"
-        " Towards Optimal Statistical Rates, ICML 2018"
-    )
 
     def __post_init__(self) -> None:
         if not isinstance(self.trim, int) or self.trim < 0:

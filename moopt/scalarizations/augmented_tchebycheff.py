@@ -1,7 +1,6 @@
 """AugmentedTchebycheff: the largest weighted loss, and a little of all."""
 
 import dataclasses
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -78,20 +77,14 @@ class AugmentedTchebycheff(ReferencedScalarization):
         >>> AugmentedTchebycheff(preference=[2.0, 1.0], rho=0.5)(statistics).weights.tolist()
         [0.5, 1.5]
 
-    Source: Steuer and Choo, 1983, https://doi.org/10.1007/BF02591870. No absolute values are taken
-    here: above the ideal point they would change nothing. The default of `rho` is that of J.
-    Knowles' ParEGO, 2006, https://doi.org/10.1109/TEVC.2005.851274, which weighs the sum by the
-    preference too.
+    Source: R. E. Steuer and E.-U. Choo, "An interactive weighted Tchebycheff procedure for multiple
+    objective programming", Mathematical Programming 26, 1983, https://doi.org/10.1007/BF02591870.
+    No absolute values are taken here: above the ideal point they would change nothing. The default
+    of `rho` is that of J. Knowles' ParEGO, 2006, https://doi.org/10.1109/TEVC.2005.851274, which
+    weighs the sum by the preference too.
     """
 
     rho: float = 0.05
-
-    name: ClassVar[str] = "AugmentedTchebycheff"
-    year: ClassVar[int | None] = 1983
-    source: ClassVar[str] = (
-        "R. E. Steuer and E.-U. Choo, An interactive weighted Tchebycheff procedure for multiple"
-        " objective programming, Mathematical Programming 26, 1983"
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,7 +1,6 @@
 """COSMOS: a weighted sum, and a reward for losses in the proportion of the preference."""
 
 import dataclasses
-from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -85,18 +84,11 @@ class COSMOS(PreferredScalarization):
         >>> COSMOS(penalty=0.0)(statistics).weights.tolist()
         [0.5, 0.5]
 
-    Source: Ruchte and Grabocka, ICDM 2021, https://arxiv.org/abs/2103.13392. The default of
-    `penalty` is ours.
+    Source: M. Ruchte and J. Grabocka, "Scalable Pareto Front Approximation for Deep Multi-Objective
+    Learning", ICDM 2021, https://arxiv.org/abs/2103.13392. The default of `penalty` is ours.
     """
 
     penalty: float = 1.0
-
-    name: ClassVar[str] = "COSMOS"
-    year: ClassVar[int | None] = 2021
-    source: ClassVar[str] = (
-        "M. Ruchte and J. Grabocka, Scalable Pareto Front Approximation for Deep Multi-Objective"
-        " Learning, ICDM 2021"
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -80,19 +79,12 @@ class DWA(Scalarization):
         >>> [round(w, 3) for w in weights.tolist()]  # the second loss does not fall
         [0.876, 1.124]
 
-    Source: Liu, Johns and Davison, CVPR 2019, https://arxiv.org/abs/1803.10704. The count of steps
-    in place of epochs is ours.
+    Source: S. Liu, E. Johns and A. J. Davison, "End-to-End Multi-Task Learning with Attention",
+    CVPR 2019, https://arxiv.org/abs/1803.10704. The count of steps in place of epochs is ours.
     """
 
     steps_per_epoch: int = 100
     temperature: float = 2.0
-
-    name: ClassVar[str] = "DWA"
-    year: ClassVar[int | None] = 2019
-    source: ClassVar[str] = (
-        "S. Liu, E. Johns and A. J. Davison, End-to-End Multi-Task Learning with Attention, CVPR"
-        " 2019"
-    )
 
     def __post_init__(self) -> None:
         if not isinstance(self.steps_per_epoch, int) or self.steps_per_epoch < 1:

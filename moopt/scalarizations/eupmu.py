@@ -62,25 +62,21 @@ class EUPMU(ConstrainedScalarization):
         >>> weights.tolist(), weighting(statistics, state).weights.tolist()
         ([1.0, 0.0], [1.0, 0.5])
 
-    Source: Zhou et al., NeurIPS 2025, https://arxiv.org/abs/2510.22124; its abstract states
-    the constraint; the recursion has not been compared with its text (docs/open_points.md). The
-    authors' code differs: it moves w by Adam with weight decay and cuts off at 0 only where w is
-    used, takes the losses' logarithms, *subtracts* its `error` where eps is added (so that a
-    positive one asks the retain loss to fall), divides by the learning rate as an option, and in
-    one version by `1 + w`. The default of `step_size` is ours.
+    Source: S. Zhou, T. Yu, Z. Zhang, H. Chang, X. Zhou, D. Wu and H. Zhao, "Efficient
+    Utility-Preserving Machine Unlearning with Implicit Gradient Surgery", NeurIPS 2025,
+    https://arxiv.org/abs/2510.22124; its abstract states the constraint; the recursion has not been
+    compared with its text (docs/open_points.md). The authors' code differs: it moves w by Adam with
+    weight decay and cuts off at 0 only where w is used, takes the losses' logarithms, *subtracts*
+    its `error` where eps is added (so that a positive one asks the retain loss to fall), divides by
+    the learning rate as an option, and in one version by `1 + w`. The default of `step_size` is
+    ours.
     """
 
     lr: float
     eps: float = 0.0
     step_size: float = 0.1
 
-    name: ClassVar[str] = "EUPMU"
-    year: ClassVar[int | None] = 2025
     example: ClassVar[Mapping[str, Any]] = {**ConstrainedScalarization.example, "lr": 0.01}
-    source: ClassVar[str] = (
-        "S. Zhou, T. Yu, Z. Zhang, H. Chang, X. Zhou, D. Wu and H. Zhao, Efficient"
-        " Utility-Preserving Machine Unlearning with Implicit Gradient Surgery, NeurIPS 2025"
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

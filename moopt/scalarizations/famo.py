@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -109,20 +108,14 @@ class FAMO(Scalarization):
         >>> bool(weighting(statistics, state).weights[0] < weights[0])
         True
 
-    Source: Liu, Feng, Stone and Liu, NeurIPS 2023, https://arxiv.org/abs/2306.03792.
+    Source: B. Liu, Y. Feng, P. Stone and Q. Liu, "FAMO: Fast Adaptive Multitask Optimization",
+    NeurIPS 2023, https://arxiv.org/abs/2306.03792.
     """
 
     min_losses: Preference | None = None
     lr: float = 0.025
     weight_decay: float = 1e-3
     eps: float = 1e-8
-
-    name: ClassVar[str] = "FAMO"
-    year: ClassVar[int | None] = 2023
-    source: ClassVar[str] = (
-        "B. Liu, Y. Feng, P. Stone and Q. Liu, FAMO: Fast Adaptive Multitask Optimization, NeurIPS"
-        " 2023"
-    )
 
     def __post_init__(self) -> None:
         bounds = checked_vector(self.min_losses, self.name, "min_losses")

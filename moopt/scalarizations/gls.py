@@ -1,7 +1,6 @@
 """GLS: the geometric mean of the losses."""
 
 import dataclasses
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -55,15 +54,10 @@ class GLS(Scalarization):
         >>> [round(w, 12) for w in GLS()(statistics).weights.tolist()]
         [1.0, 0.25]
 
-    Source: Chennupati et al., CVPR Workshops 2019, https://arxiv.org/abs/1904.08492.
+    Source: S. Chennupati, G. Sistu, S. Yogamani and S. Rawashdeh, "MultiNet++: Multi-Stream Feature
+    Aggregation and Geometric Loss Strategy for Multi-Task Learning", CVPR Workshops 2019,
+    https://arxiv.org/abs/1904.08492.
     """
-
-    name: ClassVar[str] = "GLS"
-    year: ClassVar[int | None] = 2019
-    source: ClassVar[str] = (
-        "S. Chennupati, G. Sistu, S. Yogamani and S. Rawashdeh, MultiNet++: Multi-Stream Feature"
-        " Aggregation and Geometric Loss Strategy for Multi-Task Learning, CVPR Workshops 2019"
-    )
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

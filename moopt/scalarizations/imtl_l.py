@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -73,19 +72,13 @@ class IMTLL(Scalarization):
         >>> output.weights.tolist(), output.state["log_scales"].tolist()
         ([1.0, 1.0], [0.0, -0.2])
 
-    Source: Liu et al., ICLR 2021, https://openreview.net/forum?id=IMPnRXEWpvr, the loss balance
-    (IMTL-L). The paper learns the scales with the model's own optimizer; here they have their own
-    `lr`. The limit of the step is ours.
+    Source: L. Liu, Y. Li, Z. Kuang, J.-H. Xue, Y. Chen, W. Yang, Q. Liao and W. Zhang, "Towards
+    Impartial Multi-task Learning", ICLR 2021, https://openreview.net/forum?id=IMPnRXEWpvr, the loss
+    balance (IMTL-L). The paper learns the scales with the model's own optimizer; here they have
+    their own `lr`. The limit of the step is ours.
     """
 
     lr: float = 0.01
-
-    name: ClassVar[str] = "IMTLL"
-    year: ClassVar[int | None] = 2021
-    source: ClassVar[str] = (
-        "L. Liu, Y. Li, Z. Kuang, J.-H. Xue, Y. Chen, W. Yang, Q. Liao and W. Zhang, Towards"
-        " Impartial Multi-task Learning, ICLR 2021"
-    )
 
     def __post_init__(self) -> None:
         check_number(self.name, "lr", self.lr, "finite and >= 0", use="0.01")

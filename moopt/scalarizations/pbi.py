@@ -1,7 +1,6 @@
 """PBI: distance along a preference ray, and a penalty for leaving it."""
 
 import dataclasses
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -97,18 +96,12 @@ class PBI(ReferencedScalarization):
         >>> PBI(preference=[1.0, 0.0], theta=2.0)(statistics).weights.tolist()
         [1.0, 2.0]
 
-    Source: Zhang and Li, 2007, https://doi.org/10.1109/TEVC.2007.892759, for the formula and for
-    theta = 5.
+    Source: Q. Zhang and H. Li, "MOEA/D: A Multiobjective Evolutionary Algorithm Based on
+    Decomposition", IEEE Transactions on Evolutionary Computation 11, 2007,
+    https://doi.org/10.1109/TEVC.2007.892759, for the formula and for theta = 5.
     """
 
     theta: float = 5.0
-
-    name: ClassVar[str] = "PBI"
-    year: ClassVar[int | None] = 2007
-    source: ClassVar[str] = (
-        "Q. Zhang and H. Li, MOEA/D: A Multiobjective Evolutionary Algorithm Based on"
-        " Decomposition, IEEE Transactions on Evolutionary Computation 11, 2007"
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

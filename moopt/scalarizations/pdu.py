@@ -60,11 +60,13 @@ class PDU(ConstrainedScalarization):
         >>> weights.tolist(), weighting(statistics, state).weights.tolist()
         ([1.0, 1.0], [1.0, 1.1])
 
-    Source: Entesari et al., 2025, https://arxiv.org/abs/2506.05314; the order of the two updates
-    and the defaults are those of the authors' code (`PDU` of open-unlearning), which we compared
-    with, not the paper's text. That code counts its warm-up in epochs, can update lambda once per
-    epoch from the mean loss instead (not here), and leaves the weight of the forget loss to the
-    user (here 1; scale the loss). Its forget loss, the logit margin, is a loss like any other.
+    Source: T. Entesari, A. Hatami, R. Khaziev, A. Ramakrishna and M. Fazlyab, "Constrained Entropic
+    Unlearning: A Primal-Dual Framework for Large Language Models", 2025,
+    https://arxiv.org/abs/2506.05314; the order of the two updates and the defaults are those of the
+    authors' code (`PDU` of open-unlearning), which we compared with, not the paper's text. That
+    code counts its warm-up in epochs, can update lambda once per epoch from the mean loss instead
+    (not here), and leaves the weight of the forget loss to the user (here 1; scale the loss). Its
+    forget loss, the logit margin, is a loss like any other.
     """
 
     eps: float
@@ -72,13 +74,7 @@ class PDU(ConstrainedScalarization):
     initial: float = 1.0
     warmup_steps: int = 0
 
-    name: ClassVar[str] = "PDU"
-    year: ClassVar[int | None] = 2025
     example: ClassVar[Mapping[str, Any]] = {**ConstrainedScalarization.example, "eps": 0.5}
-    source: ClassVar[str] = (
-        "T. Entesari, A. Hatami, R. Khaziev, A. Ramakrishna and M. Fazlyab, Constrained Entropic"
-        " Unlearning: A Primal-Dual Framework for Large Language Models, arXiv 2506.05314, 2025"
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -65,18 +64,12 @@ class RLW(Scalarization):
         >>> round(first.sum().item(), 12), bool((first == second).any())
         (1.0, False)
 
-    Source: Lin, Ye, Zhang and Tsang, TMLR 2022, https://arxiv.org/abs/2111.10603; the normal
+    Source: B. Lin, F. Ye, Y. Zhang and I. W. Tsang, "Reasonable Effectiveness of Random Weighting:
+    A Litmus Test for Multi-Task Learning", TMLR 2022, https://arxiv.org/abs/2111.10603; the normal
     distribution of its six.
     """
 
     seed: int = 0
-
-    name: ClassVar[str] = "RLW"
-    year: ClassVar[int | None] = 2022
-    source: ClassVar[str] = (
-        "B. Lin, F. Ye, Y. Zhang and I. W. Tsang, Reasonable Effectiveness of Random Weighting: A"
-        " Litmus Test for Multi-Task Learning, TMLR 2022"
-    )
 
     def __post_init__(self) -> None:
         check_seed(self.name, self.seed)

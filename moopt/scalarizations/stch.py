@@ -1,7 +1,6 @@
 """STCH: the smooth maximum of the weighted losses."""
 
 import dataclasses
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -81,18 +80,12 @@ class STCH(ReferencedScalarization):
         >>> STCH()(statistics).weights.tolist()
         [0.25, 0.25]
 
-    Source: Lin et al., ICML 2024, https://arxiv.org/abs/2402.19078. The default of `mu` is ours:
-    the paper compares 0.01 to 1 and finds no single best value.
+    Source: X. Lin, X. Zhang, Z. Yang, F. Liu, Z. Wang and Q. Zhang, "Smooth Tchebycheff
+    Scalarization for Multi-Objective Optimization", ICML 2024, https://arxiv.org/abs/2402.19078.
+    The default of `mu` is ours: the paper compares 0.01 to 1 and finds no single best value.
     """
 
     mu: float = 0.1
-
-    name: ClassVar[str] = "STCH"
-    year: ClassVar[int | None] = 2024
-    source: ClassVar[str] = (
-        "X. Lin, X. Zhang, Z. Yang, F. Liu, Z. Wang and Q. Zhang, Smooth Tchebycheff Scalarization"
-        " for Multi-Objective Optimization, ICML 2024"
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -73,19 +72,13 @@ class UW(Scalarization):
         >>> output.weights.tolist(), output.state["log_variances"].tolist()
         ([0.5, 0.5], [0.0, 0.1])
 
-    Source: Kendall, Gal and Cipolla, CVPR 2018, https://arxiv.org/abs/1705.07115. The paper learns
-    the log-variances with the model's own optimizer; here they have their own `lr`, so that they
-    are neither decayed nor clipped with the model. The limit of the step is ours.
+    Source: A. Kendall, Y. Gal and R. Cipolla, "Multi-Task Learning Using Uncertainty to Weigh
+    Losses for Scene Geometry and Semantics", CVPR 2018, https://arxiv.org/abs/1705.07115. The paper
+    learns the log-variances with the model's own optimizer; here they have their own `lr`, so that
+    they are neither decayed nor clipped with the model. The limit of the step is ours.
     """
 
     lr: float = 0.01
-
-    name: ClassVar[str] = "UW"
-    year: ClassVar[int | None] = 2018
-    source: ClassVar[str] = (
-        "A. Kendall, Y. Gal and R. Cipolla, Multi-Task Learning Using Uncertainty to Weigh Losses"
-        " for Scene Geometry and Semantics, CVPR 2018"
-    )
 
     def __post_init__(self) -> None:
         check_number(self.name, "lr", self.lr, "finite and >= 0", use="0.01")

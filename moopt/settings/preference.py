@@ -30,7 +30,7 @@ def checked_preference(
         (1.0, 2.0)
     """
     frozen = checked_vector(preference, owner, field)
-    if frozen is not None and (min(_values(frozen)) < 0.0 or max(_values(frozen)) == 0.0):
+    if frozen is not None and (min(entries(frozen)) < 0.0 or max(entries(frozen)) == 0.0):
         raise ValueError(
             f"`{field}` of `{owner}` must hold finite numbers >= 0, not all zero; got"
             f" {preference!r}. A larger number asks for more of that objective; leave out those"
@@ -49,7 +49,7 @@ def checked_vector(vector: Preference | None, owner: str, field: str) -> Prefere
     if vector is None:
         return None
     frozen = frozen_numbers(vector, f"`{field}` of `{owner}`")
-    if not _values(frozen) or not all(map(math.isfinite, _values(frozen))):
+    if not entries(frozen) or not all(map(math.isfinite, entries(frozen))):
         raise ValueError(
             f"`{field}` of `{owner}` must hold finite numbers, at least one; got {vector!r}. Pass"
             " one number per objective, by position or by name."
@@ -102,5 +102,6 @@ def names_needed(*vectors: Preference | None) -> frozenset[str]:
     return frozenset({"names"} if any(isinstance(v, Mapping) for v in vectors) else ())
 
 
-def _values(vector: Preference) -> tuple[float, ...]:
+def entries(vector: Preference) -> tuple[float, ...]:
+    """The numbers of a vector, without the names where it goes by name."""
     return tuple(vector.values() if isinstance(vector, Mapping) else vector)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 
-def role_names(value: str | Sequence[str], keyword: str, method: str) -> tuple[str, ...]:
+def role_names(value: str | Sequence[str], method: str, keyword: str) -> tuple[str, ...]:
     """Return one name or several as a tuple of distinct names.
 
     Raises:

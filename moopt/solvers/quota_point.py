@@ -7,6 +7,7 @@ import numpy as np
 from moopt.records.result import Array, Solved
 from moopt.records.status import SolverStatus
 from moopt.solvers.dual_cone import dual_cone
+from moopt.solvers.exchanged_faces import exchanged_faces
 from moopt.solvers.tolerances import EPS
 
 FARTHEST = 1e4
@@ -38,8 +39,9 @@ def quota_point(
         status is CONVERGED, or INFEASIBLE where the gap stays above 1e-9: no vector within 1e4 of
         these units meets the quotas.
 
-    Numerics: with one more coordinate, so long that the answer keeps it, the constraints become a
-        cone, and `dual_cone` solves the problem; the residual is computed afresh.
+    Numerics: by block pivoting. Where its answer is not certified, or far away: with one more
+        coordinate, so long that the answer keeps it, the constraints become a cone, and `dual_cone`
+        solves the problem. The residual is computed afresh.
 
     Example:
         >>> import numpy as np
@@ -50,24 +52,30 @@ def quota_point(
         [1.0, 0.75]
     """
     index = walls.nonzero()[0]
-    k = len(index)
-    if not k:
+    k, along = len(index), cosines @ start
+    short = along[index] - quotas[index]
+    if not k or float(np.minimum.reduce(short)) >= 0.0:
         return Solved(start.copy(), SolverStatus.CONVERGED, 0.0)
-    along = cosines @ start
-    need = along[index] - quotas[index]
     unit = math.sqrt(max(float(start @ along), 0.0)) + float(np.maximum.reduce(quotas[index]))
-    unit = unit or 1.0
-    far = FARTHEST * unit
-    # The last row is that of x with the long coordinate, in cosines of length `far`.
-    cone = np.ones((k + 1, k + 1))
-    cone[:k, :k] = cosines[np.ix_(index, index)]
-    cone[k, :k] = cone[:k, k] = np.clip(need / far, -1.0, 1.0)
-    norms, preference = np.append(np.ones(k), far), np.append(np.zeros(k), 1.0)
-    solved = dual_cone(cone, norms, preference, noise=noise)
-    shift = np.maximum(solved.weights[:k], 0.0)
-    slack = need + cone[:k, :k] @ shift
-    gap = float(np.maximum.reduce(np.abs(np.minimum(shift, slack)))) / unit
+    inner, need = cosines[np.ix_(index, index)], short / unit
+    shifts, num_iter = exchanged_faces(inner, need[None])
+    shift = shifts[0]
+    gap = _residual(inner, need, shift)
+    if not (gap <= RESIDUAL_TOL and float(np.add.reduce(shift)) <= FARTHEST):
+        # The last row is that of x with the long coordinate.
+        cone = np.ones((k + 1, k + 1))
+        cone[:k, :k] = inner
+        cone[k, :k] = cone[:k, k] = np.clip(need / FARTHEST, -1.0, 1.0)
+        norms, preference = np.append(np.ones(k), FARTHEST), np.append(np.zeros(k), 1.0)
+        solved = dual_cone(cone, norms, preference, noise=noise)
+        shift, num_iter = np.maximum(solved.weights[:k], 0.0), solved.num_iter
+        gap = _residual(inner, need, shift)
     weights = start.copy()
-    weights[index] += shift
+    weights[index] += unit * shift
     status = SolverStatus.CONVERGED if gap <= RESIDUAL_TOL else SolverStatus.INFEASIBLE
-    return Solved(weights, status, gap, solved.num_iter)
+    return Solved(weights, status, gap, num_iter)
+
+
+def _residual(inner: Array, need: Array, shift: Array) -> float:
+    """How far a shift is from the optimality conditions."""
+    return float(np.maximum.reduce(np.abs(np.minimum(shift, need + inner @ shift))))

@@ -1,16 +1,15 @@
 """AlignedMTL: the principal components of the gradients, made equally long."""
 
 import dataclasses
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
-from moopt.records.result import Array, State
-from moopt.settings.numbers import check_number
-from moopt.settings.preference import Preference, checked_preference, names_needed
+from moopt.settings.fields import number, one_of, per_objective
+from moopt.settings.preference import Preference
 from moopt.solvers.principal_components import principal_components
-from moopt.weightings.base import Guarantee, Weighting
-from moopt.weightings.problem import EPS, Problem
+from moopt.weightings.base import Array, Guarantee, Problem, State, Weighting
+from moopt.weightings.problem import EPS
 
 ScaleMode = Literal["min", "median", "rmse"]
 
@@ -64,26 +63,9 @@ class AlignedMTL(Weighting):
     of the largest, and with them every gradient at less than about 1e-8 of the others.
     """
 
-    scale_mode: ScaleMode = "min"
-    preference: Preference | None = None
-    rtol: float = SMALLEST_EIGENVALUE
-
-    name: ClassVar[str] = "AlignedMTL"
-    year: ClassVar[int | None] = 2023
-    source: ClassVar[str] = (
-        "D. Senushkin et al., Independent Component Alignment for Multi-Task Learning, CVPR 2023"
-    )
-
-    def __post_init__(self) -> None:
-        if self.scale_mode not in get_args(ScaleMode):
-            raise ValueError(
-                f"`scale_mode` of `AlignedMTL` must be one of {list(get_args(ScaleMode))}; got"
-                f" {self.scale_mode!r}. The paper's is 'min'."
-            )
-        check_number(
-            self.name, "rtol", self.rtol, "in [0, 1)", use="1e-8 of the largest eigenvalue"
-        )
-        object.__setattr__(self, "preference", checked_preference(self.preference, self.name))
+    scale_mode: ScaleMode = one_of("min", get_args(ScaleMode))
+    preference: Preference | None = per_objective()
+    rtol: float = number(SMALLEST_EIGENVALUE, "in [0, 1)")
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:
@@ -91,10 +73,6 @@ class AlignedMTL(Weighting):
         if self.preference is None:
             promises |= {Guarantee.PERMUTATION_EQUIVARIANT, Guarantee.IDEMPOTENT}
         return frozenset(promises)
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return names_needed(self.preference)
 
     def weigh(self, problem: Problem, state: State) -> Array:
         """`scale V diag(1 / sigma) V' p`, of the gradients relative to the longest."""

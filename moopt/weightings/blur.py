@@ -1,13 +1,10 @@
 """BLUR: the retain gradient with a quota of forgetting."""
 
 import dataclasses
-from typing import ClassVar
 
-from moopt.records.result import Array, State
-from moopt.settings.numbers import check_number
-from moopt.weightings.base import Guarantee
+from moopt.settings.fields import number
+from moopt.weightings.base import Array, Guarantee, Problem, State
 from moopt.weightings.forget_retain import ForgetRetain
-from moopt.weightings.problem import Problem
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,25 +52,8 @@ class BLUR(ForgetRetain):
     addition.
     """
 
-    gamma: float = 1.0
+    gamma: float = number(1.0, "finite and >= 0")
     at_least: bool = False
-
-    name: ClassVar[str] = "BLUR"
-    year: ClassVar[int | None] = 2026
-    source: ClassVar[str] = (
-        "H. Reisizadeh, J. Jia, Z. Bu, B. Vinzamuri, A. Ramakrishna, K.-W. Chang, V. Cevher, S. Liu"
-        " and M. Hong, BLUR: A Bi-Level Optimization Approach for LLM Unlearning, EACL 2026"
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number(
-            self.name,
-            "gamma",
-            self.gamma,
-            "finite and >= 0",
-            use="1.0, and a forget loss that falls as the model forgets",
-        )
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

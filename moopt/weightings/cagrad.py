@@ -3,11 +3,9 @@
 import dataclasses
 from typing import ClassVar, Literal, get_args
 
-from moopt.records.result import Solved, State
-from moopt.settings.numbers import check_number, check_solver_settings
+from moopt.settings.fields import integer, number, one_of
 from moopt.solvers.cagrad import cagrad
-from moopt.weightings.base import Guarantee, Weighting
-from moopt.weightings.problem import Problem
+from moopt.weightings.base import Guarantee, Problem, Solved, State, Weighting
 
 Rescale = Literal["none", "square", "linear"]
 
@@ -54,24 +52,12 @@ class CAGrad(Weighting):
     early, so that small gradients change the method; here nothing is added.
     """
 
-    c: float = 0.5
-    rescale: Rescale = "none"
-    tol: float = 1e-10
-    max_iter: int | None = None
+    c: float = number(0.5, "finite and >= 0")
+    rescale: Rescale = one_of("none", get_args(Rescale))
+    tol: float = number(1e-10, "in (0, 1)")
+    max_iter: int | None = integer(None, least=1)
 
-    name: ClassVar[str] = "CAGrad"
-    year: ClassVar[int | None] = 2021
     sees_zero_gradients: ClassVar[bool] = True
-    source: ClassVar[str] = "B. Liu et al., Conflict-Averse Gradient Descent, NeurIPS 2021"
-
-    def __post_init__(self) -> None:
-        check_number(self.name, "c", self.c, "finite and >= 0", use="0.5")
-        if self.rescale not in get_args(Rescale):
-            raise ValueError(
-                f"`rescale` of `CAGrad` must be one of {list(get_args(Rescale))}; got"
-                f" {self.rescale!r}. Use 'square' for the length of the authors' code."
-            )
-        check_solver_settings(self.name, self.tol, self.max_iter, type(self).tol)
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

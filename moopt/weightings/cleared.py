@@ -1,9 +1,10 @@
 """weigh_cleared: clear a step of trouble, let a method weigh what is left, and put it back."""
 
+import abc
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from moopt.records.result import Array, Solved, State
 from moopt.records.status import SolverStatus
 from moopt.solvers.equilibrated import cosines_of
+from moopt.weightings.declared import DeclaredMethod, Guarantee
 from moopt.weightings.problem import EPS, Problem
 
 Mask = NDArray[np.bool_]
@@ -41,22 +43,33 @@ class Step:
     step: int | None = None
 
 
-class Weighs(Protocol):
-    """What `weigh_cleared` asks of a method; `moopt.weightings.Weighting` documents it."""
+class Weighs(DeclaredMethod):
+    """A method that `weigh_cleared` can ask; `moopt.weightings.Weighting` documents it."""
 
-    name: ClassVar[str]
-    reads_gradients: ClassVar[bool]
-    sees_zero_gradients: ClassVar[bool]
+    reads_gradients: ClassVar[bool] = True
+    sees_zero_gradients: ClassVar[bool] = False
 
     @property
-    def needs(self) -> frozenset[str]: ...
-    @property
-    def stops_at_zero_gradients(self) -> bool: ...
-    @property
-    def state_axes(self) -> Mapping[str, int]: ...
-    def weigh(self, problem: Problem, state: State) -> Array | Solved: ...
-    def unweighed(self, state: State) -> State: ...
-    def reads_auxiliary(self, name: str) -> bool: ...
+    def stops_at_zero_gradients(self) -> bool:
+        """Whether a zero gradient, which makes the point stationary, makes the direction zero."""
+        return Guarantee.ZERO_AT_STATIONARITY in self.guarantees
+
+    def reads_auxiliary(self, name: str) -> bool:
+        """Whether the auxiliary row of this name is looked at, for methods that need such rows."""
+        return True
+
+    @abc.abstractmethod
+    def weigh(self, problem: Problem, state: State) -> Array | Solved:
+        """The weights, float64 `[m]`, and the next state in a `Solved`.
+
+        Args:
+            problem: what is weighed, cleared of trouble; m >= 1.
+            state: the present one, not to be written to.
+        """
+
+    def unweighed(self, state: State) -> State:
+        """The state after a step that could not be weighed, for NaN or an empty domain."""
+        return state
 
 
 def weigh_cleared(method: Weighs, given: Step, state: State) -> Solved:

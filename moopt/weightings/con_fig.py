@@ -1,16 +1,11 @@
 """ConFIG: the conflict-free direction with the length of the gradients' projections."""
 
 import dataclasses
-from typing import ClassVar
 
-import numpy as np
-
-from moopt.records.result import Solved, State
-from moopt.settings.numbers import check_number
-from moopt.solvers.pseudo_inverse import DEFAULT_RTOL, pseudo_inverse
-from moopt.weightings.base import Guarantee, Weighting
-from moopt.weightings.dual_basis import dual_combination
-from moopt.weightings.problem import Problem
+from moopt.settings.fields import number
+from moopt.solvers.pseudo_inverse import DEFAULT_RTOL
+from moopt.weightings.base import Guarantee, Problem, Solved, State, Weighting
+from moopt.weightings.dual_basis import equal_slopes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,33 +45,20 @@ class ConFIG(Weighting):
     in computing with the m x m cosines in place of the m x n unit gradients.
     """
 
-    rtol: float = DEFAULT_RTOL
+    rtol: float = number(DEFAULT_RTOL, "in [0, 1)")
 
-    name: ClassVar[str] = "ConFIG"
-    year: ClassVar[int | None] = 2025
-    source: ClassVar[str] = "Q. Liu, M. Chu and N. Thuerey, ConFIG, ICLR 2025"
-
-    def __post_init__(self) -> None:
-        check_number(
-            self.name, "rtol", self.rtol, "in [0, 1)", use="1e-12 of the largest eigenvalue"
-        )
-
-    @property
-    def guarantees(self) -> frozenset[Guarantee]:
-        return frozenset(
-            {
-                Guarantee.NON_CONFLICTING_IF_INDEPENDENT,
-                Guarantee.PERMUTATION_EQUIVARIANT,
-                Guarantee.POSITIVELY_HOMOGENEOUS,
-            }
-        )
+    guarantees = frozenset(
+        {
+            Guarantee.NON_CONFLICTING_IF_INDEPENDENT,
+            Guarantee.PERMUTATION_EQUIVARIANT,
+            Guarantee.POSITIVELY_HOMOGENEOUS,
+        }
+    )
 
     def weigh(self, problem: Problem, state: State) -> Solved:
         """`C^+ 1` over the norms, as long as the projections of the gradients on its direction."""
-        cosines, norms = problem.cosines, problem.norms
-        inverse = pseudo_inverse(cosines, rtol=self.rtol, noise=problem.noise)
-        solved = dual_combination(cosines, inverse, np.ones(problem.m), problem.noise)
+        solved = equal_slopes(problem, self.rtol)
         v = solved.weights
-        slopes = cosines @ v
-        projections, square = norms @ slopes, v @ slopes
-        return solved._replace(weights=v / norms * (projections / (square or 1.0)))
+        slopes = problem.cosines @ v
+        projections, square = problem.norms @ slopes, v @ slopes
+        return solved._replace(weights=v / problem.norms * (projections / (square or 1.0)))

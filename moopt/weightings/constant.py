@@ -5,11 +5,21 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from moopt.records.result import Array, State
+from moopt.settings.fields import checked_by
 from moopt.settings.numbers import frozen_numbers
-from moopt.settings.preference import Preference, names_needed
-from moopt.weightings.base import Guarantee, Weighting
-from moopt.weightings.problem import Problem
+from moopt.settings.preference import Preference, entries
+from moopt.weightings.base import Array, Guarantee, Problem, State, Weighting
+
+
+def _finite(weights: Preference, owner: str, name: str) -> Preference:
+    frozen = frozen_numbers(weights, f"`{name}` of `{owner}`")
+    values = entries(frozen)
+    if not values or not all(map(math.isfinite, values)):
+        raise ValueError(
+            f"`{name}` of `{owner}` must be finite and not empty; got {weights!r}. Pass one finite"
+            " number per objective."
+        )
+    return frozen
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,40 +54,18 @@ class Constant(Weighting):
     Source: linear scalarization; no single origin.
     """
 
-    weights: Preference = dataclasses.field(kw_only=False)
+    weights: Preference = dataclasses.field(kw_only=False, metadata=checked_by(_finite))
 
-    name: ClassVar[str] = "Constant"
-    source: ClassVar[str] = "Linear scalarization with given weights; no single origin"
     example: ClassVar[Mapping[str, Any]] = {"weights": (1.0, 1.0, 1.0)}
     reads_gradients: ClassVar[bool] = False
 
-    def __post_init__(self) -> None:
-        frozen = frozen_numbers(self.weights, "`weights` of `Constant`")
-        values = _values(frozen)
-        if not values or not all(map(math.isfinite, values)):
-            raise ValueError(
-                f"`weights` of `Constant` must be finite and not empty; got {self.weights!r}. Pass"
-                " one finite number per objective."
-            )
-        object.__setattr__(self, "weights", frozen)
+    guarantees = frozenset({Guarantee.POSITIVELY_HOMOGENEOUS})
 
     @property
     def has_negative(self) -> bool:
         """Whether a weight asks for ascent."""
-        return min(_values(self.weights)) < 0.0
-
-    @property
-    def guarantees(self) -> frozenset[Guarantee]:
-        return frozenset({Guarantee.POSITIVELY_HOMOGENEOUS})
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return names_needed(self.weights)
+        return min(entries(self.weights)) < 0.0
 
     def weigh(self, problem: Problem, state: State) -> Array:
         """The given weights of the objectives that are present."""
         return problem.vector(self.weights, self.name, "weights")
-
-
-def _values(weights: Preference) -> tuple[float, ...]:
-    return tuple(weights.values() if isinstance(weights, Mapping) else weights)

@@ -2,15 +2,12 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
 
 import numpy as np
 
-from moopt.records.result import Array, Solved, State
-from moopt.settings.numbers import check_number
-from moopt.weightings.base import Guarantee, StateEntry, Weighting
+from moopt.settings.fields import number
+from moopt.weightings.base import Array, Guarantee, Problem, Solved, State, StateEntry, Weighting
 from moopt.weightings.mgda import MGDA
-from moopt.weightings.problem import Problem
 
 WEIGHTS = "weights"
 NUM_STEPS = "num_steps"
@@ -61,16 +58,10 @@ class CRMOGM(Weighting):
     """
 
     weighting: Weighting = dataclasses.field(default_factory=MGDA, kw_only=False)
-    momentum: float = 0.9
-
-    name: ClassVar[str] = "CRMOGM"
-    year: ClassVar[int | None] = 2022
-    source: ClassVar[str] = (
-        "S. Zhou et al., On the Convergence of Stochastic Multi-Objective Gradient Manipulation and"
-        " Beyond, NeurIPS 2022"
-    )
+    momentum: float = number(0.9, "in [0, 1)")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not isinstance(self.weighting, Weighting):
             raise TypeError(
                 f"`weighting` of `CRMOGM` must be a moopt weighting; got {self.weighting!r}. Pass"
@@ -81,7 +72,6 @@ class CRMOGM(Weighting):
                 "`weighting` of `CRMOGM` must weigh objectives alone; got one that combines an"
                 f" auxiliary row, {self.weighting!r}. Use it without CRMOGM."
             )
-        check_number(self.name, "momentum", self.momentum, "in [0, 1)", use="0.9")
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

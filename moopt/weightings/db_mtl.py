@@ -1,11 +1,8 @@
 """DBMTL: gradients of the logarithms of the losses, all as long as the longest."""
 
 import dataclasses
-from typing import ClassVar
 
-from moopt.records.result import Array, State
-from moopt.weightings.base import Guarantee, Weighting
-from moopt.weightings.problem import Problem
+from moopt.weightings.base import Array, Guarantee, Problem, State, Weighting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,19 +36,9 @@ class DBMTL(Weighting):
     code (LibMTL) adds 1e-8 to each.
     """
 
-    name: ClassVar[str] = "DBMTL"
-    year: ClassVar[int | None] = 2023
-    source: ClassVar[str] = (
-        "B. Lin et al., Dual-Balancing for Multi-Task Learning, arXiv 2308.12029, 2023"
-    )
+    guarantees = frozenset({Guarantee.SCALE_EQUIVARIANT, Guarantee.PERMUTATION_EQUIVARIANT})
 
-    @property
-    def guarantees(self) -> frozenset[Guarantee]:
-        return frozenset({Guarantee.SCALE_EQUIVARIANT, Guarantee.PERMUTATION_EQUIVARIANT})
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"losses"})
+    needs = frozenset({"losses"})
 
     def weigh(self, problem: Problem, state: State) -> Array:
         """`max_j (||g_j|| / loss_j) / ||g_i||`."""

@@ -7,13 +7,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from moopt.records.result import Array, Solved, State
 from moopt.records.status import SolverStatus
+from moopt.settings.fields import number
 from moopt.settings.names import sample_name
-from moopt.settings.numbers import check_number
 from moopt.solvers.simplex import project_onto_simplex
-from moopt.weightings.base import Guarantee, StateEntry, Weighting
-from moopt.weightings.problem import Problem
+from moopt.weightings.base import Array, Guarantee, Problem, Solved, State, StateEntry, Weighting
 
 WEIGHTS = "weights"
 
@@ -27,22 +25,15 @@ class DoubleSampling(Weighting):
     Each step is `w <- P(w - step_size slope(K, w))`, P the projection onto the simplex.
     """
 
-    step_size: float = 1e-3
+    step_size: float = number(1e-3, "finite and > 0")
 
     sees_zero_gradients: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        check_number(self.name, "step_size", self.step_size, "finite and > 0", use="1e-3")
+    # Not permutation-equivariant: a step of 1e30 ends in a vertex, and rounding chooses among
+    # equals.
+    guarantees = frozenset({Guarantee.SIMPLEX, Guarantee.IDEMPOTENT})
 
-    @property
-    def guarantees(self) -> frozenset[Guarantee]:
-        # Not permutation-equivariant: a step of 1e30 ends in a vertex, and rounding chooses among
-        # equals.
-        return frozenset({Guarantee.SIMPLEX, Guarantee.IDEMPOTENT})
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"names", "auxiliary"})
+    needs = frozenset({"names", "auxiliary"})
 
     @property
     def state_entries(self) -> Mapping[str, StateEntry]:

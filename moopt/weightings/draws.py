@@ -1,7 +1,6 @@
 """draws: the random numbers of one step, a function of a seed and a counter alone."""
 
 import numpy as np
-from numpy.random import Generator
 
 COUNTER = "counter"
 """The key of a random method's state: how many draws it has made."""
@@ -9,7 +8,7 @@ COUNTER = "counter"
 _WORD = 2**64
 
 
-def draws(seed: int, counter: int, stream: int = 0) -> Generator:
+def draws(seed: int, counter: int, stream: int = 0) -> "np.random.Generator":
     """A numpy generator of its own for each draw of a seed: the same one for the same arguments.
 
     A method keeps the counter as its state and nothing else: a run resumed from a checkpoint

@@ -4,7 +4,8 @@ import numpy as np
 
 from moopt.records.result import Array, Solved
 from moopt.records.status import SolverStatus
-from moopt.weightings.problem import EPS
+from moopt.solvers.pseudo_inverse import pseudo_inverse
+from moopt.weightings.problem import EPS, Problem
 
 RESIDUAL_TOL = 1e-3
 """Relative residual of the dual equations up to which they count as solved: rounding leaves about
@@ -53,3 +54,14 @@ def dual_combination(
         return Solved(np.zeros_like(v), SolverStatus.DEGENERATE, gap)
     solved = gap <= RESIDUAL_TOL
     return Solved(v, SolverStatus.CONVERGED if solved else SolverStatus.RANK_DEFICIENT, gap)
+
+
+def equal_slopes(problem: Problem, rtol: float) -> Solved:
+    """The `dual_combination` with slope 1 along every unit gradient of a problem.
+
+    Args:
+        problem: the step.
+        rtol: relative cut-off of the pseudo-inverse.
+    """
+    inverse = pseudo_inverse(problem.cosines, rtol=rtol, noise=problem.noise)
+    return dual_combination(problem.cosines, inverse, np.ones(problem.m), problem.noise)

@@ -1,18 +1,13 @@
 """DualProj: the projection of a preferred combination of the gradients onto the dual cone."""
 
 import dataclasses
-from typing import ClassVar
 
-from moopt.records.result import Solved, State
-from moopt.settings.numbers import check_solver_settings
-from moopt.settings.preference import Preference, checked_preference, names_needed
-from moopt.solvers.dual_cone import dual_cone
-from moopt.weightings.base import Guarantee, Weighting
-from moopt.weightings.problem import Problem
+from moopt.weightings.base import Problem, Solved, State
+from moopt.weightings.cone_projection import ConeProjection
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DualProj(Weighting):
+class DualProj(ConeProjection):
     """Project the preferred combination of the gradients onto their dual cone.
 
     Use it where you have weights and want their direction bent as little as possible.
@@ -51,38 +46,6 @@ class DualProj(Weighting):
     direction of the smaller ones.
     """
 
-    preference: Preference | None = None
-    tol: float = 1e-10
-    max_iter: int | None = None
-
-    name: ClassVar[str] = "DualProj"
-    year: ClassVar[int | None] = 2017
-    source: ClassVar[str] = (
-        "D. Lopez-Paz and M. Ranzato, Gradient Episodic Memory for Continual Learning, NeurIPS 2017"
-    )
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "preference", checked_preference(self.preference, self.name))
-        check_solver_settings(self.name, self.tol, self.max_iter, type(self).tol)
-
-    @property
-    def guarantees(self) -> frozenset[Guarantee]:
-        promises = {Guarantee.NON_CONFLICTING, Guarantee.POSITIVELY_HOMOGENEOUS}
-        if self.preference is None:
-            promises |= {Guarantee.PERMUTATION_EQUIVARIANT, Guarantee.IDEMPOTENT}
-        return frozenset(promises)
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return names_needed(self.preference)
-
     def weigh(self, problem: Problem, state: State) -> Solved:
         """The solver's weights, of the preference as a whole."""
-        return dual_cone(
-            problem.cosines,
-            problem.norms,
-            problem.vector(self.preference, self.name),
-            tol=self.tol,
-            max_iter=self.max_iter,
-            noise=problem.noise,
-        )
+        return self.projected(problem, separate=False)

@@ -2,16 +2,14 @@
 
 import dataclasses
 import math
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
-from moopt.records.result import Array, Solved, State
-from moopt.settings.numbers import check_number
+from moopt.settings.fields import number, one_of
 from moopt.solvers.pseudo_inverse import DEFAULT_RTOL, pseudo_inverse
-from moopt.weightings.base import Guarantee, Weighting
+from moopt.weightings.base import Array, Guarantee, Problem, Solved, State, Weighting
 from moopt.weightings.dual_basis import dual_combination
-from moopt.weightings.problem import Problem
 
 Variant = Literal["unit_dual", "dual_basis", "projected"]
 Length = Literal["mean_gradient", "keep"]
@@ -74,28 +72,9 @@ class DualSpaceMGDA(Weighting):
     of `ConFIG`. The rescaling is the authors' habit in sibling code.
     """
 
-    variant: Variant = "dual_basis"
-    length: Length = "mean_gradient"
-    rtol: float = DEFAULT_RTOL
-
-    name: ClassVar[str] = "DualSpaceMGDA"
-    year: ClassVar[int | None] = 2025
-    source: ClassVar[str] = (
-        "Z. Pan et al., Multi-Objective Large Language Model Unlearning, ICASSP 2025"
-        " (reconstructed: the paper gives no closed form)"
-    )
-
-    def __post_init__(self) -> None:
-        for field, allowed in (("variant", get_args(Variant)), ("length", get_args(Length))):
-            value = getattr(self, field)
-            if value not in allowed:
-                raise ValueError(
-                    f"`{field}` of `DualSpaceMGDA` must be one of {list(allowed)}; got {value!r}."
-                    f" The default is {type(self).__dataclass_fields__[field].default!r}."
-                )
-        check_number(
-            self.name, "rtol", self.rtol, "in [0, 1)", use="1e-12 of the largest eigenvalue"
-        )
+    variant: Variant = one_of("dual_basis", get_args(Variant))
+    length: Length = one_of("mean_gradient", get_args(Length))
+    rtol: float = number(DEFAULT_RTOL, "in [0, 1)")
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

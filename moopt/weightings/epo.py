@@ -2,19 +2,17 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moopt.records.result import Array, Solved, State
 from moopt.records.status import SolverStatus
-from moopt.settings.numbers import check_number, check_solver_settings
-from moopt.settings.preference import Preference, checked_preference, names_needed
+from moopt.settings.fields import integer, number, per_objective
+from moopt.settings.preference import Preference, checked_preference, entries
 from moopt.solvers.linear_program import best_vertex
-from moopt.weightings.base import Guarantee, Weighting
-from moopt.weightings.problem import LOSS_FLOOR, Problem
+from moopt.weightings.base import Array, Guarantee, Problem, Solved, State, Weighting
+from moopt.weightings.problem import LOSS_FLOOR
 
 BALANCED = 1e-10
 """Relative losses equal to this much are equal: the adjustments would be rounding."""
@@ -54,6 +52,16 @@ def epo_adjustments(losses: Array, preference: Array) -> Adjustments:
     mu = float(share @ logs)
     worst = relative == relative.max()
     return Adjustments(r * (logs - mu), mu, worst, bool(np.abs(logs).max() <= BALANCED))
+
+
+def _positive(preference: Preference | None, owner: str, name: str) -> Preference | None:
+    frozen = checked_preference(preference, owner, name)
+    if frozen is not None and min(entries(frozen)) <= 0.0:
+        raise ValueError(
+            f"`{name}` of `{owner}` must be positive; got {preference!r}. Leave an objective that"
+            " does not count out of the losses."
+        )
+    return frozen
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,41 +120,22 @@ class EPO(Weighting):
     max(mu, 0.1), which is left to the learning rate.
     """
 
-    preference: Preference | None = None
-    eps: float = 1e-4
+    preference: Preference | None = per_objective(_positive)
+    eps: float = number(1e-4, "finite and >= 0")
     relaxed: bool = False
-    tol: float = 1e-9
-    max_iter: int | None = None
+    tol: float = number(1e-9, "in (0, 1)")
+    max_iter: int | None = integer(None, least=1)
 
-    name: ClassVar[str] = "EPO"
     sees_zero_gradients: ClassVar[bool] = True
-    year: ClassVar[int | None] = 2020
-    source: ClassVar[str] = (
-        "D. Mahapatra and V. Rajan, Multi-Task Learning with User Preferences, ICML 2020"
+
+    # Where a program has several solutions the order of the objectives picks one.
+    guarantees = frozenset(
+        {Guarantee.SIMPLEX, Guarantee.IDEMPOTENT, Guarantee.POSITIVELY_HOMOGENEOUS}
     )
-
-    def __post_init__(self) -> None:
-        preference = checked_preference(self.preference, self.name)
-        object.__setattr__(self, "preference", preference)
-        values = preference.values() if isinstance(preference, Mapping) else preference or ()
-        if not all(value > 0.0 for value in values):
-            raise ValueError(
-                f"`preference` of `EPO` must be positive; got {self.preference!r}. Leave an"
-                " objective that does not count out of the losses."
-            )
-        check_number(self.name, "eps", self.eps, "finite and >= 0", use="1e-4")
-        check_solver_settings(self.name, self.tol, self.max_iter, type(self).tol)
-
-    @property
-    def guarantees(self) -> frozenset[Guarantee]:
-        # Where a program has several solutions the order of the objectives picks one.
-        return frozenset(
-            {Guarantee.SIMPLEX, Guarantee.IDEMPOTENT, Guarantee.POSITIVELY_HOMOGENEOUS}
-        )
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"losses"}) | names_needed(self.preference)
+        return super().needs | {"losses"}
 
     def weigh(self, problem: Problem, state: State) -> Solved:
         """The best vertex of the step's program; of the relaxed descent where that is empty."""
@@ -155,26 +144,8 @@ class EPO(Weighting):
         if losses.min() < 0.0:
             uniform = np.full(problem.m, 1.0 / problem.m)
             return Solved(uniform, SolverStatus.OUT_OF_DOMAIN)
-        r = problem.vector(self.preference, self.name)
-        cost, matrix, bound, descent, floor, budget = self._programs(problem, r, losses)
-        solved = best_vertex(
-            cost, matrix, bound, budget=budget, tol=self.tol, max_iter=self.max_iter
-        )
-        weights = solved.weights
-        if solved.status == SolverStatus.INFEASIBLE:
-            weights = best_vertex(
-                descent, matrix, floor, budget=budget, tol=self.tol, max_iter=self.max_iter
-            ).weights
-        return solved._replace(weights=weights * budget)
-
-    def _programs(self, problem: Problem, r: Array, losses: Array) -> tuple[Array, ...]:
-        """The programs in x_i = w_i ||g_i||, in units of the shortest gradient.
-
-        Returns:
-            cost `[m]`, matrix `[m + 1, m]` and bound `[m + 1]` of the step, cost and bound of a
-            relaxed descent, and the budget `[m]`.
-        """
-        far = epo_adjustments(losses, r)
+        # Of x_i = w_i ||g_i||, in units of the shortest gradient.
+        far = epo_adjustments(losses, problem.vector(self.preference, self.name))
         live = problem.norms > 0.0
         shortest = problem.norms[live].min() if live.any() else 1.0
         lengths = np.where(live, problem.norms / shortest, 1.0)
@@ -187,14 +158,19 @@ class EPO(Weighting):
         limit = np.where(served, -math.inf, pull)
         limit = np.where(far.worst | (not served.any()), 0.0, limit)
         floor = np.where(live, 0.0, -math.inf)
-        bound = np.where(live & balance, limit, floor)
         dropped = balance or far.equal or self.relaxed
         keep = -math.inf if dropped else min(float((lengths * pull).max()), 0.0)
-        return (
-            pull if balance else descent,
-            np.vstack([problem.cosines, pull]),
-            np.append(bound, keep),
-            descent,
-            np.append(floor, -math.inf),
-            1.0 / lengths,
-        )
+        matrix, budget = np.vstack([problem.cosines, pull]), 1.0 / lengths
+
+        def best(cost: Array, bound: Array, last: float) -> Solved:
+            bounds = np.append(bound, last)
+            return best_vertex(
+                cost, matrix, bounds, budget=budget, tol=self.tol, max_iter=self.max_iter
+            )
+
+        bound = np.where(live & balance, limit, floor)
+        solved = best(pull if balance else descent, bound, keep)
+        weights = solved.weights
+        if solved.status == SolverStatus.INFEASIBLE:
+            weights = best(descent, floor, -math.inf).weights
+        return solved._replace(weights=weights * budget)

@@ -1,13 +1,10 @@
 """FairGrad: the alpha-fair allocation of improvements among the objectives."""
 
 import dataclasses
-from typing import ClassVar
 
-from moopt.records.result import Solved, State
-from moopt.settings.numbers import check_number, check_solver_settings
+from moopt.settings.fields import integer, number
 from moopt.solvers.fixed_point import fair_point
-from moopt.weightings.base import Guarantee, Weighting
-from moopt.weightings.problem import Problem
+from moopt.weightings.base import Guarantee, Problem, Solved, State, Weighting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,21 +46,9 @@ class FairGrad(Weighting):
     with bounds, from uniform weights, and takes what it gets; here the solution is certified.
     """
 
-    alpha: float = 2.0
-    tol: float = 1e-6
-    max_iter: int | None = None
-
-    name: ClassVar[str] = "FairGrad"
-    year: ClassVar[int | None] = 2024
-    source: ClassVar[str] = (
-        "H. Ban and K. Ji, Fair Resource Allocation in Multi-Task Learning, ICML 2024"
-    )
-
-    def __post_init__(self) -> None:
-        check_number(
-            self.name, "alpha", self.alpha, "finite and > 0", use="1, or moopt.Sum() for 0"
-        )
-        check_solver_settings(self.name, self.tol, self.max_iter, type(self).tol)
+    alpha: float = number(2.0, "finite and > 0", use="1, or moopt.Sum() for 0")
+    tol: float = number(1e-6, "in (0, 1)")
+    max_iter: int | None = integer(None, least=1)
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

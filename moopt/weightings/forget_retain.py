@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from moopt.settings.fields import checked_by
 from moopt.settings.roles import refuse_overlap, refuse_without_role, role_names
-from moopt.weightings.base import Weighting
-from moopt.weightings.problem import Problem
+from moopt.weightings.base import Problem, Weighting
 from moopt.weightings.role_sums import RoleSums, role_sums
 
 
@@ -27,15 +27,13 @@ class ForgetRetain(Weighting):
             the step has none.
     """
 
-    forget: str | Sequence[str]
-    retain: str | Sequence[str]
+    forget: str | Sequence[str] = dataclasses.field(metadata=checked_by(role_names))
+    retain: str | Sequence[str] = dataclasses.field(metadata=checked_by(role_names))
 
     example: ClassVar[Mapping[str, Any]] = {"forget": "forget", "retain": ("retain", "third")}
 
     def __post_init__(self) -> None:
-        for keyword in ("forget", "retain"):
-            names = role_names(getattr(self, keyword), keyword, self.name)
-            object.__setattr__(self, keyword, names)
+        super().__post_init__()
         refuse_overlap(self._roles, self.name)
 
     @property

@@ -6,10 +6,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from moopt.records.result import Array, Solved, State
-from moopt.settings.numbers import check_number
-from moopt.weightings.base import Guarantee, StateEntry, Weighting
-from moopt.weightings.problem import EPS, Problem
+from moopt.settings.fields import number
+from moopt.weightings.base import Array, Guarantee, Problem, Solved, State, StateEntry, Weighting
+from moopt.weightings.problem import EPS
 
 WEIGHTS = "weights"
 INITIAL_LOSSES = "initial_losses"
@@ -92,26 +91,14 @@ class GradNorm(Weighting):
     where the paper takes the last shared layer (for that, pass `shared=` to `moopt.CommonDescent`).
     """
 
-    alpha: float = 1.5
-    lr: float = 0.025
+    alpha: float = number(1.5, "finite and >= 0")
+    lr: float = number(0.025, "finite and >= 0")
 
-    name: ClassVar[str] = "GradNorm"
     sees_zero_gradients: ClassVar[bool] = True
-    year: ClassVar[int | None] = 2018
-    source: ClassVar[str] = "Z. Chen et al., GradNorm, ICML 2018"
 
-    def __post_init__(self) -> None:
-        for field in ("alpha", "lr"):
-            value, default = getattr(self, field), getattr(type(self), field)
-            check_number(self.name, field, value, "finite and >= 0", use=f"{default:g}")
+    guarantees = frozenset({Guarantee.POSITIVELY_HOMOGENEOUS, Guarantee.PERMUTATION_EQUIVARIANT})
 
-    @property
-    def guarantees(self) -> frozenset[Guarantee]:
-        return frozenset({Guarantee.POSITIVELY_HOMOGENEOUS, Guarantee.PERMUTATION_EQUIVARIANT})
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"losses"})
+    needs = frozenset({"losses"})
 
     @property
     def state_entries(self) -> Mapping[str, StateEntry]:
@@ -128,9 +115,5 @@ class GradNorm(Weighting):
         initial = np.where(state[NUM_STEPS] > 0, state[INITIAL_LOSSES], sizes)
         ratios = sizes / np.where(initial > 0.0, initial, 1.0)
         moved = grad_norm_step(weights, problem.norms, ratios, alpha=self.alpha, lr=self.lr)
-        following = {
-            WEIGHTS: moved,
-            INITIAL_LOSSES: initial,
-            NUM_STEPS: state[NUM_STEPS] + 1,
-        }
+        following = {WEIGHTS: moved, INITIAL_LOSSES: initial, NUM_STEPS: state[NUM_STEPS] + 1}
         return Solved(weights, state=following)

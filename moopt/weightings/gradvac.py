@@ -3,15 +3,13 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import ClassVar
 
 import numpy as np
 
-from moopt.records.result import Solved, State
-from moopt.settings.numbers import check_number, check_seed
-from moopt.weightings.base import Guarantee, StateEntry, Weighting
+from moopt.settings.fields import integer, number
+from moopt.weightings.base import Guarantee, Problem, Solved, State, StateEntry, Weighting
 from moopt.weightings.draws import COUNTER, random_orders
-from moopt.weightings.problem import EPS, Problem
+from moopt.weightings.problem import EPS
 
 TARGETS = "targets"
 
@@ -67,20 +65,10 @@ class GradVac(Weighting):
     parameters unless the caller makes more.
     """
 
-    beta: float = 0.01
-    seed: int = 0
+    beta: float = number(0.01, "in [0, 1]")
+    seed: int = integer(0)
 
-    name: ClassVar[str] = "GradVac"
-    year: ClassVar[int | None] = 2021
-    source: ClassVar[str] = "Z. Wang et al., Gradient Vaccine, ICLR 2021"
-
-    def __post_init__(self) -> None:
-        check_seed(self.name, self.seed)
-        check_number(self.name, "beta", self.beta, "in [0, 1]", use="0.01 for the newest cosine")
-
-    @property
-    def guarantees(self) -> frozenset[Guarantee]:
-        return frozenset({Guarantee.POSITIVELY_HOMOGENEOUS})
+    guarantees = frozenset({Guarantee.POSITIVELY_HOMOGENEOUS})
 
     @property
     def state_entries(self) -> Mapping[str, StateEntry]:

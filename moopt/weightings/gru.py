@@ -1,13 +1,10 @@
 """GRU: the forget gradient without the part that raises the retain loss."""
 
 import dataclasses
-from typing import ClassVar
 
-from moopt.records.result import Array, State
-from moopt.settings.numbers import check_number
-from moopt.weightings.base import Guarantee
+from moopt.settings.fields import number
+from moopt.weightings.base import Array, Guarantee, Problem, State
 from moopt.weightings.forget_retain import ForgetRetain
-from moopt.weightings.problem import Problem
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,21 +54,7 @@ class GRU(ForgetRetain):
     one role are our addition.
     """
 
-    cosine_clip: float | None = None
-
-    name: ClassVar[str] = "GRU"
-    year: ClassVar[int | None] = 2025
-    source: ClassVar[str] = (
-        "Y. Wang, Q. Wang, F. Liu, W. Huang, Y. Du, X. Du and B. Han, GRU: Mitigating the Trade-off"
-        " between Unlearning and Retention for LLMs, ICML 2025"
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.cosine_clip is not None:
-            check_number(
-                self.name, "cosine_clip", self.cosine_clip, "in [-1, 0]", use="None or -0.5"
-            )
+    cosine_clip: float | None = number(None, "in [-1, 0]", use="None or -0.5")
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

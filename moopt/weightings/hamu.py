@@ -2,14 +2,12 @@
 
 import dataclasses
 import math
-from typing import ClassVar
 
-from moopt.records.result import Solved, State
 from moopt.records.status import SolverStatus
-from moopt.settings.numbers import Range, check_number
-from moopt.weightings.base import Guarantee
+from moopt.settings.fields import number
+from moopt.settings.numbers import check_number
+from moopt.weightings.base import Guarantee, Problem, Solved, State
 from moopt.weightings.forget_retain import ForgetRetain
-from moopt.weightings.problem import Problem
 from moopt.weightings.role_sums import cancelled_below
 
 
@@ -73,26 +71,16 @@ class HAMU(ForgetRetain):
     code, whose radius is lr ||g_r|| on request. Several objectives in one role are our addition.
     """
 
-    quota: float = 0.5
-    radius: float = 1.0
+    quota: float = number(0.5, "finite and >= 0")
+    radius: float = number(1.0, "finite and > 0")
     relative: bool = True
     stop: bool = True
 
-    name: ClassVar[str] = "HAMU"
-    year: ClassVar[int | None] = 2026
-    source: ClassVar[str] = (
-        "J. Chen, X. Niu, R. H. L. Sim, Z. Liu, N. F. Chen and B. K. H. Low, How Hard Can It Be?"
-        " Hardness-Aware Multi-Objective Unlearning, ICML 2026"
-    )
-
     def __post_init__(self) -> None:
         super().__post_init__()
-        allowed: Range = "in [0, 1]" if self.relative else "finite and >= 0"
-        use = (
-            "0.5 of the largest possible forgetting, or relative=False" if self.relative else "0.5"
-        )
-        check_number(self.name, "quota", self.quota, allowed, use=use)
-        check_number(self.name, "radius", self.radius, "finite and > 0", use="1.0")
+        if self.relative:
+            use = "0.5 of the largest possible forgetting, or relative=False"
+            check_number(self.name, "quota", self.quota, "in [0, 1]", use=use)
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

@@ -1,16 +1,13 @@
 """IMTLG: the direction with equal projections on all unit gradients."""
 
 import dataclasses
-from typing import ClassVar
 
 import numpy as np
 
-from moopt.records.result import Solved, State
-from moopt.settings.numbers import check_number
-from moopt.solvers.pseudo_inverse import DEFAULT_RTOL, pseudo_inverse
-from moopt.weightings.base import Guarantee, Weighting
-from moopt.weightings.dual_basis import dual_combination
-from moopt.weightings.problem import Problem
+from moopt.settings.fields import number
+from moopt.solvers.pseudo_inverse import DEFAULT_RTOL
+from moopt.weightings.base import Guarantee, Problem, Solved, State, Weighting
+from moopt.weightings.dual_basis import equal_slopes
 
 SMALLEST_SUM = 1e-3
 """Least |sum(w)| relative to sum(|w|) that is scaled to one: below it d would be a thousand times
@@ -60,34 +57,21 @@ class IMTLG(Weighting):
     peer takes the pseudo-inverse of the Gramian, which agrees for independent ones.
     """
 
-    rtol: float = DEFAULT_RTOL
+    rtol: float = number(DEFAULT_RTOL, "in [0, 1)")
 
-    name: ClassVar[str] = "IMTLG"
-    year: ClassVar[int | None] = 2021
-    source: ClassVar[str] = "L. Liu et al., Towards Impartial Multi-task Learning, ICLR 2021"
-
-    def __post_init__(self) -> None:
-        check_number(
-            self.name, "rtol", self.rtol, "in [0, 1)", use="1e-12 of the largest eigenvalue"
-        )
-
-    @property
-    def guarantees(self) -> frozenset[Guarantee]:
-        return frozenset(
-            {
-                Guarantee.NON_CONFLICTING_IF_INDEPENDENT,
-                Guarantee.PERMUTATION_EQUIVARIANT,
-                Guarantee.SCALE_EQUIVARIANT,
-                Guarantee.POSITIVELY_HOMOGENEOUS,
-                Guarantee.IDEMPOTENT,
-            }
-        )
+    guarantees = frozenset(
+        {
+            Guarantee.NON_CONFLICTING_IF_INDEPENDENT,
+            Guarantee.PERMUTATION_EQUIVARIANT,
+            Guarantee.SCALE_EQUIVARIANT,
+            Guarantee.POSITIVELY_HOMOGENEOUS,
+            Guarantee.IDEMPOTENT,
+        }
+    )
 
     def weigh(self, problem: Problem, state: State) -> Solved:
         """`C^+ 1` over the norms, divided by the size of its sum."""
-        inverse = pseudo_inverse(problem.cosines, rtol=self.rtol, noise=problem.noise)
-        ones = np.ones(problem.m)
-        solved = dual_combination(problem.cosines, inverse, ones, problem.noise)
+        solved = equal_slopes(problem, self.rtol)
         weights = solved.weights / problem.norms
         # The absolute value is the guard of the sign: the paper's sum turns d around when negative.
         total = max(abs(weights.sum()), SMALLEST_SUM * np.abs(weights).sum())

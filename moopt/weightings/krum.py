@@ -5,9 +5,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from moopt.records.result import Array, State
-from moopt.weightings.base import Guarantee, Weighting
-from moopt.weightings.problem import EPS, Problem
+from moopt.weightings.base import Array, Guarantee, Problem, State, Weighting
+from moopt.weightings.problem import EPS
 
 SCORE_TIE = 64.0 * EPS
 """Scores this close, relative to the squared norms they are made of, differ by rounding only."""
@@ -54,12 +53,6 @@ class Krum(Weighting):
     num_byzantine: int = 0
     num_selected: int = 1
 
-    name: ClassVar[str] = "Krum"
-    year: ClassVar[int | None] = 2017
-    source: ClassVar[str] = (
-        "P. Blanchard et al., Machine Learning with Adversaries: Byzantine Tolerant Gradient"
-        " Descent, NeurIPS 2017"
-    )
     sees_zero_gradients: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -71,11 +64,9 @@ class Krum(Weighting):
                     f" {value!r}. The default is {smallest}."
                 )
 
-    @property
-    def guarantees(self) -> frozenset[Guarantee]:
-        return frozenset(
-            {Guarantee.SIMPLEX, Guarantee.POSITIVELY_HOMOGENEOUS, Guarantee.IDEMPOTENT}
-        )
+    guarantees = frozenset(
+        {Guarantee.SIMPLEX, Guarantee.POSITIVELY_HOMOGENEOUS, Guarantee.IDEMPOTENT}
+    )
 
     def weigh(self, problem: Problem, state: State) -> Array:
         """Equal weights on the smallest scores, one after the other."""

@@ -5,9 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from moopt.records.result import Array, State
-from moopt.weightings.base import Guarantee, Weighting
-from moopt.weightings.problem import Problem
+from moopt.weightings.base import Array, Guarantee, Problem, State, Weighting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,20 +26,16 @@ class Mean(Weighting):
     Source: linear scalarization; no single origin.
     """
 
-    name: ClassVar[str] = "Mean"
     reads_gradients: ClassVar[bool] = False
-    source: ClassVar[str] = "Linear scalarization with equal weights; no single origin"
 
-    @property
-    def guarantees(self) -> frozenset[Guarantee]:
-        return frozenset(
-            {
-                Guarantee.SIMPLEX,
-                Guarantee.POSITIVELY_HOMOGENEOUS,
-                Guarantee.PERMUTATION_EQUIVARIANT,
-                Guarantee.IDEMPOTENT,
-            }
-        )
+    guarantees = frozenset(
+        {
+            Guarantee.SIMPLEX,
+            Guarantee.POSITIVELY_HOMOGENEOUS,
+            Guarantee.PERMUTATION_EQUIVARIANT,
+            Guarantee.IDEMPOTENT,
+        }
+    )
 
     def weigh(self, problem: Problem, state: State) -> Array:
         """`1 / m`, whatever the gradients are."""

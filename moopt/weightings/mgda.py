@@ -2,15 +2,13 @@
 
 import dataclasses
 import functools
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
-from moopt.records.result import Solved, State
-from moopt.settings.numbers import check_solver_settings
+from moopt.settings.fields import integer, number, one_of
 from moopt.solvers.min_norm import FRANK_WOLFE, SOLVERS, min_norm
-from moopt.weightings.base import Guarantee, Weighting
-from moopt.weightings.problem import Problem
+from moopt.weightings.base import Guarantee, Problem, Solved, State, Weighting
 
 Normalize = Literal["none", "l2", "loss", "loss+"]
 
@@ -63,31 +61,10 @@ class MGDA(Weighting):
     loss, which turns descent into ascent for a negative one, where we take the absolute value.
     """
 
-    normalize: Normalize = "none"
-    solver: str = "auto"
-    tol: float = 1e-10
-    max_iter: int | None = None
-
-    name: ClassVar[str] = "MGDA"
-    year: ClassVar[int | None] = 2012
-    source: ClassVar[str] = (
-        "J.-A. Désidéri, Multiple-gradient descent algorithm (MGDA) for multiobjective"
-        " optimization, Comptes Rendus Mathématique 350, 2012; O. Sener and V. Koltun, Multi-Task"
-        " Learning as Multi-Objective Optimization, NeurIPS 2018"
-    )
-
-    def __post_init__(self) -> None:
-        if self.normalize not in get_args(Normalize):
-            raise ValueError(
-                f"`normalize` of `MGDA` must be one of {list(get_args(Normalize))}; got"
-                f" {self.normalize!r}. Use 'l2' for independence of the losses' scales."
-            )
-        if self.solver not in SOLVERS:
-            raise ValueError(
-                f"`solver` of `MGDA` must be one of {list(SOLVERS)}; got {self.solver!r}. Use"
-                " 'auto', which is exact."
-            )
-        check_solver_settings(self.name, self.tol, self.max_iter, type(self).tol)
+    normalize: Normalize = one_of("none", get_args(Normalize))
+    solver: str = one_of("auto", SOLVERS)
+    tol: float = number(1e-10, "in (0, 1)")
+    max_iter: int | None = integer(None, least=1)
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

@@ -1,12 +1,10 @@
 """MoDo: minimum-norm weights followed by gradient steps, unbiased by independent batches."""
 
 import dataclasses
-from typing import ClassVar
 
-from moopt.records.result import Array
-from moopt.settings.numbers import check_number
+from moopt.settings.fields import number
+from moopt.weightings.base import Array, Problem
 from moopt.weightings.double_sampling import DoubleSampling
-from moopt.weightings.problem import Problem
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,17 +51,7 @@ class MoDo(DoubleSampling):
     joins with its last weight, and the weights of the step are projected again.
     """
 
-    regularization: float = 0.1
-
-    name: ClassVar[str] = "MoDo"
-    year: ClassVar[int | None] = 2023
-    source: ClassVar[str] = (
-        "L. Chen et al., Three-Way Trade-Off in Multi-Objective Learning, NeurIPS 2023"
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number(self.name, "regularization", self.regularization, "finite and >= 0", use="0.1")
+    regularization: float = number(0.1, "finite and >= 0")
 
     def _slope(self, products: Array, weights: Array, problem: Problem) -> Array:
         """`K w + rho w`, an unbiased estimate of the gradient of the regularised problem."""

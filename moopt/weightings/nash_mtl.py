@@ -2,13 +2,10 @@
 
 import dataclasses
 import math
-from typing import ClassVar
 
-from moopt.records.result import Solved, State
-from moopt.settings.numbers import check_number, check_solver_settings
+from moopt.settings.fields import integer, number
 from moopt.solvers.fixed_point import fair_point
-from moopt.weightings.base import Guarantee, Weighting
-from moopt.weightings.problem import Problem
+from moopt.weightings.base import Guarantee, Problem, Solved, State, Weighting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,29 +50,18 @@ class NashMTL(Weighting):
     fast, does not offer.
     """
 
-    max_norm: float | None = None
-    tol: float = 1e-6
-    max_iter: int | None = None
+    max_norm: float | None = number(None, "finite and > 0", use="None or 1.0")
+    tol: float = number(1e-6, "in (0, 1)")
+    max_iter: int | None = integer(None, least=1)
 
-    name: ClassVar[str] = "NashMTL"
-    year: ClassVar[int | None] = 2022
-    source: ClassVar[str] = "A. Navon et al., Multi-Task Learning as a Bargaining Game, ICML 2022"
-
-    def __post_init__(self) -> None:
-        if self.max_norm is not None:
-            check_number(self.name, "max_norm", self.max_norm, "finite and > 0", use="None or 1.0")
-        check_solver_settings(self.name, self.tol, self.max_iter, type(self).tol)
-
-    @property
-    def guarantees(self) -> frozenset[Guarantee]:
-        return frozenset(
-            {
-                Guarantee.NON_CONFLICTING,
-                Guarantee.SCALE_EQUIVARIANT,
-                Guarantee.PERMUTATION_EQUIVARIANT,
-                Guarantee.ZERO_AT_STATIONARITY,
-            }
-        )
+    guarantees = frozenset(
+        {
+            Guarantee.NON_CONFLICTING,
+            Guarantee.SCALE_EQUIVARIANT,
+            Guarantee.PERMUTATION_EQUIVARIANT,
+            Guarantee.ZERO_AT_STATIONARITY,
+        }
+    )
 
     def weigh(self, problem: Problem, state: State) -> Solved:
         """The positive solution of `(G w)_i w_i = 1`, of length sqrt(m) or `max_norm`."""

@@ -1,12 +1,9 @@
 """NGDiff: the sum of the unit forget and the unit retain gradient."""
 
 import dataclasses
-from typing import ClassVar
 
-from moopt.records.result import Array, State
-from moopt.weightings.base import Guarantee
+from moopt.weightings.base import Array, Guarantee, Problem, State
 from moopt.weightings.forget_retain import ForgetRetain
-from moopt.weightings.problem import Problem
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,14 +48,6 @@ class NGDiff(ForgetRetain):
     adaptive learning rate", NAACL 2025, https://arxiv.org/abs/2410.22086. The paper's automatic
     learning rate is not part of the weighting. Several objectives in one role are our addition.
     """
-
-    name: ClassVar[str] = "NGDiff"
-    year: ClassVar[int | None] = 2025
-    source: ClassVar[str] = (
-        "X. Jin, Z. Bu, B. Vinzamuri, A. Ramakrishna, K.-W. Chang, V. Cevher and M. Hong,"
-        " Unlearning as multi-task optimization: A normalized gradient difference approach with an"
-        " adaptive learning rate, NAACL 2025"
-    )
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

@@ -1,13 +1,10 @@
 """NTK: weights against the size of each loss's tangent kernel."""
 
 import dataclasses
-from typing import ClassVar
 
 import numpy as np
 
-from moopt.records.result import Array, State
-from moopt.weightings.base import Guarantee, Weighting
-from moopt.weightings.problem import Problem
+from moopt.weightings.base import Array, Guarantee, Problem, State, Weighting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,19 +38,9 @@ class NTK(Weighting):
     mean losses: we take one residual per loss, and the norms s_i themselves.
     """
 
-    name: ClassVar[str] = "NTK"
-    year: ClassVar[int | None] = 2020
-    source: ClassVar[str] = (
-        "S. Wang, X. Yu and P. Perdikaris, When and Why PINNs Fail to Train, arXiv 2007.14527, 2020"
-    )
+    guarantees = frozenset({Guarantee.POSITIVELY_HOMOGENEOUS, Guarantee.PERMUTATION_EQUIVARIANT})
 
-    @property
-    def guarantees(self) -> frozenset[Guarantee]:
-        return frozenset({Guarantee.POSITIVELY_HOMOGENEOUS, Guarantee.PERMUTATION_EQUIVARIANT})
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"losses"})
+    needs = frozenset({"losses"})
 
     def weigh(self, problem: Problem, state: State) -> Array:
         """`sum_j s_j / s_i`, in units of the largest s."""

@@ -2,19 +2,17 @@
 
 import dataclasses
 import math
-from typing import ClassVar
 
 import numpy as np
 
-from moopt.records.result import Array, Solved, State
 from moopt.records.status import SolverStatus
-from moopt.settings.numbers import check_number
+from moopt.settings.fields import number
 from moopt.solvers.equilibrated import cosines_of
 from moopt.solvers.off_span import off_span
 from moopt.solvers.pseudo_inverse import DEFAULT_RTOL
-from moopt.weightings.base import Guarantee
+from moopt.weightings.base import Array, Guarantee, Problem, Solved, State
 from moopt.weightings.forget_retain import ForgetRetain
-from moopt.weightings.problem import EPS, Problem
+from moopt.weightings.problem import EPS
 from moopt.weightings.role_sums import cancelled_below, sum_norm
 
 ORTHOGONAL_TOL = 1e-10
@@ -77,20 +75,7 @@ class OrthogonalSteepestDescent(ForgetRetain):
     """
 
     drift: str | None = None
-    rtol: float = DEFAULT_RTOL
-
-    name: ClassVar[str] = "OrthogonalSteepestDescent"
-    year: ClassVar[int | None] = 2025
-    source: ClassVar[str] = (
-        "Z. Pan, Z. Wang, C. Li, K. Zheng, B. Wang, X. Tang and J. Zhao, Federated Unlearning with"
-        " Gradient Descent and Conflict Mitigation, AAAI 2025"
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number(
-            self.name, "rtol", self.rtol, "in [0, 1)", use="1e-12 of the largest eigenvalue"
-        )
+    rtol: float = number(DEFAULT_RTOL, "in [0, 1)")
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:
@@ -116,10 +101,9 @@ class OrthogonalSteepestDescent(ForgetRetain):
     def weigh(self, problem: Problem, state: State) -> Solved:
         """Project the coefficients of the unit gradients, in units of the longest one summed."""
         m, noise = problem.m, problem.noise
-        cosines, norms, rows = problem.cosines, problem.norms, list(range(m))
+        rows, cosines, norms = list(range(m)), problem.cosines, problem.norms
         if self.drift is not None:
-            rows.append(m + self._row(problem))
-            cosines, norms = _with_drift(problem, rows)
+            rows, cosines, norms = self._with_drift(problem)
         forget, retain = self.members(problem)
         walls = np.zeros(len(norms), dtype=bool)
         walls[m:] = True
@@ -147,22 +131,18 @@ class OrthogonalSteepestDescent(ForgetRetain):
         status = SolverStatus.CONVERGED if solved else SolverStatus.RANK_DEFICIENT
         return Solved(weights, status, gap)
 
-    def _row(self, problem: Problem) -> int:
-        """The place of the drift among the auxiliary rows."""
+    def _with_drift(self, problem: Problem) -> tuple[list[int], Array, Array]:
+        """The gradients and the drift, which comes last: rows of `wide`, cosines and norms."""
         if self.drift not in problem.auxiliary:
             raise ValueError(
                 f"`drift` of `OrthogonalSteepestDescent` must name an auxiliary row of the step;"
                 f" got {self.drift!r}, and the rows {list(problem.auxiliary)}. Add the row"
                 " theta - theta_0, or use drift=None."
             )
-        return problem.auxiliary.index(self.drift)
-
-
-def _with_drift(problem: Problem, rows: list[int]) -> tuple[Array, Array]:
-    """Cosines and norms of the gradients and of the drift, which comes last."""
-    assert problem.wide is not None
-    gramian = problem.wide[np.ix_(rows, rows)]
-    norms = np.sqrt(gramian.diagonal())
-    cosines = cosines_of(gramian, norms)
-    norms[-1] = norms[-1] or 1.0  # a zero drift is orthogonal to everything
-    return cosines, norms
+        assert problem.wide is not None
+        rows = [*range(problem.m), problem.m + problem.auxiliary.index(self.drift)]
+        gramian = problem.wide[np.ix_(rows, rows)]
+        norms = np.sqrt(gramian.diagonal())
+        cosines = cosines_of(gramian, norms)
+        norms[-1] = norms[-1] or 1.0  # a zero drift is orthogonal to everything
+        return rows, cosines, norms

@@ -7,13 +7,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from moopt.records.result import Solved, State
 from moopt.records.status import SolverStatus
-from moopt.settings.numbers import check_number
+from moopt.settings.fields import checked_by, number
 from moopt.settings.roles import refuse_overlap, refuse_without_role, role_names
 from moopt.solvers.quota_point import quota_point
-from moopt.weightings.base import Guarantee, StateEntry, Weighting
-from moopt.weightings.problem import Problem
+from moopt.weightings.base import Guarantee, Problem, Solved, State, StateEntry, Weighting
 from moopt.weightings.role_sums import cancelled_below
 
 MEAN_SQUARE = "mean_square"
@@ -71,16 +69,10 @@ class PCD(Weighting):
     """
 
     primary: str
-    secondary: str | Sequence[str]
-    tau: float = 0.1
-    beta: float = 0.9
+    secondary: str | Sequence[str] = dataclasses.field(metadata=checked_by(role_names))
+    tau: float = number(0.1, "in [0, 1]")
+    beta: float = number(0.9, "in [0, 1)")
 
-    name: ClassVar[str] = "PCD"
-    year: ClassVar[int | None] = 2026
-    source: ClassVar[str] = (
-        "D. Varam and M. I. AlHajri, Not All Objectives Are Born Equal: Priority-Constrained"
-        " Descent for Hierarchical Multi-Objective Optimization, 2026"
-    )
     example: ClassVar[Mapping[str, Any]] = {"primary": "forget", "secondary": ("retain", "third")}
 
     def __post_init__(self) -> None:
@@ -89,11 +81,8 @@ class PCD(Weighting):
                 f"`primary` of `PCD` must be the name of one objective; got {self.primary!r}. Name"
                 " the others in `secondary`."
             )
-        names = role_names(self.secondary, "secondary", self.name)
-        object.__setattr__(self, "secondary", names)
+        super().__post_init__()
         refuse_overlap(self._roles, self.name)
-        check_number(self.name, "tau", self.tau, "in [0, 1]", use="0.1")
-        check_number(self.name, "beta", self.beta, "in [0, 1)", use="0.9")
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:
@@ -105,9 +94,7 @@ class PCD(Weighting):
                 promises.add(Guarantee.NON_CONFLICTING)
         return frozenset(promises)
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"names"})
+    needs = frozenset({"names"})
 
     @property
     def state_entries(self) -> Mapping[str, StateEntry]:

@@ -2,15 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
-from moopt.records.result import Solved, State
-from moopt.settings.numbers import check_seed
-from moopt.weightings.base import Guarantee, StateEntry, Weighting
+from moopt.settings.fields import integer, one_of
+from moopt.weightings.base import Guarantee, Problem, Solved, State, StateEntry, Weighting
 from moopt.weightings.draws import COUNTER, random_orders
-from moopt.weightings.problem import Problem
 
 Order = Literal["random", "given"]
 
@@ -54,24 +52,10 @@ class PCGrad(Weighting):
     gradients.
     """
 
-    order: Order = "random"
-    seed: int = 0
+    order: Order = one_of("random", get_args(Order))
+    seed: int = integer(0)
 
-    name: ClassVar[str] = "PCGrad"
-    year: ClassVar[int | None] = 2020
-    source: ClassVar[str] = "T. Yu et al., Gradient Surgery for Multi-Task Learning, NeurIPS 2020"
-
-    def __post_init__(self) -> None:
-        check_seed(self.name, self.seed)
-        if self.order not in get_args(Order):
-            raise ValueError(
-                f"`order` of `PCGrad` must be one of {list(get_args(Order))}; got {self.order!r}."
-                " Use 'random', as the paper does."
-            )
-
-    @property
-    def guarantees(self) -> frozenset[Guarantee]:
-        return frozenset({Guarantee.POSITIVELY_HOMOGENEOUS})
+    guarantees = frozenset({Guarantee.POSITIVELY_HOMOGENEOUS})
 
     @property
     def state_entries(self) -> Mapping[str, StateEntry]:

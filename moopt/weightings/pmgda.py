@@ -6,14 +6,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from moopt.records.result import Array, Solved, State
-from moopt.settings.numbers import check_number, check_solver_settings
-from moopt.settings.preference import Preference, checked_preference, names_needed
+from moopt.settings.fields import integer, number, per_objective
+from moopt.settings.preference import Preference
 from moopt.solvers.gramian_hull import gramian_hull
 from moopt.solvers.linear_program import best_vertex
 from moopt.solvers.tolerances import RESOLUTION
-from moopt.weightings.base import Guarantee, Weighting
-from moopt.weightings.problem import EPS, Problem
+from moopt.weightings.base import Array, Guarantee, Problem, Solved, State, Weighting
+from moopt.weightings.problem import EPS
 
 ON_THE_RAY = 64 * EPS
 """A distance to the ray below this, relative to the length of the losses, is rounding."""
@@ -154,34 +153,22 @@ class PMGDA(Weighting):
     `corrected` take any.
     """
 
-    preference: Preference | None = None
-    h_tol: float = 0.01
-    sigma: float = 0.95
-    tol: float = 1e-9
-    max_iter: int | None = None
+    preference: Preference | None = per_objective()
+    h_tol: float = number(0.01, "in (0, 1)", use="0.01, a sine")
+    sigma: float = number(0.95, "in (0, 1]")
+    tol: float = number(1e-9, "in (0, 1)")
+    max_iter: int | None = integer(None, least=1)
 
-    name: ClassVar[str] = "PMGDA"
     sees_zero_gradients: ClassVar[bool] = True
-    year: ClassVar[int | None] = 2024
-    source: ClassVar[str] = (
-        "X. Zhang et al., A Preference-based Multiple Gradient Descent Algorithm, arXiv"
-        " 2402.09492, 2024"
-    )
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "preference", checked_preference(self.preference, self.name))
-        check_number(self.name, "h_tol", self.h_tol, "in (0, 1)", use="0.01, a sine")
-        check_number(self.name, "sigma", self.sigma, "in (0, 1]", use="0.95")
-        check_solver_settings(self.name, self.tol, self.max_iter, type(self).tol)
-
+    # With equal preferences, equal gradients change no difference of losses: h has no gradient.
     @property
     def guarantees(self) -> frozenset[Guarantee]:
-        # With equal preferences, equal gradients change no difference of losses: h has no gradient.
         return frozenset({Guarantee.IDEMPOTENT} if self.preference is None else ())
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"losses"}) | names_needed(self.preference)
+        return super().needs | {"losses"}
 
     def weigh(self, problem: Problem, state: State) -> Solved:
         """A predicting step near the ray, a correcting one elsewhere."""

@@ -7,11 +7,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from moopt.records.result import Solved, State
-from moopt.settings.numbers import check_number, check_solver_settings
+from moopt.settings.fields import integer, number
 from moopt.solvers.gramian_hull import gramian_hull
-from moopt.weightings.base import Guarantee, Weighting
-from moopt.weightings.problem import Problem
+from moopt.weightings.base import Guarantee, Problem, Solved, State, Weighting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,18 +60,16 @@ class PMTL(Weighting):
 
     preferences: Sequence[Sequence[float]]
     index: int = 0
-    eps: float = 0.0
-    tol: float = 1e-10
-    max_iter: int | None = None
+    eps: float = number(0.0, "finite and >= 0")
+    tol: float = number(1e-10, "in (0, 1)")
+    max_iter: int | None = integer(None, least=1)
 
-    name: ClassVar[str] = "PMTL"
     example: ClassVar[Mapping[str, Any]] = {
         "preferences": ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
     }
-    year: ClassVar[int | None] = 2019
-    source: ClassVar[str] = "X. Lin et al., Pareto Multi-Task Learning, NeurIPS 2019"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         vectors = tuple(tuple(float(value) for value in vector) for vector in self.preferences)
         lengths = {len(vector) for vector in vectors}
         if len(lengths) != 1 or not all(
@@ -89,20 +85,12 @@ class PMTL(Weighting):
                 f"`index` of `PMTL` must be an int in [0, {len(vectors)}); got {self.index!r}. It"
                 " picks one of `preferences`."
             )
-        check_number(
-            self.name, "eps", self.eps, "finite and >= 0", use="0, or a share of the losses' length"
-        )
-        check_solver_settings(self.name, self.tol, self.max_iter, type(self).tol)
 
-    @property
-    def guarantees(self) -> frozenset[Guarantee]:
-        # A constraint's gradient can cancel a long gradient but for rounding: at norm ratios from
-        # 1e4 on the Gramian does not tell what is left, so descent cannot be promised.
-        return frozenset({Guarantee.ZERO_AT_STATIONARITY, Guarantee.POSITIVELY_HOMOGENEOUS})
+    # A constraint's gradient can cancel a long gradient but for rounding: at norm ratios from
+    # 1e4 on the Gramian does not tell what is left, so descent cannot be promised.
+    guarantees = frozenset({Guarantee.ZERO_AT_STATIONARITY, Guarantee.POSITIVELY_HOMOGENEOUS})
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"losses"})
+    needs = frozenset({"losses"})
 
     def weigh(self, problem: Problem, state: State) -> Solved:
         """The minimum-norm point of the gradients and of the violated constraints' gradients.

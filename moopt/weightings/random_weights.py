@@ -6,11 +6,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from moopt.records.result import Solved, State
-from moopt.settings.numbers import check_seed
-from moopt.weightings.base import Guarantee, StateEntry, Weighting
+from moopt.settings.fields import integer
+from moopt.weightings.base import Guarantee, Problem, Solved, State, StateEntry, Weighting
 from moopt.weightings.draws import COUNTER, draws
-from moopt.weightings.problem import Problem
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,21 +43,13 @@ class Random(Weighting):
     needs one backward pass only.
     """
 
-    seed: int = 0
+    seed: int = integer(0)
 
-    name: ClassVar[str] = "Random"
-    year: ClassVar[int | None] = 2022
-    source: ClassVar[str] = "B. Lin et al., Reasonable Effectiveness of Random Weighting, TMLR 2022"
     reads_gradients: ClassVar[bool] = False
 
-    def __post_init__(self) -> None:
-        check_seed(self.name, self.seed)
-
-    @property
-    def guarantees(self) -> frozenset[Guarantee]:
-        return frozenset(
-            {Guarantee.SIMPLEX, Guarantee.POSITIVELY_HOMOGENEOUS, Guarantee.IDEMPOTENT}
-        )
+    guarantees = frozenset(
+        {Guarantee.SIMPLEX, Guarantee.POSITIVELY_HOMOGENEOUS, Guarantee.IDEMPOTENT}
+    )
 
     @property
     def state_entries(self) -> Mapping[str, StateEntry]:

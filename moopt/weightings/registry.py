@@ -32,7 +32,7 @@ class RegisteredWeighting:
 
     @property
     def source(self) -> str:
-        """Authors, title, venue, year."""
+        """Authors, title, venue, year, a link, and how the class differs."""
         return self.weighting_class.source
 
     @property

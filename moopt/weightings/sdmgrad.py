@@ -3,12 +3,10 @@
 import dataclasses
 from typing import ClassVar
 
-from moopt.records.result import Solved, State
-from moopt.settings.numbers import check_number, check_solver_settings
-from moopt.settings.preference import Preference, checked_preference, names_needed
+from moopt.settings.fields import integer, number, per_objective
+from moopt.settings.preference import Preference
 from moopt.solvers.gramian_hull import gramian_hull
-from moopt.weightings.base import Guarantee, Weighting
-from moopt.weightings.problem import Problem
+from moopt.weightings.base import Guarantee, Problem, Solved, State, Weighting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,28 +47,12 @@ class SDMGrad(Weighting):
     as `SDMGradStochastic` does; this is its deterministic problem on one batch, solved exactly.
     """
 
-    regularization: float = 0.3
-    preference: Preference | None = None
-    tol: float = 1e-10
-    max_iter: int | None = None
+    regularization: float = number(0.3, "finite and >= 0")
+    preference: Preference | None = per_objective()
+    tol: float = number(1e-10, "in (0, 1)")
+    max_iter: int | None = integer(None, least=1)
 
-    name: ClassVar[str] = "SDMGrad"
     sees_zero_gradients: ClassVar[bool] = True
-    year: ClassVar[int | None] = 2023
-    source: ClassVar[str] = (
-        "P. Xiao, H. Ban and K. Ji, Direction-oriented Multi-objective Learning, NeurIPS 2023"
-    )
-
-    def __post_init__(self) -> None:
-        check_number(
-            self.name,
-            "regularization",
-            self.regularization,
-            "finite and >= 0",
-            use="0.3, or MGDA for 0",
-        )
-        object.__setattr__(self, "preference", checked_preference(self.preference, self.name))
-        check_solver_settings(self.name, self.tol, self.max_iter, type(self).tol)
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:
@@ -78,10 +60,6 @@ class SDMGrad(Weighting):
         if self.preference is None:
             promises.add(Guarantee.PERMUTATION_EQUIVARIANT)
         return frozenset(promises)
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return names_needed(self.preference)
 
     def weigh(self, problem: Problem, state: State) -> Solved:
         """The minimum-norm point of the rows `g_i + lambda g0`, and g0, as a mean."""

@@ -1,13 +1,11 @@
 """SDMGradStochastic: SDMGrad's weights by gradient steps, unbiased by independent batches."""
 
 import dataclasses
-from typing import ClassVar
 
-from moopt.records.result import Array
-from moopt.settings.numbers import check_number
-from moopt.settings.preference import Preference, checked_preference
+from moopt.settings.fields import number, per_objective
+from moopt.settings.preference import Preference
+from moopt.weightings.base import Array, Problem
 from moopt.weightings.double_sampling import DoubleSampling
-from moopt.weightings.problem import Problem
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,19 +56,8 @@ class SDMGradStochastic(DoubleSampling):
     are projected again.
     """
 
-    regularization: float = 0.3
-    preference: Preference | None = None
-
-    name: ClassVar[str] = "SDMGradStochastic"
-    year: ClassVar[int | None] = 2023
-    source: ClassVar[str] = (
-        "P. Xiao, H. Ban and K. Ji, Direction-oriented Multi-objective Learning, NeurIPS 2023"
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number(self.name, "regularization", self.regularization, "finite and >= 0", use="0.3")
-        object.__setattr__(self, "preference", checked_preference(self.preference, self.name))
+    regularization: float = number(0.3, "finite and >= 0")
+    preference: Preference | None = per_objective()
 
     def _slope(self, products: Array, weights: Array, problem: Problem) -> Array:
         """`K (w + lambda u)`."""

@@ -5,9 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from moopt.records.result import Array, State
-from moopt.weightings.base import Guarantee, Weighting
-from moopt.weightings.problem import Problem
+from moopt.weightings.base import Array, Guarantee, Problem, State, Weighting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,13 +26,9 @@ class Sum(Weighting):
     Source: linear scalarization; no single origin.
     """
 
-    name: ClassVar[str] = "Sum"
-    source: ClassVar[str] = "Linear scalarization with unit weights; no single origin"
     reads_gradients: ClassVar[bool] = False
 
-    @property
-    def guarantees(self) -> frozenset[Guarantee]:
-        return frozenset({Guarantee.POSITIVELY_HOMOGENEOUS, Guarantee.PERMUTATION_EQUIVARIANT})
+    guarantees = frozenset({Guarantee.POSITIVELY_HOMOGENEOUS, Guarantee.PERMUTATION_EQUIVARIANT})
 
     def weigh(self, problem: Problem, state: State) -> Array:
         """1 for each objective."""

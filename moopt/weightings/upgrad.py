@@ -1,18 +1,13 @@
 """UPGrad: the preferred combination of the gradients, each projected onto the dual cone."""
 
 import dataclasses
-from typing import ClassVar
 
-from moopt.records.result import Solved, State
-from moopt.settings.numbers import check_solver_settings
-from moopt.settings.preference import Preference, checked_preference, names_needed
-from moopt.solvers.dual_cone import dual_cone
-from moopt.weightings.base import Guarantee, Weighting
-from moopt.weightings.problem import Problem
+from moopt.weightings.base import Problem, Solved, State
+from moopt.weightings.cone_projection import ConeProjection
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class UPGrad(Weighting):
+class UPGrad(ConeProjection):
     """Project each gradient onto the dual cone of all gradients, then combine.
 
     Use it where you want the mean wherever nothing conflicts, and common descent where it does.
@@ -55,40 +50,6 @@ class UPGrad(Weighting):
     the smaller ones until it raises their objectives.
     """
 
-    preference: Preference | None = None
-    tol: float = 1e-10
-    max_iter: int | None = None
-
-    name: ClassVar[str] = "UPGrad"
-    year: ClassVar[int | None] = 2024
-    source: ClassVar[str] = (
-        "P. Quinton and V. Rey, Jacobian Descent For Multi-Objective Optimization, arXiv"
-        " 2406.16232, 2024"
-    )
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "preference", checked_preference(self.preference, self.name))
-        check_solver_settings(self.name, self.tol, self.max_iter, type(self).tol)
-
-    @property
-    def guarantees(self) -> frozenset[Guarantee]:
-        promises = {Guarantee.NON_CONFLICTING, Guarantee.POSITIVELY_HOMOGENEOUS}
-        if self.preference is None:
-            promises |= {Guarantee.PERMUTATION_EQUIVARIANT, Guarantee.IDEMPOTENT}
-        return frozenset(promises)
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return names_needed(self.preference)
-
     def weigh(self, problem: Problem, state: State) -> Solved:
         """The solver's weights, of the preference entry by entry."""
-        return dual_cone(
-            problem.cosines,
-            problem.norms,
-            problem.vector(self.preference, self.name),
-            separate=True,
-            tol=self.tol,
-            max_iter=self.max_iter,
-            noise=problem.noise,
-        )
+        return self.projected(problem, separate=True)
