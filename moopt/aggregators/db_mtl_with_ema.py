@@ -3,7 +3,7 @@
 import dataclasses
 from typing import ClassVar
 
-from moopt.aggregators.tracking import TrackingAggregator
+from moopt.aggregators.tracking import TrackingAggregator, decayed
 from moopt.records.result import Array, State
 from moopt.settings.numbers import check_number
 from moopt.weightings import Guarantee
@@ -51,19 +51,13 @@ class DBMTLWithEMA(TrackingAggregator):
     beta: float = 0.9
     beta_decay: float = 0.0
 
+    guarantees = frozenset({Guarantee.SCALE_EQUIVARIANT, Guarantee.PERMUTATION_EQUIVARIANT})
+    needs = frozenset({"losses"})
     row_name: ClassVar[str] = "log_average"
 
     def __post_init__(self) -> None:
         check_number(self.name, "beta", self.beta, "in [0, 1)", use="0.9")
         check_number(self.name, "beta_decay", self.beta_decay, "finite and >= 0", use="0")
-
-    @property
-    def guarantees(self) -> frozenset[Guarantee]:
-        return frozenset({Guarantee.SCALE_EQUIVARIANT, Guarantee.PERMUTATION_EQUIVARIANT})
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"losses"})
 
     def factors(self, problem: Problem) -> Array:
         """`1 / loss_i`."""
@@ -71,7 +65,7 @@ class DBMTLWithEMA(TrackingAggregator):
 
     def share(self, problem: Problem, state: State) -> float:
         """`1 - beta_k`."""
-        return 1.0 - self.beta / (1 + (problem.step or 0)) ** self.beta_decay
+        return 1.0 - decayed(self.beta, self.beta_decay, problem)
 
     def weigh(self, problem: Problem, state: State) -> Array:
         """`max_j ||h_j|| / ||h_i||`."""

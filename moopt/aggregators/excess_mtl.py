@@ -10,6 +10,7 @@ from torch import Tensor
 
 from moopt.aggregators.tracking import TrackingAggregator
 from moopt.records.result import Solved, State
+from moopt.scalarizations.base import softmax
 from moopt.settings.numbers import check_number
 from moopt.weightings import Guarantee
 from moopt.weightings.base import StateEntry
@@ -58,27 +59,24 @@ class ExcessMTL(TrackingAggregator):
 
     step_size: float = 0.01
 
+    guarantees = frozenset(
+        {
+            Guarantee.SIMPLEX,
+            Guarantee.POSITIVELY_HOMOGENEOUS,
+            Guarantee.PERMUTATION_EQUIVARIANT,
+            Guarantee.IDEMPOTENT,
+        }
+    )
+    state_entries: ClassVar[Mapping[str, StateEntry]] = {
+        LOGITS: StateEntry(1),
+        FIRST: StateEntry(1),
+    }
     row_name: ClassVar[str] = "squares"
     combines_gradients: ClassVar[bool] = True
     sees_zero_gradients: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_number(self.name, "step_size", self.step_size, "finite and > 0", use="0.01")
-
-    @property
-    def guarantees(self) -> frozenset[Guarantee]:
-        return frozenset(
-            {
-                Guarantee.SIMPLEX,
-                Guarantee.POSITIVELY_HOMOGENEOUS,
-                Guarantee.PERMUTATION_EQUIVARIANT,
-                Guarantee.IDEMPOTENT,
-            }
-        )
-
-    @property
-    def state_entries(self) -> Mapping[str, StateEntry]:
-        return {LOGITS: StateEntry(1), FIRST: StateEntry(1)}
 
     def follow(self, rows: Tensor, gradients: Tensor, problem: Problem, state: State) -> Tensor:
         """The sums of squares."""
@@ -95,5 +93,4 @@ class ExcessMTL(TrackingAggregator):
         ratio = excess / np.where(first > 0.0, first, 1.0)
         logits = state[LOGITS] + self.step_size * ratio
         logits -= logits.mean()  # only differences count
-        powers = np.exp(logits - logits.max())
-        return Solved(powers / powers.sum(), state={LOGITS: logits, FIRST: first})
+        return Solved(softmax(logits), state={LOGITS: logits, FIRST: first})

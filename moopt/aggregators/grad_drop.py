@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -56,6 +57,8 @@ class GradDrop(EntrywiseAggregator):
     leak: Preference | None = None
     seed: int = 0
 
+    state_entries: ClassVar[Mapping[str, StateEntry]] = {COUNTER: StateEntry(0, 0, int)}
+
     def __post_init__(self) -> None:
         leak = checked_vector(self.leak, self.name, "leak")
         object.__setattr__(self, "leak", leak)
@@ -73,10 +76,6 @@ class GradDrop(EntrywiseAggregator):
     @property
     def needs(self) -> frozenset[str]:
         return names_needed(self.leak)
-
-    @property
-    def state_entries(self) -> Mapping[str, StateEntry]:
-        return {COUNTER: StateEntry(0, 0, int)}
 
     def next_state(self, state: State) -> State:
         """The next draw."""

@@ -112,10 +112,9 @@ class GradientEMA(TrackingAggregator):
 
     def share(self, problem: Problem, state: State) -> Array:
         """`1 - beta_i`; 1 in an objective's first step."""
-        named = self.beta if isinstance(self.beta, Mapping) else None
-        past = (
-            self.beta if named is None else [named.get(name, 0.0) for name in problem.names or ()]
-        )
+        past: Any = self.beta
+        if isinstance(past, Mapping):
+            past = [past.get(name, 0.0) for name in problem.names or ()]
         return np.where(state[NUM_STEPS] > 1, 1.0 - np.asarray(past), 1.0)
 
     def weigh(self, problem: Problem, state: State) -> Solved:

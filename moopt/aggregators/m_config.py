@@ -67,6 +67,9 @@ class MConFIG(TrackingAggregator):
     beta: float = 0.9
     rtol: float = DEFAULT_RTOL
 
+    # Descent is that of the momenta.
+    guarantees = frozenset({Guarantee.POSITIVELY_HOMOGENEOUS, Guarantee.PERMUTATION_EQUIVARIANT})
+    state_entries: ClassVar[Mapping[str, StateEntry]] = {NUM_STEPS: StateEntry(1, 0, int)}
     row_name: ClassVar[str] = "momentum"
     combines_absent: ClassVar[bool] = True
 
@@ -75,15 +78,6 @@ class MConFIG(TrackingAggregator):
         check_number(
             self.name, "rtol", self.rtol, "in [0, 1)", use="1e-12 of the largest eigenvalue"
         )
-
-    @property
-    def guarantees(self) -> frozenset[Guarantee]:
-        # Descent is that of the momenta.
-        return frozenset({Guarantee.POSITIVELY_HOMOGENEOUS, Guarantee.PERMUTATION_EQUIVARIANT})
-
-    @property
-    def state_entries(self) -> Mapping[str, StateEntry]:
-        return {NUM_STEPS: StateEntry(1, 0, int)}
 
     def share(self, problem: Problem, state: State) -> Array:
         """`(1 - beta) / (1 - beta^t_i)`, which makes the row the corrected momentum."""

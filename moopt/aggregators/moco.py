@@ -6,8 +6,9 @@ from typing import ClassVar, Literal, get_args
 
 import numpy as np
 
-from moopt.aggregators.tracking import TrackingAggregator
+from moopt.aggregators.tracking import TrackingAggregator, decayed
 from moopt.records.result import Array, Solved, State
+from moopt.scalarizations.base import softmax
 from moopt.settings.numbers import check_number
 from moopt.solvers.simplex import project_onto_simplex
 from moopt.weightings import Guarantee
@@ -75,6 +76,8 @@ class MoCo(TrackingAggregator):
     normalize: Normalize = "none"
     simplex: Simplex = "projection"
 
+    guarantees = frozenset({Guarantee.SIMPLEX})
+    state_entries: ClassVar[Mapping[str, StateEntry]] = {WEIGHTS: StateEntry(1, lambda m: 1.0 / m)}
     row_name: ClassVar[str] = "average"
     sees_zero_gradients: ClassVar[bool] = True
 
@@ -92,16 +95,8 @@ class MoCo(TrackingAggregator):
                 )
 
     @property
-    def guarantees(self) -> frozenset[Guarantee]:
-        return frozenset({Guarantee.SIMPLEX})
-
-    @property
     def needs(self) -> frozenset[str]:
         return frozenset({"losses"} if self.normalize == "loss" else ())
-
-    @property
-    def state_entries(self) -> Mapping[str, StateEntry]:
-        return {WEIGHTS: StateEntry(1, lambda m: 1.0 / m)}
 
     def factors(self, problem: Problem) -> Array:
         """`loss_i / ||g_i||` where they are normalised; 1 for a gradient that is zero."""
@@ -111,22 +106,13 @@ class MoCo(TrackingAggregator):
 
     def share(self, problem: Problem, state: State) -> float:
         """`beta_k`."""
-        return self.beta / _step(problem) ** self.beta_decay
+        return decayed(self.beta, self.beta_decay, problem)
 
     def weigh(self, problem: Problem, state: State) -> Solved:
         """One step of the weights towards the minimum norm of the averages."""
-        gamma = self.gamma / _step(problem) ** self.gamma_decay
+        gamma = decayed(self.gamma, self.gamma_decay, problem)
         # The last weights of this step's objectives, should others have taken part before.
         w = project_onto_simplex(state[WEIGHTS])
         moved = w - gamma * (problem.gramian @ w + self.regularization * w)
-        if self.simplex == "projection":
-            weights = project_onto_simplex(moved)
-        else:
-            powers = np.exp(moved - moved.max())
-            weights = powers / powers.sum()
+        weights = softmax(moved) if self.simplex == "softmax" else project_onto_simplex(moved)
         return Solved(weights, state={WEIGHTS: weights})
-
-
-def _step(problem: Problem) -> int:
-    """k = 1, 2, ..."""
-    return 1 + (problem.step or 0)

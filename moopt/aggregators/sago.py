@@ -54,6 +54,7 @@ class SAGO(EntrywiseAggregator):
     forget: str | Sequence[str]
     retain: str | Sequence[str]
 
+    needs = frozenset({"names"})
     example: ClassVar[Mapping[str, Any]] = {"forget": "forget", "retain": ("retain", "third")}
 
     def __post_init__(self) -> None:
@@ -68,10 +69,6 @@ class SAGO(EntrywiseAggregator):
         if len(self.forget) == len(self.retain) == 1:
             promises.add(Guarantee.IDEMPOTENT)
         return frozenset(promises)
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"names"})
 
     @property
     def _roles(self) -> dict[str, tuple[str, ...]]:

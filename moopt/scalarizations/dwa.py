@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -86,6 +87,15 @@ class DWA(Scalarization):
     steps_per_epoch: int = 100
     temperature: float = 2.0
 
+    guarantees = frozenset({Guarantee.PERMUTATION_EQUIVARIANT, Guarantee.POSITIVELY_HOMOGENEOUS})
+    # An average of 0 is none yet: its ratio counts as 1.
+    state_entries: ClassVar[Mapping[str, StateEntry]] = {
+        LOSS_SUM: StateEntry(1),
+        NUM_STEPS: StateEntry(1, 0, int),
+        LAST: StateEntry(1),
+        BEFORE_LAST: StateEntry(1),
+    }
+
     def __post_init__(self) -> None:
         if not isinstance(self.steps_per_epoch, int) or self.steps_per_epoch < 1:
             raise ValueError(
@@ -93,20 +103,6 @@ class DWA(Scalarization):
                 " Use the number of steps of one epoch."
             )
         check_number(self.name, "temperature", self.temperature, "finite and > 0", use="2.0")
-
-    @property
-    def guarantees(self) -> frozenset[Guarantee]:
-        return super().guarantees | {Guarantee.POSITIVELY_HOMOGENEOUS}
-
-    @property
-    def state_entries(self) -> Mapping[str, StateEntry]:
-        # An average of 0 is none yet: its ratio counts as 1.
-        return {
-            LOSS_SUM: StateEntry(1),
-            NUM_STEPS: StateEntry(1, 0, int),
-            LAST: StateEntry(1),
-            BEFORE_LAST: StateEntry(1),
-        }
 
     def weigh(self, problem: Problem, state: State) -> Solved:
         """`m softmax_i(r_j / T)`, and the next averages."""

@@ -59,12 +59,13 @@ class GLS(Scalarization):
     https://arxiv.org/abs/1904.08492.
     """
 
-    @property
-    def guarantees(self) -> frozenset[Guarantee]:
-        return super().guarantees | {
+    guarantees = frozenset(
+        {
             Guarantee.SCALE_EQUIVARIANT,
             Guarantee.POSITIVELY_HOMOGENEOUS,
+            Guarantee.PERMUTATION_EQUIVARIANT,
         }
+    )
 
     def weigh(self, problem: Problem, state: State) -> Solved:
         """`gls(loss) / (m loss_i)`, through logarithms."""

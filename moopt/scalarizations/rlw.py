@@ -2,8 +2,8 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -71,21 +71,15 @@ class RLW(Scalarization):
 
     seed: int = 0
 
+    guarantees = frozenset(
+        {Guarantee.SIMPLEX, Guarantee.POSITIVELY_HOMOGENEOUS, Guarantee.IDEMPOTENT}
+    )
+    state_entries: ClassVar[Mapping[str, StateEntry]] = {COUNTER: StateEntry(0, 0, int)}
+
     def __post_init__(self) -> None:
         check_seed(self.name, self.seed)
 
-    @property
-    def guarantees(self) -> frozenset[Guarantee]:
-        return frozenset(
-            {Guarantee.SIMPLEX, Guarantee.POSITIVELY_HOMOGENEOUS, Guarantee.IDEMPOTENT}
-        )
-
-    @property
-    def state_entries(self) -> Mapping[str, StateEntry]:
-        return {COUNTER: StateEntry(0, 0, int)}
-
     def weigh(self, problem: Problem, state: State) -> Solved:
         """`softmax(n)`."""
-        counter = int(state[COUNTER])
-        weights = softmax(draws(self.seed, counter, STREAM).standard_normal(problem.m))
-        return differentiated(weights, {COUNTER: np.array(counter + 1)})
+        noise = draws(self.seed, int(state[COUNTER]), STREAM).standard_normal(problem.m)
+        return differentiated(softmax(noise), {COUNTER: state[COUNTER] + 1})
