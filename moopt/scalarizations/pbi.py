@@ -58,9 +58,7 @@ def pbi(
     along = (scaled * unit).sum(-1, keepdim=True)
     away = scaled - along * unit
     floor = ROUNDINGS_ON_THE_RAY * torch.finfo(losses.dtype).eps
-    far = away.detach().norm(dim=-1, keepdim=True) > floor * scaled.detach().norm(
-        dim=-1, keepdim=True
-    )
+    far = away.norm(dim=-1, keepdim=True) > floor * scaled.norm(dim=-1, keepdim=True)
     away = torch.where(far, away, 0.0)
     return (size * (along + theta * away.norm(dim=-1, keepdim=True))).squeeze(-1)
 
