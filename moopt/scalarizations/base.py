@@ -1,11 +1,13 @@
 """Scalarization: weights that are the derivatives of one number made of the losses."""
 
+import functools
 from typing import ClassVar
 
 import numpy as np
 
 from moopt.records.result import Array, State
 from moopt.records.status import SolverStatus
+from moopt.settings.fields import checked_fields
 from moopt.weightings import Guarantee, Problem, Solved, Weighting
 
 
@@ -40,11 +42,14 @@ class Scalarization(Weighting):
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:
-        return frozenset({Guarantee.PERMUTATION_EQUIVARIANT})
+        # A number that belongs to a position stays there when the objectives are permuted.
+        values = [getattr(self, field.name) for field in checked_fields(self)]
+        positional = any(isinstance(value, tuple) for value in values)
+        return frozenset(() if positional else {Guarantee.PERMUTATION_EQUIVARIANT})
 
-    @property
+    @functools.cached_property
     def needs(self) -> frozenset[str]:
-        return frozenset({"losses"})
+        return super().needs | {"losses"}
 
 
 def differentiated(weights: Array, state: State | None = None) -> Solved:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moopt.scalarizations.base import Scalarization
-from moopt.settings.numbers import check_number
+from moopt.settings.fields import number
 from moopt.settings.roles import positions_of
 from moopt.weightings import Guarantee, Problem, StateEntry
 from moopt.weightings.forget_retain import ForgetRetain
@@ -24,16 +24,11 @@ class ConstrainedScalarization(ForgetRetain, Scalarization):
     belongs to the objective's name; that of an objective to forget stays as it was.
     """
 
-    initial: float = 0.0
+    initial: float = number(0.0, "finite and >= 0")
 
     # None: weights go by role and by what the losses were, not by gradients.
     guarantees: ClassVar[frozenset[Guarantee]] = frozenset()
     needs = frozenset({"losses", "names"})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        use = f"{type(self).initial:g}"
-        check_number(self.name, "initial", self.initial, "finite and >= 0", use=use)
 
     @property
     def state_entries(self) -> Mapping[str, StateEntry]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from moopt.records.result import State
 from moopt.scalarizations.arguments import mask_of, softmax_of
 from moopt.scalarizations.base import Scalarization, differentiated, softmax
-from moopt.settings.numbers import check_number
+from moopt.settings.fields import number
 from moopt.weightings import Guarantee, Problem, Solved, StateEntry
 
 LOSS_SUM = "loss_sum"
@@ -85,7 +85,7 @@ class DWA(Scalarization):
     """
 
     steps_per_epoch: int = 100
-    temperature: float = 2.0
+    temperature: float = number(2.0, "finite and > 0")
 
     guarantees = frozenset({Guarantee.PERMUTATION_EQUIVARIANT, Guarantee.POSITIVELY_HOMOGENEOUS})
     # An average of 0 is none yet: its ratio counts as 1.
@@ -97,12 +97,12 @@ class DWA(Scalarization):
     }
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not isinstance(self.steps_per_epoch, int) or self.steps_per_epoch < 1:
             raise ValueError(
                 f"`steps_per_epoch` of `DWA` must be an int >= 1; got {self.steps_per_epoch!r}."
                 " Use the number of steps of one epoch."
             )
-        check_number(self.name, "temperature", self.temperature, "finite and > 0", use="2.0")
 
     def weigh(self, problem: Problem, state: State) -> Solved:
         """`m softmax_i(r_j / T)`, and the next averages."""

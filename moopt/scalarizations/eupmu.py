@@ -9,6 +9,7 @@ import numpy as np
 from moopt.records.result import Array, State
 from moopt.scalarizations.base import differentiated
 from moopt.scalarizations.constrained import MULTIPLIERS, ConstrainedScalarization
+from moopt.settings.fields import number
 from moopt.settings.numbers import check_number
 from moopt.weightings import Problem, Solved, StateEntry
 
@@ -73,16 +74,14 @@ class EUPMU(ConstrainedScalarization):
     """
 
     lr: float
-    eps: float = 0.0
-    step_size: float = 0.1
+    eps: float = number(0.0, "finite and >= 0")
+    step_size: float = number(0.1, "finite and >= 0")
 
     example: ClassVar[Mapping[str, Any]] = {**ConstrainedScalarization.example, "lr": 0.01}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number(self.name, "lr", self.lr, "finite and > 0", use="that of the optimizer")
-        check_number(self.name, "eps", self.eps, "finite and >= 0", use="0")
-        check_number(self.name, "step_size", self.step_size, "finite and >= 0", use="0.1")
 
     @property
     def state_entries(self) -> Mapping[str, StateEntry]:

@@ -11,13 +11,8 @@ from torch import Tensor
 from moopt.records.result import Array, State
 from moopt.scalarizations.arguments import mask_of, softmax_of
 from moopt.scalarizations.base import Scalarization, differentiated, out_of_domain, softmax
-from moopt.settings.numbers import check_number
-from moopt.settings.preference import (
-    Preference,
-    checked_vector,
-    names_needed,
-    numbers_in_order,
-)
+from moopt.settings.fields import number, per_objective
+from moopt.settings.preference import Preference, checked_vector, numbers_in_order
 from moopt.weightings import Guarantee, Problem, Solved, StateEntry
 from moopt.weightings.cleared import merged, restricted
 
@@ -120,10 +115,10 @@ class FAMO(Scalarization):
     NeurIPS 2023, https://arxiv.org/abs/2306.03792.
     """
 
-    min_losses: Preference | None = None
-    lr: float = 0.025
-    weight_decay: float = 1e-3
-    eps: float = 1e-8
+    min_losses: Preference | None = per_objective(checked_vector)
+    lr: float = number(0.025, "finite and >= 0")
+    weight_decay: float = number(1e-3, "finite and >= 0")
+    eps: float = number(1e-8, "finite and >= 0")
 
     state_entries: ClassVar[Mapping[str, StateEntry]] = {
         LOGITS: StateEntry(1),
@@ -133,22 +128,9 @@ class FAMO(Scalarization):
         NUM_UPDATES: StateEntry(1, 0, int),
     }
 
-    def __post_init__(self) -> None:
-        bounds = checked_vector(self.min_losses, self.name, "min_losses")
-        object.__setattr__(self, "min_losses", bounds)
-        for field in ("lr", "weight_decay", "eps"):
-            value, default = getattr(self, field), getattr(type(self), field)
-            check_number(self.name, field, value, "finite and >= 0", use=f"{default:g}")
-
     @property
     def guarantees(self) -> frozenset[Guarantee]:
-        positional = isinstance(self.min_losses, tuple)
-        simplex = frozenset({Guarantee.SIMPLEX, Guarantee.IDEMPOTENT})
-        return simplex if positional else simplex | super().guarantees
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return super().needs | names_needed(self.min_losses)
+        return super().guarantees | {Guarantee.SIMPLEX, Guarantee.IDEMPOTENT}
 
     def weigh(self, problem: Problem, state: State) -> Solved:
         """`z_i / (loss_i - b_i + eps)` divided by their sum; the losses wait for those after."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from moopt.records.result import Array, State
 from moopt.scalarizations.base import Scalarization, differentiated, out_of_domain
-from moopt.settings.numbers import check_number
+from moopt.settings.fields import number
 from moopt.weightings import Problem, Solved, StateEntry
 
 SMALLEST = float(np.finfo(np.float64).tiny)
@@ -55,14 +55,11 @@ class LearnedLogScale(Scalarization):
         factor: of the weights, and of the rate.
     """
 
-    lr: float = 0.01
+    lr: float = number(0.01, "finite and >= 0")
 
     key: ClassVar[str]
     sign: ClassVar[float]
     factor: ClassVar[float]
-
-    def __post_init__(self) -> None:
-        check_number(self.name, "lr", self.lr, "finite and >= 0", use="0.01")
 
     @classmethod
     def _is_base(cls) -> bool:

@@ -9,8 +9,8 @@ from torch import Tensor
 from moopt.records.result import State
 from moopt.scalarizations.arguments import mask_of, shifted_losses, unit_preference
 from moopt.scalarizations.base import differentiated
-from moopt.scalarizations.preferred import ReferencedScalarization, unit_vector
-from moopt.settings.numbers import check_number
+from moopt.scalarizations.preferred import PreferredScalarization, unit_vector
+from moopt.settings.fields import number
 from moopt.weightings import Guarantee, Problem, Solved
 from moopt.weightings.problem import EPS
 
@@ -64,7 +64,7 @@ def pbi(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PBI(ReferencedScalarization):
+class PBI(PreferredScalarization):
     """Go down a preference ray: `w = u + theta (f - d1 u) / d2`, with `f` and `u` as in `pbi`.
 
     Use it for losses in a given proportion. The weights are the derivative of `pbi`. The losses are
@@ -99,11 +99,7 @@ class PBI(ReferencedScalarization):
     https://doi.org/10.1109/TEVC.2007.892759, for the formula and for theta = 5.
     """
 
-    theta: float = 5.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number(self.name, "theta", self.theta, "finite and >= 0", use="5.0")
+    theta: float = number(5.0, "finite and >= 0")
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

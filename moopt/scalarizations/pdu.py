@@ -9,6 +9,7 @@ import numpy as np
 from moopt.records.result import State
 from moopt.scalarizations.base import differentiated
 from moopt.scalarizations.constrained import MULTIPLIERS, ConstrainedScalarization
+from moopt.settings.fields import number
 from moopt.settings.numbers import check_number
 from moopt.weightings import Problem, Solved, StateEntry
 
@@ -70,8 +71,8 @@ class PDU(ConstrainedScalarization):
     """
 
     eps: float
-    step_size: float = 1.0
-    initial: float = 1.0
+    step_size: float = number(1.0, "finite and >= 0")
+    initial: float = number(1.0, "finite and >= 0")
     warmup_steps: int = 0
 
     example: ClassVar[Mapping[str, Any]] = {**ConstrainedScalarization.example, "eps": 0.5}
@@ -79,7 +80,6 @@ class PDU(ConstrainedScalarization):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number(self.name, "eps", self.eps, "finite and >= 0", use="the loss to stay below")
-        check_number(self.name, "step_size", self.step_size, "finite and >= 0", use="1")
         if not isinstance(self.warmup_steps, int) or self.warmup_steps < 0:
             raise ValueError(
                 f"`warmup_steps` of `PDU` must be an int >= 0; got {self.warmup_steps!r}. Use 0."

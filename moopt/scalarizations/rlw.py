@@ -10,7 +10,7 @@ from torch import Tensor
 from moopt.records.result import State
 from moopt.scalarizations.arguments import mask_of, softmax_of
 from moopt.scalarizations.base import Scalarization, differentiated, softmax
-from moopt.settings.numbers import check_seed
+from moopt.settings.fields import integer
 from moopt.weightings import Guarantee, Problem, Solved, StateEntry
 from moopt.weightings.draws import COUNTER, draws
 
@@ -69,15 +69,12 @@ class RLW(Scalarization):
     distribution of its six.
     """
 
-    seed: int = 0
+    seed: int = integer(0)
 
     guarantees = frozenset(
         {Guarantee.SIMPLEX, Guarantee.POSITIVELY_HOMOGENEOUS, Guarantee.IDEMPOTENT}
     )
     state_entries: ClassVar[Mapping[str, StateEntry]] = {COUNTER: StateEntry(0, 0, int)}
-
-    def __post_init__(self) -> None:
-        check_seed(self.name, self.seed)
 
     def weigh(self, problem: Problem, state: State) -> Solved:
         """`softmax(n)`."""
