@@ -4,10 +4,8 @@ import dataclasses
 from typing import ClassVar
 
 from moopt.aggregators.tracking import TrackingAggregator, decayed
-from moopt.records.result import Array, State
-from moopt.settings.numbers import check_number
-from moopt.weightings import Guarantee
-from moopt.weightings.problem import Problem
+from moopt.settings.fields import number
+from moopt.weightings.base import Array, Guarantee, Problem, State
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,16 +46,12 @@ class DBMTLWithEMA(TrackingAggregator):
     those of that code.
     """
 
-    beta: float = 0.9
-    beta_decay: float = 0.0
+    beta: float = number(0.9, "in [0, 1)")
+    beta_decay: float = number(0.0, "finite and >= 0")
 
     guarantees = frozenset({Guarantee.SCALE_EQUIVARIANT, Guarantee.PERMUTATION_EQUIVARIANT})
     needs = frozenset({"losses"})
     row_name: ClassVar[str] = "log_average"
-
-    def __post_init__(self) -> None:
-        check_number(self.name, "beta", self.beta, "in [0, 1)", use="0.9")
-        check_number(self.name, "beta_decay", self.beta_decay, "finite and >= 0", use="0")
 
     def factors(self, problem: Problem) -> Array:
         """`1 / loss_i`."""

@@ -9,12 +9,9 @@ import torch
 from torch import Tensor
 
 from moopt.aggregators.tracking import TrackingAggregator
-from moopt.records.result import Solved, State
 from moopt.scalarizations.base import softmax
-from moopt.settings.numbers import check_number
-from moopt.weightings import Guarantee
-from moopt.weightings.base import StateEntry
-from moopt.weightings.problem import Problem
+from moopt.settings.fields import number
+from moopt.weightings.base import Guarantee, Problem, Solved, State, StateEntry
 
 LOGITS = "logits"
 FIRST = "first"
@@ -57,7 +54,7 @@ class ExcessMTL(TrackingAggregator):
     gradients special; it does not move the weights in the first step; and its weights sum to m.
     """
 
-    step_size: float = 0.01
+    step_size: float = number(0.01, "finite and > 0")
 
     guarantees = frozenset(
         {
@@ -74,9 +71,6 @@ class ExcessMTL(TrackingAggregator):
     row_name: ClassVar[str] = "squares"
     combines_gradients: ClassVar[bool] = True
     sees_zero_gradients: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_number(self.name, "step_size", self.step_size, "finite and > 0", use="0.01")
 
     def follow(self, rows: Tensor, gradients: Tensor, problem: Problem, state: State) -> Tensor:
         """The sums of squares."""

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from moopt.aggregators.entrywise import EntrywiseAggregator
-from moopt.records.result import State
-from moopt.weightings import Guarantee
+from moopt.weightings.base import Guarantee, State
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
