@@ -63,5 +63,4 @@ class DBMTLWithEMA(TrackingAggregator):
 
     def weigh(self, problem: Problem, state: State) -> Array:
         """`max_j ||h_j|| / ||h_i||`."""
-        weights: Array = problem.norms.max() / problem.norms
-        return weights
+        return problem.norms.max() / problem.norms

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from moopt.aggregators.base import GradientAggregator
-from moopt.records.result import State
+from moopt.weightings.base import State
 
 
 class EntrywiseAggregator(GradientAggregator):

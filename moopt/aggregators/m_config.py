@@ -73,8 +73,7 @@ class MConFIG(TrackingAggregator):
 
     def share(self, problem: Problem, state: State) -> Array:
         """`(1 - beta) / (1 - beta^t_i)`, which makes the row the corrected momentum."""
-        share: Array = (1.0 - self.beta) / (1.0 - self.beta ** state[NUM_STEPS])
-        return share
+        return (1.0 - self.beta) / (1.0 - self.beta ** state[NUM_STEPS])
 
     def weigh(self, problem: Problem, state: State) -> Array | Solved:
         """ConFIG's, for the Gramian of the momenta."""

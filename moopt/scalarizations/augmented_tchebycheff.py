@@ -5,12 +5,11 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from moopt.records.result import State
 from moopt.scalarizations.arguments import mask_of, preference_or_uniform, shifted_losses
 from moopt.scalarizations.base import differentiated
 from moopt.scalarizations.preferred import PreferredScalarization
 from moopt.settings.fields import number
-from moopt.weightings import Guarantee, Problem, Solved
+from moopt.weightings.base import Guarantee, Problem, Solved, State
 
 
 def augmented_tchebycheff(

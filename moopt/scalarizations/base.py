@@ -5,10 +5,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from moopt.records.result import Array, State
 from moopt.records.status import SolverStatus
 from moopt.settings.fields import checked_fields
-from moopt.weightings import Guarantee, Problem, Solved, Weighting
+from moopt.weightings.base import Array, Guarantee, Problem, Solved, State, Weighting
 
 
 class Scalarization(Weighting):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from moopt.scalarizations.base import Scalarization
 from moopt.settings.fields import number
 from moopt.settings.roles import positions_of
-from moopt.weightings import Guarantee, Problem, StateEntry
+from moopt.weightings.base import Guarantee, Problem, StateEntry
 from moopt.weightings.forget_retain import ForgetRetain
 
 MULTIPLIERS = "multipliers"

@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 from torch import Tensor
 
-from moopt.records.result import State
 from moopt.scalarizations.arguments import (
     mask_of,
     preference_or_uniform,
@@ -16,8 +15,7 @@ from moopt.scalarizations.base import Scalarization, differentiated, out_of_doma
 from moopt.scalarizations.preferred import unit_vector
 from moopt.settings.fields import number, per_objective
 from moopt.settings.preference import Preference
-from moopt.weightings import Problem, Solved
-from moopt.weightings.problem import EPS
+from moopt.weightings.base import EPS, Problem, Solved, State
 
 
 def cosmos(

@@ -8,11 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moopt.records.result import State
 from moopt.scalarizations.arguments import mask_of, softmax_of
 from moopt.scalarizations.base import Scalarization, differentiated, softmax
 from moopt.settings.fields import number
-from moopt.weightings import Guarantee, Problem, Solved, StateEntry
+from moopt.weightings.base import Guarantee, Problem, Solved, State, StateEntry
 
 LOSS_SUM = "loss_sum"
 NUM_STEPS = "num_steps"

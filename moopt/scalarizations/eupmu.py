@@ -6,12 +6,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from moopt.records.result import Array, State
 from moopt.scalarizations.base import differentiated
 from moopt.scalarizations.constrained import MULTIPLIERS, ConstrainedScalarization
 from moopt.settings.fields import number
 from moopt.settings.numbers import check_number
-from moopt.weightings import Problem, Solved, StateEntry
+from moopt.weightings.base import Array, Problem, Solved, State, StateEntry
 
 LOSSES = "losses"
 

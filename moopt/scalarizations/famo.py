@@ -8,12 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moopt.records.result import Array, State
 from moopt.scalarizations.arguments import mask_of, softmax_of
 from moopt.scalarizations.base import Scalarization, differentiated, out_of_domain, softmax
 from moopt.settings.fields import number, per_objective
 from moopt.settings.preference import Preference, checked_vector, numbers_in_order
-from moopt.weightings import Guarantee, Problem, Solved, StateEntry
+from moopt.weightings.base import Array, Guarantee, Problem, Solved, State, StateEntry
 from moopt.weightings.cleared import merged, restricted
 
 LOGITS = "logits"

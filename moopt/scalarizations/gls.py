@@ -6,10 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moopt.records.result import State
 from moopt.scalarizations.arguments import mask_of
 from moopt.scalarizations.base import Scalarization, differentiated, out_of_domain
-from moopt.weightings import Guarantee, Problem, Solved
+from moopt.weightings.base import Guarantee, Problem, Solved, State
 
 
 def gls(losses: Tensor, *, active: Tensor | None = None) -> Tensor:

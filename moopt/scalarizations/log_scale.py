@@ -6,10 +6,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from moopt.records.result import Array, State
 from moopt.scalarizations.base import Scalarization, differentiated, out_of_domain
 from moopt.settings.fields import number
-from moopt.weightings import Problem, Solved, StateEntry
+from moopt.weightings.base import Array, Problem, Solved, State, StateEntry
 
 SMALLEST = float(np.finfo(np.float64).tiny)
 """A loss below this has no logarithm that a scale could follow: it is not positive, or its

@@ -6,13 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moopt.records.result import State
 from moopt.scalarizations.arguments import mask_of, shifted_losses, unit_preference
 from moopt.scalarizations.base import differentiated
 from moopt.scalarizations.preferred import PreferredScalarization, unit_vector
 from moopt.settings.fields import number
-from moopt.weightings import Guarantee, Problem, Solved
-from moopt.weightings.problem import EPS
+from moopt.weightings.base import EPS, Guarantee, Problem, Solved, State
 
 ROUNDINGS_ON_THE_RAY = 64
 """Units of rounding: a distance to the ray below this many, relative to ||loss - z||, is zero."""

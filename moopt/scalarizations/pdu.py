@@ -6,12 +6,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from moopt.records.result import State
 from moopt.scalarizations.base import differentiated
 from moopt.scalarizations.constrained import MULTIPLIERS, ConstrainedScalarization
 from moopt.settings.fields import number
 from moopt.settings.numbers import check_number
-from moopt.weightings import Problem, Solved, StateEntry
+from moopt.weightings.base import Problem, Solved, State, StateEntry
 
 NUM_STEPS = "num_steps"
 

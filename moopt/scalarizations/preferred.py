@@ -4,11 +4,10 @@ import dataclasses
 
 import numpy as np
 
-from moopt.records.result import Array
 from moopt.scalarizations.base import Scalarization
 from moopt.settings.fields import per_objective
 from moopt.settings.preference import Preference, checked_vector
-from moopt.weightings import Problem
+from moopt.weightings.base import Array, Problem
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,11 +7,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from moopt.records.result import State
 from moopt.scalarizations.arguments import mask_of, softmax_of
 from moopt.scalarizations.base import Scalarization, differentiated, softmax
 from moopt.settings.fields import integer
-from moopt.weightings import Guarantee, Problem, Solved, StateEntry
+from moopt.weightings.base import Guarantee, Problem, Solved, State, StateEntry
 from moopt.weightings.draws import COUNTER, draws
 
 STREAM = 1
