@@ -39,7 +39,7 @@ class Scalarization(Weighting):
 
     reads_gradients: ClassVar[bool] = False
 
-    @property
+    @functools.cached_property
     def guarantees(self) -> frozenset[Guarantee]:
         # A number that belongs to a position stays there when the objectives are permuted.
         values = [getattr(self, field.name) for field in checked_fields(self)]
