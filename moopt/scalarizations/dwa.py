@@ -117,5 +117,4 @@ class DWA(Scalarization):
             LAST: np.where(full, total / count, last),
             BEFORE_LAST: np.where(full, last, before_last),
         }
-        weights = problem.m * softmax(rates, self.temperature)
-        return differentiated(weights, following)
+        return differentiated(problem.m * softmax(rates, self.temperature), following)

@@ -89,8 +89,7 @@ class EUPMU(ConstrainedScalarization):
     def weigh(self, problem: Problem, state: State) -> Solved:
         """1 to forget and w to retain; the losses wait for those after the step."""
         assert problem.losses is not None
-        retained = self._retained(problem)
-        multipliers = state[MULTIPLIERS]
+        retained, multipliers = self._retained(problem), state[MULTIPLIERS]
         # What forgets has no multiplier.
         before = np.where(retained, problem.losses, np.inf)
         weights = np.where(retained, multipliers, 1.0)

@@ -141,8 +141,7 @@ class FAMO(Scalarization):
             return out_of_domain(problem, self.unweighed(state))
         logarithms = np.log(above + self.eps)
         weights = softmax(state[LOGITS] - logarithms)
-        following = {**state, LOG_LOSSES: logarithms}
-        return differentiated(weights, following)
+        return differentiated(weights, {**state, LOG_LOSSES: logarithms})
 
     def unweighed(self, state: State) -> State:
         """The state with no losses to learn from: those of an earlier step are out of date."""

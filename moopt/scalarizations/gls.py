@@ -72,5 +72,4 @@ class GLS(Scalarization):
         if problem.losses.min() <= 0.0:
             return out_of_domain(problem)
         logarithms = np.log(problem.losses)
-        weights = np.exp(logarithms.mean() - logarithms) / problem.m
-        return differentiated(weights)
+        return differentiated(np.exp(logarithms.mean() - logarithms) / problem.m)

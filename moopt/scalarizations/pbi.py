@@ -112,5 +112,4 @@ class PBI(PreferredScalarization):
         away = values - (values @ unit) * unit
         distance = np.linalg.norm(away)
         far = distance > ROUNDINGS_ON_THE_RAY * EPS * np.linalg.norm(values)
-        weights = unit + self.theta * away / distance if far else unit
-        return differentiated(weights)
+        return differentiated(unit + self.theta * away / distance if far else unit)
