@@ -14,8 +14,11 @@ from moopt.aggregators.m_config import MConFIG as MConFIG
 # isort: on
 from moopt.aggregators.base import GradientAggregator
 from moopt.aggregators.entrywise import EntrywiseAggregator
-from moopt.aggregators.registry import AGGREGATORS
 from moopt.aggregators.tracking import TrackingAggregator
+from moopt.weightings.registry import registered
+
+AGGREGATORS = registered("moopt.aggregators")
+"""The registered gradient aggregators by name."""
 
 __all__ = [
     *AGGREGATORS,

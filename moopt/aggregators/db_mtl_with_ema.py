@@ -3,11 +3,9 @@
 import dataclasses
 from typing import ClassVar
 
-from moopt.aggregators.tracking import TrackingAggregator
-from moopt.records.result import Array, State
-from moopt.settings.numbers import check_number
-from moopt.weightings import Guarantee
-from moopt.weightings.problem import Problem
+from moopt.aggregators.tracking import TrackingAggregator, decayed
+from moopt.settings.fields import number
+from moopt.weightings.base import Array, Guarantee, Problem, State
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,22 +46,12 @@ class DBMTLWithEMA(TrackingAggregator):
     those of that code.
     """
 
-    beta: float = 0.9
-    beta_decay: float = 0.0
+    beta: float = number(0.9, "in [0, 1)")
+    beta_decay: float = number(0.0, "finite and >= 0")
 
+    guarantees = frozenset({Guarantee.SCALE_EQUIVARIANT, Guarantee.PERMUTATION_EQUIVARIANT})
+    needs = frozenset({"losses"})
     row_name: ClassVar[str] = "log_average"
-
-    def __post_init__(self) -> None:
-        check_number(self.name, "beta", self.beta, "in [0, 1)", use="0.9")
-        check_number(self.name, "beta_decay", self.beta_decay, "finite and >= 0", use="0")
-
-    @property
-    def guarantees(self) -> frozenset[Guarantee]:
-        return frozenset({Guarantee.SCALE_EQUIVARIANT, Guarantee.PERMUTATION_EQUIVARIANT})
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"losses"})
 
     def factors(self, problem: Problem) -> Array:
         """`1 / loss_i`."""
@@ -71,9 +59,8 @@ class DBMTLWithEMA(TrackingAggregator):
 
     def share(self, problem: Problem, state: State) -> float:
         """`1 - beta_k`."""
-        return 1.0 - self.beta / (1 + (problem.step or 0)) ** self.beta_decay
+        return 1.0 - decayed(self.beta, self.beta_decay, problem)
 
     def weigh(self, problem: Problem, state: State) -> Array:
         """`max_j ||h_j|| / ||h_i||`."""
-        weights: Array = problem.norms.max() / problem.norms
-        return weights
+        return problem.norms.max() / problem.norms

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from moopt.aggregators.base import GradientAggregator
-from moopt.records.result import State
+from moopt.weightings.base import State
 
 
 class EntrywiseAggregator(GradientAggregator):
@@ -77,8 +77,7 @@ class EntrywiseAggregator(GradientAggregator):
         rows = rows.to(torch.promote_types(dtype, torch.float32))
         active = torch.ones(m, dtype=torch.bool) if active is None else active.cpu()
         if not active.all():
-            column = active.to(rows.device).reshape(m, *[1] * (rows.ndim - 1))
-            rows = torch.where(column, rows, 0.0)
+            rows[~active] = 0.0
         if state is None:
             state = {key: entry.array(m) for key, entry in self.state_entries.items()}
         direction = self._aggregate(rows, active, names, state, position)

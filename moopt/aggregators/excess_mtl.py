@@ -9,11 +9,9 @@ import torch
 from torch import Tensor
 
 from moopt.aggregators.tracking import TrackingAggregator
-from moopt.records.result import Solved, State
-from moopt.settings.numbers import check_number
-from moopt.weightings import Guarantee
-from moopt.weightings.base import StateEntry
-from moopt.weightings.problem import Problem
+from moopt.scalarizations.base import softmax
+from moopt.settings.fields import number
+from moopt.weightings.base import Guarantee, Problem, Solved, State, StateEntry
 
 LOGITS = "logits"
 FIRST = "first"
@@ -56,29 +54,23 @@ class ExcessMTL(TrackingAggregator):
     gradients special; it does not move the weights in the first step; and its weights sum to m.
     """
 
-    step_size: float = 0.01
+    step_size: float = number(0.01, "finite and > 0")
 
+    guarantees = frozenset(
+        {
+            Guarantee.SIMPLEX,
+            Guarantee.POSITIVELY_HOMOGENEOUS,
+            Guarantee.PERMUTATION_EQUIVARIANT,
+            Guarantee.IDEMPOTENT,
+        }
+    )
+    state_entries: ClassVar[Mapping[str, StateEntry]] = {
+        LOGITS: StateEntry(1),
+        FIRST: StateEntry(1),
+    }
     row_name: ClassVar[str] = "squares"
     combines_gradients: ClassVar[bool] = True
     sees_zero_gradients: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_number(self.name, "step_size", self.step_size, "finite and > 0", use="0.01")
-
-    @property
-    def guarantees(self) -> frozenset[Guarantee]:
-        return frozenset(
-            {
-                Guarantee.SIMPLEX,
-                Guarantee.POSITIVELY_HOMOGENEOUS,
-                Guarantee.PERMUTATION_EQUIVARIANT,
-                Guarantee.IDEMPOTENT,
-            }
-        )
-
-    @property
-    def state_entries(self) -> Mapping[str, StateEntry]:
-        return {LOGITS: StateEntry(1), FIRST: StateEntry(1)}
 
     def follow(self, rows: Tensor, gradients: Tensor, problem: Problem, state: State) -> Tensor:
         """The sums of squares."""
@@ -95,5 +87,4 @@ class ExcessMTL(TrackingAggregator):
         ratio = excess / np.where(first > 0.0, first, 1.0)
         logits = state[LOGITS] + self.step_size * ratio
         logits -= logits.mean()  # only differences count
-        powers = np.exp(logits - logits.max())
-        return Solved(powers / powers.sum(), state={LOGITS: logits, FIRST: first})
+        return Solved(softmax(logits), state={LOGITS: logits, FIRST: first})

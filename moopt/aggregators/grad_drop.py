@@ -2,18 +2,26 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from moopt.aggregators.entrywise import EntrywiseAggregator
-from moopt.records.result import State
-from moopt.settings.numbers import check_number, check_seed
-from moopt.settings.preference import Preference, checked_vector, names_needed, numbers_in_order
-from moopt.weightings import Guarantee
-from moopt.weightings.base import StateEntry
+from moopt.settings.fields import integer, per_objective
+from moopt.settings.numbers import check_number
+from moopt.settings.preference import Preference, checked_vector, numbers_in_order
+from moopt.weightings.base import Guarantee, State, StateEntry
 from moopt.weightings.draws import COUNTER, draws
+
+
+def _shares(given: Preference | None, owner: str, name: str) -> Preference | None:
+    """A frozen copy of a number in [0, 1] for each objective."""
+    shares = checked_vector(given, owner, name)
+    for key, value in shares.items() if isinstance(shares, Mapping) else enumerate(shares or ()):
+        check_number(owner, f"{name}[{key!r}]", value, "in [0, 1]", use="0")
+    return shares
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,21 +55,16 @@ class GradDrop(EntrywiseAggregator):
         >>> direction[:2].tolist(), direction[2].item() in (5.0, -1.0)
         ([4.0, 6.0], True)
 
-    Source: Chen, Ngiam, Huang, Luong, Kretzschmar, Chai and Anguelov, "Just Pick a Sign: Optimizing
-    Deep Multitask Models with Gradient Sign Dropout", NeurIPS 2020,
+    Source: Z. Chen, J. Ngiam, Y. Huang, T. Luong, H. Kretzschmar, Y. Chai and D. Anguelov, "Just
+    Pick a Sign: Optimizing Deep Multitask Models with Gradient Sign Dropout", NeurIPS 2020,
     https://arxiv.org/abs/2010.06808, Algorithm 1, with the identity as the function of P. The paper
     applies it to the gradients of a layer's activations; here it acts on those of the parameters.
     """
 
-    leak: Preference | None = None
-    seed: int = 0
+    leak: Preference | None = per_objective(_shares)
+    seed: int = integer(0)
 
-    def __post_init__(self) -> None:
-        leak = checked_vector(self.leak, self.name, "leak")
-        object.__setattr__(self, "leak", leak)
-        for key, value in leak.items() if isinstance(leak, Mapping) else enumerate(leak or ()):
-            check_number(self.name, f"leak[{key!r}]", value, "in [0, 1]", use="0")
-        check_seed(self.name, self.seed)
+    state_entries: ClassVar[Mapping[str, StateEntry]] = {COUNTER: StateEntry(0, 0, int)}
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:
@@ -69,14 +72,6 @@ class GradDrop(EntrywiseAggregator):
         if self.leak is None:
             promises.add(Guarantee.PERMUTATION_EQUIVARIANT)
         return frozenset(promises)
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return names_needed(self.leak)
-
-    @property
-    def state_entries(self) -> Mapping[str, StateEntry]:
-        return {COUNTER: StateEntry(0, 0, int)}
 
     def next_state(self, state: State) -> State:
         """The next draw."""

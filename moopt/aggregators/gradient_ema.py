@@ -7,13 +7,22 @@ from typing import Any, ClassVar
 import numpy as np
 
 from moopt.aggregators.tracking import NUM_STEPS, TrackingAggregator
-from moopt.records.result import Array, Solved, State
+from moopt.settings.fields import checked_by
 from moopt.settings.numbers import check_number
-from moopt.weightings import MGDA, Guarantee, Weighting
-from moopt.weightings.base import StateEntry
-from moopt.weightings.problem import Problem
+from moopt.weightings import MGDA
+from moopt.weightings.base import Array, Guarantee, Problem, Solved, State, StateEntry, Weighting
 
 NESTED = "weighting."
+
+
+def _past_shares(beta: Any, owner: str, name: str) -> Any:
+    """A number in [0, 1), or a copy of a mapping from names to such numbers."""
+    if not isinstance(beta, Mapping):
+        check_number(owner, name, beta, "in [0, 1)", use="0.9, or a mapping of names")
+        return beta
+    for key, share in beta.items():
+        check_number(owner, f"{name}[{key!r}]", share, "in [0, 1)", use="0.9")
+    return dict(beta)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,19 +57,21 @@ class GradientEMA(TrackingAggregator):
         >>> record.names
         ('forget', 'retain')
 
-    Source: Y. Wang, Q. Wang, F. Liu, W. Huang, Y. Du, X. Du and B. Han, "GRU: Mitigating the
-    Trade-off between Unlearning and Retention for LLMs", ICML 2025,
-    https://arxiv.org/abs/2503.09117, whose code averages the retain gradient this way; here it goes
-    with any method and objective.
+    Source: Wang, Wang, Liu, Huang, Du, Du and Han, "GRU: Mitigating the Trade-off between
+    Unlearning and Retention for LLMs", ICML 2025, https://arxiv.org/abs/2503.09117, whose code
+    averages the retain gradient this way; here it goes with any method and objective.
     """
 
     weighting: Weighting = dataclasses.field(kw_only=False)
-    beta: float | Mapping[str, float] = 0.9
+    beta: float | Mapping[str, float] = dataclasses.field(
+        default=0.9, metadata=checked_by(_past_shares)
+    )
 
     example: ClassVar[Mapping[str, Any]] = {"weighting": MGDA()}
     row_name: ClassVar[str] = "ema"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not isinstance(self.weighting, Weighting):
             raise TypeError(
                 f"`weighting` of `GradientEMA` must be a moopt weighting; got {self.weighting!r}."
@@ -71,12 +82,6 @@ class GradientEMA(TrackingAggregator):
                 "`weighting` of `GradientEMA` must need the objectives' gradients and losses alone;"
                 f" got {self.weighting!r}. Use it without GradientEMA."
             )
-        if isinstance(self.beta, Mapping):
-            object.__setattr__(self, "beta", dict(self.beta))
-        betas = self.beta.items() if isinstance(self.beta, Mapping) else [(None, self.beta)]
-        for key, beta in betas:
-            setting = "beta" if key is None else f"beta[{key!r}]"
-            check_number(self.name, setting, beta, "in [0, 1)", use="0.9, or a mapping of names")
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:
@@ -91,7 +96,7 @@ class GradientEMA(TrackingAggregator):
 
     @property
     def needs(self) -> frozenset[str]:
-        return self.weighting.needs | frozenset({"names"} if isinstance(self.beta, Mapping) else ())
+        return super().needs | self.weighting.needs
 
     @property
     def reads_gradients(self) -> bool:  # type: ignore[override]
@@ -112,10 +117,9 @@ class GradientEMA(TrackingAggregator):
 
     def share(self, problem: Problem, state: State) -> Array:
         """`1 - beta_i`; 1 in an objective's first step."""
-        named = self.beta if isinstance(self.beta, Mapping) else None
-        past = (
-            self.beta if named is None else [named.get(name, 0.0) for name in problem.names or ()]
-        )
+        past: Any = self.beta
+        if isinstance(past, Mapping):
+            past = [past.get(name, 0.0) for name in problem.names or ()]
         return np.where(state[NUM_STEPS] > 1, 1.0 - np.asarray(past), 1.0)
 
     def weigh(self, problem: Problem, state: State) -> Solved:

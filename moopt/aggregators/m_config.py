@@ -5,12 +5,10 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from moopt.aggregators.tracking import NUM_STEPS, TrackingAggregator
-from moopt.records.result import Array, Solved, State
-from moopt.settings.numbers import check_number
+from moopt.settings.fields import number
 from moopt.solvers.pseudo_inverse import DEFAULT_RTOL
-from moopt.weightings import ConFIG, Guarantee
-from moopt.weightings.base import StateEntry
-from moopt.weightings.problem import Problem
+from moopt.weightings import ConFIG
+from moopt.weightings.base import Array, Guarantee, Problem, Solved, State, StateEntry
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,31 +62,18 @@ class MConFIG(TrackingAggregator):
     what is known.
     """
 
-    beta: float = 0.9
-    rtol: float = DEFAULT_RTOL
+    beta: float = number(0.9, "in [0, 1)")
+    rtol: float = number(DEFAULT_RTOL, "in [0, 1)")
 
+    # Descent is that of the momenta.
+    guarantees = frozenset({Guarantee.POSITIVELY_HOMOGENEOUS, Guarantee.PERMUTATION_EQUIVARIANT})
+    state_entries: ClassVar[Mapping[str, StateEntry]] = {NUM_STEPS: StateEntry(1, 0, int)}
     row_name: ClassVar[str] = "momentum"
     combines_absent: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        check_number(self.name, "beta", self.beta, "in [0, 1)", use="0.9")
-        check_number(
-            self.name, "rtol", self.rtol, "in [0, 1)", use="1e-12 of the largest eigenvalue"
-        )
-
-    @property
-    def guarantees(self) -> frozenset[Guarantee]:
-        # Descent is that of the momenta.
-        return frozenset({Guarantee.POSITIVELY_HOMOGENEOUS, Guarantee.PERMUTATION_EQUIVARIANT})
-
-    @property
-    def state_entries(self) -> Mapping[str, StateEntry]:
-        return {NUM_STEPS: StateEntry(1, 0, int)}
-
     def share(self, problem: Problem, state: State) -> Array:
         """`(1 - beta) / (1 - beta^t_i)`, which makes the row the corrected momentum."""
-        share: Array = (1.0 - self.beta) / (1.0 - self.beta ** state[NUM_STEPS])
-        return share
+        return (1.0 - self.beta) / (1.0 - self.beta ** state[NUM_STEPS])
 
     def weigh(self, problem: Problem, state: State) -> Array | Solved:
         """ConFIG's, for the Gramian of the momenta."""

@@ -6,13 +6,11 @@ from typing import ClassVar, Literal, get_args
 
 import numpy as np
 
-from moopt.aggregators.tracking import TrackingAggregator
-from moopt.records.result import Array, Solved, State
-from moopt.settings.numbers import check_number
+from moopt.aggregators.tracking import TrackingAggregator, decayed
+from moopt.scalarizations.base import softmax
+from moopt.settings.fields import number, one_of
 from moopt.solvers.simplex import project_onto_simplex
-from moopt.weightings import Guarantee
-from moopt.weightings.base import StateEntry
-from moopt.weightings.problem import Problem
+from moopt.weightings.base import Array, Guarantee, Problem, Solved, State, StateEntry
 
 WEIGHTS = "weights"
 Normalize = Literal["none", "loss"]
@@ -67,41 +65,22 @@ class MoCo(TrackingAggregator):
     proof; that is left out.
     """
 
-    beta: float = 0.5
-    beta_decay: float = 0.5
-    gamma: float = 0.1
-    gamma_decay: float = 0.5
-    regularization: float = 0.0
-    normalize: Normalize = "none"
-    simplex: Simplex = "projection"
+    beta: float = number(0.5, "in (0, 1]")
+    beta_decay: float = number(0.5, "finite and >= 0")
+    gamma: float = number(0.1, "finite and > 0")
+    gamma_decay: float = number(0.5, "finite and >= 0")
+    regularization: float = number(0.0, "finite and >= 0")
+    normalize: Normalize = one_of("none", get_args(Normalize))
+    simplex: Simplex = one_of("projection", get_args(Simplex))
 
+    guarantees = frozenset({Guarantee.SIMPLEX})
+    state_entries: ClassVar[Mapping[str, StateEntry]] = {WEIGHTS: StateEntry(1, lambda m: 1.0 / m)}
     row_name: ClassVar[str] = "average"
     sees_zero_gradients: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_number(self.name, "beta", self.beta, "in (0, 1]", use="0.5")
-        check_number(self.name, "gamma", self.gamma, "finite and > 0", use="0.1")
-        for name in ("beta_decay", "gamma_decay", "regularization"):
-            check_number(self.name, name, getattr(self, name), "finite and >= 0", use="0")
-        for name, allowed in (("normalize", Normalize), ("simplex", Simplex)):
-            value = getattr(self, name)
-            if value not in get_args(allowed):
-                raise ValueError(
-                    f"`{name}` of `MoCo` must be one of {list(get_args(allowed))}; got {value!r}."
-                    f" Use {get_args(allowed)[0]!r}, as in the paper."
-                )
-
-    @property
-    def guarantees(self) -> frozenset[Guarantee]:
-        return frozenset({Guarantee.SIMPLEX})
 
     @property
     def needs(self) -> frozenset[str]:
         return frozenset({"losses"} if self.normalize == "loss" else ())
-
-    @property
-    def state_entries(self) -> Mapping[str, StateEntry]:
-        return {WEIGHTS: StateEntry(1, lambda m: 1.0 / m)}
 
     def factors(self, problem: Problem) -> Array:
         """`loss_i / ||g_i||` where they are normalised; 1 for a gradient that is zero."""
@@ -111,22 +90,13 @@ class MoCo(TrackingAggregator):
 
     def share(self, problem: Problem, state: State) -> float:
         """`beta_k`."""
-        return self.beta / _step(problem) ** self.beta_decay
+        return decayed(self.beta, self.beta_decay, problem)
 
     def weigh(self, problem: Problem, state: State) -> Solved:
         """One step of the weights towards the minimum norm of the averages."""
-        gamma = self.gamma / _step(problem) ** self.gamma_decay
+        gamma = decayed(self.gamma, self.gamma_decay, problem)
         # The last weights of this step's objectives, should others have taken part before.
         w = project_onto_simplex(state[WEIGHTS])
         moved = w - gamma * (problem.gramian @ w + self.regularization * w)
-        if self.simplex == "projection":
-            weights = project_onto_simplex(moved)
-        else:
-            powers = np.exp(moved - moved.max())
-            weights = powers / powers.sum()
+        weights = softmax(moved) if self.simplex == "softmax" else project_onto_simplex(moved)
         return Solved(weights, state={WEIGHTS: weights})
-
-
-def _step(problem: Problem) -> int:
-    """k = 1, 2, ..."""
-    return 1 + (problem.step or 0)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from moopt.aggregators.entrywise import EntrywiseAggregator
-from moopt.records.result import State
+from moopt.settings.fields import checked_by
 from moopt.settings.roles import positions_of, refuse_overlap, role_names
-from moopt.weightings import Guarantee
+from moopt.weightings.base import Guarantee, State
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,15 +51,14 @@ class SAGO(EntrywiseAggregator):
     objectives in one role are our addition.
     """
 
-    forget: str | Sequence[str]
-    retain: str | Sequence[str]
+    forget: str | Sequence[str] = dataclasses.field(metadata=checked_by(role_names))
+    retain: str | Sequence[str] = dataclasses.field(metadata=checked_by(role_names))
 
+    needs = frozenset({"names"})
     example: ClassVar[Mapping[str, Any]] = {"forget": "forget", "retain": ("retain", "third")}
 
     def __post_init__(self) -> None:
-        for keyword in ("forget", "retain"):
-            names = role_names(getattr(self, keyword), self.name, keyword)
-            object.__setattr__(self, keyword, names)
+        super().__post_init__()
         refuse_overlap(self._roles, self.name)
 
     @property
@@ -68,10 +67,6 @@ class SAGO(EntrywiseAggregator):
         if len(self.forget) == len(self.retain) == 1:
             promises.add(Guarantee.IDEMPOTENT)
         return frozenset(promises)
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"names"})
 
     @property
     def _roles(self) -> dict[str, tuple[str, ...]]:

@@ -90,3 +90,8 @@ class TrackingAggregator(GradientAggregator, Weighs):
             gradients: as for `follow`.
         """
         return rows
+
+
+def decayed(value: float, decay: float, problem: Problem) -> float:
+    """`value / k^decay` in step k = 1, 2, ..."""
+    return value / (1 + (problem.step or 0)) ** decay

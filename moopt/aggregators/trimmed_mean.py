@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from moopt.aggregators.entrywise import EntrywiseAggregator
-from moopt.records.result import State
-from moopt.weightings import Guarantee
+from moopt.weightings.base import Guarantee, State
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,19 +40,17 @@ class TrimmedMean(EntrywiseAggregator):
 
     trim: int = 1
 
+    guarantees = frozenset(
+        {
+            Guarantee.POSITIVELY_HOMOGENEOUS,
+            Guarantee.PERMUTATION_EQUIVARIANT,
+            Guarantee.IDEMPOTENT,
+        }
+    )
+
     def __post_init__(self) -> None:
         if not isinstance(self.trim, int) or self.trim < 0:
             raise ValueError(f"`trim` of `TrimmedMean` must be an int >= 0; got {self.trim!r}.")
-
-    @property
-    def guarantees(self) -> frozenset[Guarantee]:
-        return frozenset(
-            {
-                Guarantee.POSITIVELY_HOMOGENEOUS,
-                Guarantee.PERMUTATION_EQUIVARIANT,
-                Guarantee.IDEMPOTENT,
-            }
-        )
 
     def _aggregate(
         self, rows: Tensor, active: Tensor, names: Sequence[str] | None, state: State, position: int

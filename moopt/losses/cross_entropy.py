@@ -1,10 +1,11 @@
 """Token cross-entropy: the retain loss of a causal language model."""
 
-from torch import Tensor, nn
+import dataclasses
+
+from torch import Tensor
 
 from moopt.kernels.token_logprob import token_log_probs
-from moopt.losses.arguments import check_reduction
-from moopt.losses.reduction import Reduction, reduce_supervised
+from moopt.losses.base import LossModule, Reduction, check_ranges, reduce_supervised
 
 
 def token_cross_entropy_loss(
@@ -46,12 +47,13 @@ def token_cross_entropy_loss(
         The training loss of causal language models. As `torch.nn.functional.cross_entropy`, except
         that a batch without a supervised token gives 0 and not NaN.
     """
-    check_reduction(reduction, caller="token_cross_entropy_loss")
+    check_ranges("token_cross_entropy_loss", reduction=reduction)
     log_probs, mask = token_log_probs(logits, labels, ignore_index)
     return reduce_supervised(-log_probs, mask, reduction)
 
 
-class TokenCrossEntropyLoss(nn.Module):
+@dataclasses.dataclass(eq=False, repr=False, kw_only=True)
+class TokenCrossEntropyLoss(LossModule):
     r"""Cross-entropy of the supervised tokens, with the causal shift: `token_cross_entropy_loss`.
 
     .. math:: L = -\frac{1}{|A|} \sum_{t \in A} \log p_t
@@ -76,17 +78,7 @@ class TokenCrossEntropyLoss(nn.Module):
         As `token_cross_entropy_loss`.
     """
 
-    def __init__(self, *, ignore_index: int = -100, reduction: Reduction = "mean") -> None:
-        super().__init__()
-        check_reduction(reduction, caller="TokenCrossEntropyLoss")
-        self.ignore_index = ignore_index
-        self.reduction = reduction
+    ignore_index: int = -100
+    reduction: Reduction = "mean"
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss of `logits` `[B, T, V]` for `labels` `[B, T]`."""
-        return token_cross_entropy_loss(
-            logits, labels, ignore_index=self.ignore_index, reduction=self.reduction
-        )
-
-    def extra_repr(self) -> str:
-        return f"ignore_index={self.ignore_index}, reduction={self.reduction!r}"
+    function = staticmethod(token_cross_entropy_loss)

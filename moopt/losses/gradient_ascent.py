@@ -1,10 +1,11 @@
 """Gradient ascent: the negated cross-entropy as a forget loss."""
 
-from torch import Tensor, nn
+import dataclasses
+
+from torch import Tensor
 
 from moopt.kernels.token_logprob import token_log_probs
-from moopt.losses.arguments import check_reduction
-from moopt.losses.reduction import Reduction, reduce_supervised
+from moopt.losses.base import LossModule, Reduction, check_ranges, reduce_supervised
 
 
 def gradient_ascent_loss(
@@ -48,12 +49,13 @@ def gradient_ascent_loss(
         ACL 2023; they sum over tokens, we take the mean by default, as TOFU (P. Maini et al.,
         COLM 2024) does.
     """
-    check_reduction(reduction, caller="gradient_ascent_loss")
+    check_ranges("gradient_ascent_loss", reduction=reduction)
     log_probs, mask = token_log_probs(logits, labels, ignore_index)
     return reduce_supervised(log_probs, mask, reduction)
 
 
-class GradientAscentLoss(nn.Module):
+@dataclasses.dataclass(eq=False, repr=False, kw_only=True)
+class GradientAscentLoss(LossModule):
     r"""The negated cross-entropy of the forget set: `gradient_ascent_loss`.
 
     .. math:: L = \frac{1}{|A|} \sum_{t \in A} \log p_t
@@ -78,17 +80,7 @@ class GradientAscentLoss(nn.Module):
         As `gradient_ascent_loss`.
     """
 
-    def __init__(self, *, ignore_index: int = -100, reduction: Reduction = "mean") -> None:
-        super().__init__()
-        check_reduction(reduction, caller="GradientAscentLoss")
-        self.ignore_index = ignore_index
-        self.reduction = reduction
+    ignore_index: int = -100
+    reduction: Reduction = "mean"
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss of `logits` `[B, T, V]` for `labels` `[B, T]`."""
-        return gradient_ascent_loss(
-            logits, labels, ignore_index=self.ignore_index, reduction=self.reduction
-        )
-
-    def extra_repr(self) -> str:
-        return f"ignore_index={self.ignore_index}, reduction={self.reduction!r}"
+    function = staticmethod(gradient_ascent_loss)

@@ -1,11 +1,18 @@
 """Negative preference optimization: a forget loss relative to a reference model."""
 
+import dataclasses
+
 from torch import Tensor, nn
 
 from moopt.kernels.token_logprob import token_log_probs
 from moopt.kernels.token_logprob.shift import same_shape
-from moopt.losses.arguments import check_beta, check_reduction, one_reference
-from moopt.losses.reduction import Reduction, reduce_supervised
+from moopt.losses.base import (
+    Reduction,
+    ReferencedLossModule,
+    check_ranges,
+    one_reference,
+    reduce_supervised,
+)
 
 
 def npo_loss(
@@ -71,15 +78,14 @@ def npo_loss(
         R. Zhang, L. Lin, Y. Bai, S. Mei, Negative Preference Optimization: From Catastrophic
         Collapse to Effective Unlearning, COLM 2024, https://arxiv.org/abs/2404.05868.
     """
-    check_reduction(reduction, caller="npo_loss")
-    check_beta(beta, caller="npo_loss")
-    one_reference(reference_logits, reference_log_probs, caller="npo_loss")
+    check_ranges("npo_loss", beta=beta, reduction=reduction)
+    name, reference = one_reference(reference_logits, reference_log_probs, caller="npo_loss")
     log_probs, mask = token_log_probs(logits, labels, ignore_index)
-    if reference_logits is not None:
-        same_shape(logits, reference_logits, "reference_logits", caller="npo_loss")
-        reference = token_log_probs(reference_logits.detach(), labels, ignore_index).values
+    if name == "reference_logits":
+        same_shape(logits, reference, name, caller="npo_loss")
+        reference = token_log_probs(reference.detach(), labels, ignore_index).values
     else:
-        reference = _label_log_probs(reference_log_probs, log_probs)
+        reference = _label_log_probs(reference, log_probs)
     if reference.ndim == 2:
         log_ratios = (log_probs - reference).where(mask, 0.0).sum(1)
     else:
@@ -89,9 +95,8 @@ def npo_loss(
     return reduce_supervised(values.where(supervised, 0.0), supervised, reduction)
 
 
-def _label_log_probs(reference: Tensor | None, log_probs: Tensor) -> Tensor:
+def _label_log_probs(reference: Tensor, log_probs: Tensor) -> Tensor:
     """Check precomputed log-probabilities, `[B, T - 1]` or `[B]`, and return a constant."""
-    assert reference is not None  # `one_reference` has checked it
     shapes = [log_probs.shape, log_probs.shape[:1]]
     if reference.shape not in shapes:
         raise ValueError(
@@ -107,7 +112,8 @@ def _label_log_probs(reference: Tensor | None, log_probs: Tensor) -> Tensor:
     return reference.detach().to(log_probs.dtype)
 
 
-class NPOLoss(nn.Module):
+@dataclasses.dataclass(eq=False, repr=False, kw_only=True)
+class NPOLoss(ReferencedLossModule):
     r"""Negative preference optimization on the forget set: `npo_loss`.
 
     .. math:: L = -\frac{2}{\beta} \frac{1}{|S|} \sum_{b \in S} \log \sigma\left(-\beta
@@ -137,34 +143,8 @@ class NPOLoss(nn.Module):
         As `npo_loss`.
     """
 
-    def __init__(
-        self, *, beta: float = 0.1, ignore_index: int = -100, reduction: Reduction = "mean"
-    ) -> None:
-        super().__init__()
-        check_beta(beta, caller="NPOLoss")
-        check_reduction(reduction, caller="NPOLoss")
-        self.beta = beta
-        self.ignore_index = ignore_index
-        self.reduction = reduction
+    beta: float = 0.1
+    ignore_index: int = -100
+    reduction: Reduction = "mean"
 
-    def forward(
-        self,
-        logits: Tensor,
-        labels: Tensor,
-        *,
-        reference_logits: Tensor | None = None,
-        reference_log_probs: Tensor | None = None,
-    ) -> Tensor:
-        """Return the loss of `logits` `[B, T, V]` for `labels` `[B, T]`, given one reference."""
-        return npo_loss(
-            logits,
-            labels,
-            reference_logits=reference_logits,
-            reference_log_probs=reference_log_probs,
-            beta=self.beta,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-        )
-
-    def extra_repr(self) -> str:
-        return f"beta={self.beta}, ignore_index={self.ignore_index}, reduction={self.reduction!r}"
+    function = staticmethod(npo_loss)

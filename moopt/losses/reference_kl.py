@@ -1,13 +1,19 @@
 """Divergence from a reference model: the retain loss that keeps whole distributions."""
 
+import dataclasses
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from moopt.kernels.token_logprob import token_kl_divergences
 from moopt.kernels.token_logprob.shift import same_shape
-from moopt.losses.arguments import check_reduction, one_reference
-from moopt.losses.reduction import Reduction, reduce_supervised
+from moopt.losses.base import (
+    Reduction,
+    ReferencedLossModule,
+    check_ranges,
+    one_reference,
+    reduce_supervised,
+)
 
 Direction = Literal["forward", "reverse"]
 
@@ -77,12 +83,10 @@ def reference_kl_loss(
         direction and which tokens MOLLM takes is not published. Averaging over padding, as a plain
         batch mean does, would weight a sample by what it was batched with.
     """
-    check_reduction(reduction, caller="reference_kl_loss")
-    _check_direction(direction, caller="reference_kl_loss")
-    one_reference(reference_logits, reference_log_probs, caller="reference_kl_loss")
-    name = "reference_log_probs" if reference_logits is None else "reference_logits"
-    reference = reference_log_probs if reference_logits is None else reference_logits
-    assert reference is not None  # `one_reference` has checked it
+    check_ranges("reference_kl_loss", direction=direction, reduction=reduction)
+    name, reference = one_reference(
+        reference_logits, reference_log_probs, caller="reference_kl_loss"
+    )
     same_shape(logits, reference, name, caller="reference_kl_loss")
     values, mask = token_kl_divergences(
         logits, reference, labels, reverse=direction == "reverse", ignore_index=ignore_index
@@ -90,15 +94,8 @@ def reference_kl_loss(
     return reduce_supervised(values, mask, reduction)
 
 
-def _check_direction(direction: Direction, *, caller: str) -> None:
-    if direction not in ("forward", "reverse"):
-        raise ValueError(
-            f"`direction` of `{caller}` must be 'forward', KL(reference || model), or 'reverse',"
-            f" KL(model || reference); got {direction!r}."
-        )
-
-
-class ReferenceKLLoss(nn.Module):
+@dataclasses.dataclass(eq=False, repr=False, kw_only=True)
+class ReferenceKLLoss(ReferencedLossModule):
     r"""Divergence from a reference model on the retain set: `reference_kl_loss`.
 
     .. math:: L = \frac{1}{|A|} \sum_{t \in A} \sum_v r_{t,v} (\log r_{t,v} - \log p_{t,v})
@@ -126,41 +123,8 @@ class ReferenceKLLoss(nn.Module):
         As `reference_kl_loss`.
     """
 
-    def __init__(
-        self,
-        *,
-        direction: Direction = "forward",
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__()
-        _check_direction(direction, caller="ReferenceKLLoss")
-        check_reduction(reduction, caller="ReferenceKLLoss")
-        self.direction = direction
-        self.ignore_index = ignore_index
-        self.reduction = reduction
+    direction: Direction = "forward"
+    ignore_index: int = -100
+    reduction: Reduction = "mean"
 
-    def forward(
-        self,
-        logits: Tensor,
-        labels: Tensor,
-        *,
-        reference_logits: Tensor | None = None,
-        reference_log_probs: Tensor | None = None,
-    ) -> Tensor:
-        """Return the loss of `logits` `[B, T, V]` for `labels` `[B, T]`, given one reference."""
-        return reference_kl_loss(
-            logits,
-            labels,
-            reference_logits=reference_logits,
-            reference_log_probs=reference_log_probs,
-            direction=self.direction,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-        )
-
-    def extra_repr(self) -> str:
-        return (
-            f"direction={self.direction!r}, ignore_index={self.ignore_index},"
-            f" reduction={self.reduction!r}"
-        )
+    function = staticmethod(reference_kl_loss)

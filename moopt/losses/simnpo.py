@@ -1,12 +1,11 @@
 """SimNPO: negative preference optimization without a reference model."""
 
-import math
+import dataclasses
 
 from torch import Tensor, nn
 
 from moopt.kernels.token_logprob import token_log_probs
-from moopt.losses.arguments import check_beta, check_reduction
-from moopt.losses.reduction import Reduction, reduce_supervised
+from moopt.losses.base import LossModule, Reduction, check_ranges, reduce_supervised
 
 
 def simnpo_loss(
@@ -60,9 +59,7 @@ def simnpo_loss(
         Unlearning, NeurIPS 2025, https://arxiv.org/abs/2410.07163. Public codes that multiply the
         margin by beta, or flip its sign, minimise something else.
     """
-    check_reduction(reduction, caller="simnpo_loss")
-    check_beta(beta, caller="simnpo_loss")
-    _check_gamma(gamma, caller="simnpo_loss")
+    check_ranges("simnpo_loss", beta=beta, gamma=gamma, reduction=reduction)
     log_probs, mask = token_log_probs(logits, labels, ignore_index)
     lengths = mask.sum(1, keepdim=True).clamp_min(1)
     mean_log_probs = (log_probs / lengths).sum(1)
@@ -71,14 +68,8 @@ def simnpo_loss(
     return reduce_supervised(values.where(supervised, 0.0), supervised, reduction)
 
 
-def _check_gamma(gamma: float, *, caller: str) -> None:
-    if not math.isfinite(gamma):
-        raise ValueError(
-            f"`gamma` of `{caller}` must be finite; got {gamma}. The margin is 0 by default."
-        )
-
-
-class SimNPOLoss(nn.Module):
+@dataclasses.dataclass(eq=False, repr=False, kw_only=True)
+class SimNPOLoss(LossModule):
     r"""Reference-free negative preference optimization on the forget set: `simnpo_loss`.
 
     .. math:: L = -\frac{2}{\beta} \frac{1}{|S|} \sum_{b \in S} \log \sigma\left(
@@ -107,36 +98,9 @@ class SimNPOLoss(nn.Module):
         As `simnpo_loss`.
     """
 
-    def __init__(
-        self,
-        *,
-        beta: float = 4.5,
-        gamma: float = 0.0,
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__()
-        check_beta(beta, caller="SimNPOLoss")
-        _check_gamma(gamma, caller="SimNPOLoss")
-        check_reduction(reduction, caller="SimNPOLoss")
-        self.beta = beta
-        self.gamma = gamma
-        self.ignore_index = ignore_index
-        self.reduction = reduction
+    beta: float = 4.5
+    gamma: float = 0.0
+    ignore_index: int = -100
+    reduction: Reduction = "mean"
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss of `logits` `[B, T, V]` for `labels` `[B, T]`."""
-        return simnpo_loss(
-            logits,
-            labels,
-            beta=self.beta,
-            gamma=self.gamma,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-        )
-
-    def extra_repr(self) -> str:
-        return (
-            f"beta={self.beta}, gamma={self.gamma}, ignore_index={self.ignore_index},"
-            f" reduction={self.reduction!r}"
-        )
+    function = staticmethod(simnpo_loss)

@@ -1,11 +1,12 @@
 """Unlearning cross-entropy: a forget loss with a bounded value and a bounded gradient."""
 
+import dataclasses
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from moopt.kernels.token_logprob import token_log_probs
-from moopt.losses.arguments import check_reduction
-from moopt.losses.reduction import Reduction, reduce_supervised
+from moopt.losses.base import LossModule, Reduction, check_ranges, reduce_supervised
 
 
 def unlearning_cross_entropy_loss(
@@ -60,13 +61,14 @@ def unlearning_cross_entropy_loss(
         Descent and Conflict Mitigation (FedOSD), AAAI 2025, https://arxiv.org/abs/2412.20200; that
         it is the one meant here is inferred.
     """
-    check_reduction(reduction, caller="unlearning_cross_entropy_loss")
+    check_ranges("unlearning_cross_entropy_loss", reduction=reduction)
     log_probs, mask = token_log_probs(logits, labels, ignore_index)
     values = -torch.log1p(log_probs.exp() * -0.5)
     return reduce_supervised(values.where(mask, 0.0), mask, reduction)
 
 
-class UnlearningCrossEntropyLoss(nn.Module):
+@dataclasses.dataclass(eq=False, repr=False, kw_only=True)
+class UnlearningCrossEntropyLoss(LossModule):
     r"""Unlearning cross-entropy of the forget set: `unlearning_cross_entropy_loss`.
 
     .. math:: L = -\frac{1}{|A|} \sum_{t \in A} \log\left(1 - \frac{p_t}{2}\right)
@@ -91,17 +93,7 @@ class UnlearningCrossEntropyLoss(nn.Module):
         As `unlearning_cross_entropy_loss`.
     """
 
-    def __init__(self, *, ignore_index: int = -100, reduction: Reduction = "mean") -> None:
-        super().__init__()
-        check_reduction(reduction, caller="UnlearningCrossEntropyLoss")
-        self.ignore_index = ignore_index
-        self.reduction = reduction
+    ignore_index: int = -100
+    reduction: Reduction = "mean"
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss of `logits` `[B, T, V]` for `labels` `[B, T]`."""
-        return unlearning_cross_entropy_loss(
-            logits, labels, ignore_index=self.ignore_index, reduction=self.reduction
-        )
-
-    def extra_repr(self) -> str:
-        return f"ignore_index={self.ignore_index}, reduction={self.reduction!r}"
+    function = staticmethod(unlearning_cross_entropy_loss)

@@ -20,7 +20,10 @@ from moopt.scalarizations.eupmu import EUPMU as EUPMU
 
 # isort: on
 from moopt.scalarizations.base import Scalarization
-from moopt.scalarizations.registry import SCALARIZATIONS
+from moopt.weightings.registry import registered
+
+SCALARIZATIONS = registered("moopt.scalarizations")
+"""The registered scalarizations by name."""
 
 __all__ = [
     *SCALARIZATIONS,

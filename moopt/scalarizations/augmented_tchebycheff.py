@@ -5,12 +5,11 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from moopt.records.result import State
 from moopt.scalarizations.arguments import mask_of, preference_or_uniform, shifted_losses
 from moopt.scalarizations.base import differentiated
-from moopt.scalarizations.preferred import ReferencedScalarization
-from moopt.settings.numbers import check_number
-from moopt.weightings import Guarantee, Problem, Solved
+from moopt.scalarizations.preferred import PreferredScalarization
+from moopt.settings.fields import number
+from moopt.weightings.base import Guarantee, Problem, Solved, State
 
 
 def augmented_tchebycheff(
@@ -49,7 +48,7 @@ def augmented_tchebycheff(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AugmentedTchebycheff(ReferencedScalarization):
+class AugmentedTchebycheff(PreferredScalarization):
     """Lower the worst weighted loss, and a little all of them: `w_i = p_i [i is worst] + rho`.
 
     Use it for a lower worst loss, or for points of a non-convex front. The weights are the
@@ -84,11 +83,7 @@ class AugmentedTchebycheff(ReferencedScalarization):
     weighs the sum by the preference too.
     """
 
-    rho: float = 0.05
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number(self.name, "rho", self.rho, "finite and >= 0", use="0.05")
+    rho: float = number(0.05, "finite and >= 0")
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:

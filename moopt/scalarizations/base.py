@@ -1,12 +1,13 @@
 """Scalarization: weights that are the derivatives of one number made of the losses."""
 
+import functools
 from typing import ClassVar
 
 import numpy as np
 
-from moopt.records.result import Array, State
 from moopt.records.status import SolverStatus
-from moopt.weightings import Guarantee, Problem, Solved, Weighting
+from moopt.settings.fields import checked_fields
+from moopt.weightings.base import Array, Guarantee, Problem, Solved, State, Weighting
 
 
 class Scalarization(Weighting):
@@ -38,13 +39,16 @@ class Scalarization(Weighting):
 
     reads_gradients: ClassVar[bool] = False
 
-    @property
+    @functools.cached_property
     def guarantees(self) -> frozenset[Guarantee]:
-        return frozenset({Guarantee.PERMUTATION_EQUIVARIANT})
+        # A number that belongs to a position stays there when the objectives are permuted.
+        values = [getattr(self, field.name) for field in checked_fields(self)]
+        positional = any(isinstance(value, tuple) for value in values)
+        return frozenset(() if positional else {Guarantee.PERMUTATION_EQUIVARIANT})
 
-    @property
+    @functools.cached_property
     def needs(self) -> frozenset[str]:
-        return frozenset({"losses"})
+        return super().needs | {"losses"}
 
 
 def differentiated(weights: Array, state: State | None = None) -> Solved:

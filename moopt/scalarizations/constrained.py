@@ -2,15 +2,15 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moopt.scalarizations.base import Scalarization
-from moopt.settings.numbers import check_number
+from moopt.settings.fields import number
 from moopt.settings.roles import positions_of
-from moopt.weightings import Guarantee, Problem, StateEntry
+from moopt.weightings.base import Guarantee, Problem, StateEntry
 from moopt.weightings.forget_retain import ForgetRetain
 
 MULTIPLIERS = "multipliers"
@@ -24,23 +24,11 @@ class ConstrainedScalarization(ForgetRetain, Scalarization):
     belongs to the objective's name; that of an objective to forget stays as it was.
     """
 
-    initial: float = 0.0
+    initial: float = number(0.0, "finite and >= 0")
 
-    example: ClassVar[Mapping[str, Any]] = {"forget": "forget", "retain": ("retain", "third")}
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        use = f"{type(self).initial:g}"
-        check_number(self.name, "initial", self.initial, "finite and >= 0", use=use)
-
-    @property
-    def guarantees(self) -> frozenset[Guarantee]:
-        """None: weights go by role and by what the losses were, not by gradients."""
-        return frozenset()
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"losses", "names"})
+    # None: weights go by role and by what the losses were, not by gradients.
+    guarantees: ClassVar[frozenset[Guarantee]] = frozenset()
+    needs = frozenset({"losses", "names"})
 
     @property
     def state_entries(self) -> Mapping[str, StateEntry]:
@@ -49,6 +37,4 @@ class ConstrainedScalarization(ForgetRetain, Scalarization):
     def _retained(self, problem: Problem) -> NDArray[np.bool_]:
         """bool `[m]`: the objectives to retain."""
         _, retain = positions_of(problem.names, self._roles, self.name)
-        retained = np.zeros(problem.m, dtype=bool)
-        retained[retain] = True
-        return retained
+        return np.isin(np.arange(problem.m), retain)

@@ -5,18 +5,17 @@ import dataclasses
 import numpy as np
 from torch import Tensor
 
-from moopt.records.result import State
 from moopt.scalarizations.arguments import (
     mask_of,
     preference_or_uniform,
     shifted_losses,
     unit_preference,
 )
-from moopt.scalarizations.base import differentiated, out_of_domain
-from moopt.scalarizations.preferred import PreferredScalarization, unit_vector
-from moopt.settings.numbers import check_number
-from moopt.weightings import Problem, Solved
-from moopt.weightings.problem import EPS
+from moopt.scalarizations.base import Scalarization, differentiated, out_of_domain
+from moopt.scalarizations.preferred import unit_vector
+from moopt.settings.fields import number, per_objective
+from moopt.settings.preference import Preference
+from moopt.weightings.base import EPS, Problem, Solved, State
 
 
 def cosmos(
@@ -54,7 +53,7 @@ def cosmos(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class COSMOS(PreferredScalarization):
+class COSMOS(Scalarization):
     """Draw a weighted sum of the losses l to a ray: `w = p - penalty (u - cos l/||l||) / ||l||`.
 
     Use it for models that are conditioned on a preference. The weights are the derivative of
@@ -88,11 +87,8 @@ class COSMOS(PreferredScalarization):
     Learning", ICDM 2021, https://arxiv.org/abs/2103.13392. The default of `penalty` is ours.
     """
 
-    penalty: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number(self.name, "penalty", self.penalty, "finite and >= 0", use="1.0")
+    preference: Preference | None = per_objective()
+    penalty: float = number(1.0, "finite and >= 0")
 
     def weigh(self, problem: Problem, state: State) -> Solved:
         """`p - penalty (u - cos l/||l||) / ||l||`."""

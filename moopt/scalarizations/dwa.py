@@ -2,16 +2,16 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from moopt.records.result import State
 from moopt.scalarizations.arguments import mask_of, softmax_of
 from moopt.scalarizations.base import Scalarization, differentiated, softmax
-from moopt.settings.numbers import check_number
-from moopt.weightings import Guarantee, Problem, Solved, StateEntry
+from moopt.settings.fields import number
+from moopt.weightings.base import Guarantee, Problem, Solved, State, StateEntry
 
 LOSS_SUM = "loss_sum"
 NUM_STEPS = "num_steps"
@@ -84,29 +84,24 @@ class DWA(Scalarization):
     """
 
     steps_per_epoch: int = 100
-    temperature: float = 2.0
+    temperature: float = number(2.0, "finite and > 0")
+
+    guarantees = frozenset({Guarantee.PERMUTATION_EQUIVARIANT, Guarantee.POSITIVELY_HOMOGENEOUS})
+    # An average of 0 is none yet: its ratio counts as 1.
+    state_entries: ClassVar[Mapping[str, StateEntry]] = {
+        LOSS_SUM: StateEntry(1),
+        NUM_STEPS: StateEntry(1, 0, int),
+        LAST: StateEntry(1),
+        BEFORE_LAST: StateEntry(1),
+    }
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not isinstance(self.steps_per_epoch, int) or self.steps_per_epoch < 1:
             raise ValueError(
                 f"`steps_per_epoch` of `DWA` must be an int >= 1; got {self.steps_per_epoch!r}."
                 " Use the number of steps of one epoch."
             )
-        check_number(self.name, "temperature", self.temperature, "finite and > 0", use="2.0")
-
-    @property
-    def guarantees(self) -> frozenset[Guarantee]:
-        return super().guarantees | {Guarantee.POSITIVELY_HOMOGENEOUS}
-
-    @property
-    def state_entries(self) -> Mapping[str, StateEntry]:
-        # An average of 0 is none yet: its ratio counts as 1.
-        return {
-            LOSS_SUM: StateEntry(1),
-            NUM_STEPS: StateEntry(1, 0, int),
-            LAST: StateEntry(1),
-            BEFORE_LAST: StateEntry(1),
-        }
 
     def weigh(self, problem: Problem, state: State) -> Solved:
         """`m softmax_i(r_j / T)`, and the next averages."""
@@ -122,5 +117,4 @@ class DWA(Scalarization):
             LAST: np.where(full, total / count, last),
             BEFORE_LAST: np.where(full, last, before_last),
         }
-        weights = problem.m * softmax(rates, self.temperature)
-        return differentiated(weights, following)
+        return differentiated(problem.m * softmax(rates, self.temperature), following)

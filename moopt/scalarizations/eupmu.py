@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from moopt.records.result import Array, State
 from moopt.scalarizations.base import differentiated
 from moopt.scalarizations.constrained import MULTIPLIERS, ConstrainedScalarization
+from moopt.settings.fields import number
 from moopt.settings.numbers import check_number
-from moopt.weightings import Problem, Solved, StateEntry
+from moopt.weightings.base import Array, Problem, Solved, State, StateEntry
 
 LOSSES = "losses"
 
@@ -73,16 +73,14 @@ class EUPMU(ConstrainedScalarization):
     """
 
     lr: float
-    eps: float = 0.0
-    step_size: float = 0.1
+    eps: float = number(0.0, "finite and >= 0")
+    step_size: float = number(0.1, "finite and >= 0")
 
     example: ClassVar[Mapping[str, Any]] = {**ConstrainedScalarization.example, "lr": 0.01}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number(self.name, "lr", self.lr, "finite and > 0", use="that of the optimizer")
-        check_number(self.name, "eps", self.eps, "finite and >= 0", use="0")
-        check_number(self.name, "step_size", self.step_size, "finite and >= 0", use="0.1")
 
     @property
     def state_entries(self) -> Mapping[str, StateEntry]:
@@ -91,8 +89,7 @@ class EUPMU(ConstrainedScalarization):
     def weigh(self, problem: Problem, state: State) -> Solved:
         """1 to forget and w to retain; the losses wait for those after the step."""
         assert problem.losses is not None
-        retained = self._retained(problem)
-        multipliers = state[MULTIPLIERS]
+        retained, multipliers = self._retained(problem), state[MULTIPLIERS]
         # What forgets has no multiplier.
         before = np.where(retained, problem.losses, np.inf)
         weights = np.where(retained, multipliers, 1.0)

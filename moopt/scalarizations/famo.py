@@ -2,26 +2,28 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from moopt.records.result import Array, State
-from moopt.scalarizations.adam import ADAM_ENTRIES, adam_step
 from moopt.scalarizations.arguments import mask_of, softmax_of
 from moopt.scalarizations.base import Scalarization, differentiated, out_of_domain, softmax
-from moopt.settings.numbers import check_number
-from moopt.settings.preference import (
-    Preference,
-    checked_vector,
-    names_needed,
-    numbers_in_order,
-)
-from moopt.weightings import Guarantee, Problem, Solved, StateEntry
+from moopt.settings.fields import number, per_objective
+from moopt.settings.preference import Preference, checked_vector, numbers_in_order
+from moopt.weightings.base import Array, Guarantee, Problem, Solved, State, StateEntry
+from moopt.weightings.cleared import merged, restricted
 
 LOGITS = "logits"
 LOG_LOSSES = "log_losses"
+MEAN = "mean_gradient"
+SQUARE = "mean_square"
+NUM_UPDATES = "num_updates"
+
+BETAS = (0.9, 0.999)
+ADAM_EPS = 1e-8
+"""Adam's own defaults."""
 
 
 def famo(
@@ -112,31 +114,22 @@ class FAMO(Scalarization):
     NeurIPS 2023, https://arxiv.org/abs/2306.03792.
     """
 
-    min_losses: Preference | None = None
-    lr: float = 0.025
-    weight_decay: float = 1e-3
-    eps: float = 1e-8
+    min_losses: Preference | None = per_objective(checked_vector)
+    lr: float = number(0.025, "finite and >= 0")
+    weight_decay: float = number(1e-3, "finite and >= 0")
+    eps: float = number(1e-8, "finite and >= 0")
 
-    def __post_init__(self) -> None:
-        bounds = checked_vector(self.min_losses, self.name, "min_losses")
-        object.__setattr__(self, "min_losses", bounds)
-        for field in ("lr", "weight_decay", "eps"):
-            value, default = getattr(self, field), getattr(type(self), field)
-            check_number(self.name, field, value, "finite and >= 0", use=f"{default:g}")
+    state_entries: ClassVar[Mapping[str, StateEntry]] = {
+        LOGITS: StateEntry(1),
+        LOG_LOSSES: StateEntry(1, np.inf),
+        MEAN: StateEntry(1),
+        SQUARE: StateEntry(1),
+        NUM_UPDATES: StateEntry(1, 0, int),
+    }
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:
-        positional = isinstance(self.min_losses, tuple)
-        simplex = frozenset({Guarantee.SIMPLEX, Guarantee.IDEMPOTENT})
-        return simplex if positional else simplex | super().guarantees
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return super().needs | names_needed(self.min_losses)
-
-    @property
-    def state_entries(self) -> Mapping[str, StateEntry]:
-        return {LOGITS: StateEntry(1), LOG_LOSSES: StateEntry(1, np.inf), **ADAM_ENTRIES}
+        return super().guarantees | {Guarantee.SIMPLEX, Guarantee.IDEMPOTENT}
 
     def weigh(self, problem: Problem, state: State) -> Solved:
         """`z_i / (loss_i - b_i + eps)` divided by their sum; the losses wait for those after."""
@@ -148,8 +141,7 @@ class FAMO(Scalarization):
             return out_of_domain(problem, self.unweighed(state))
         logarithms = np.log(above + self.eps)
         weights = softmax(state[LOGITS] - logarithms)
-        following = {**state, LOG_LOSSES: logarithms}
-        return differentiated(weights, following)
+        return differentiated(weights, {**state, LOG_LOSSES: logarithms})
 
     def unweighed(self, state: State) -> State:
         """The state with no losses to learn from: those of an earlier step are out of date."""
@@ -157,18 +149,35 @@ class FAMO(Scalarization):
 
     def learn(self, state: State, losses_after: Array, names: Sequence[str] | None) -> State:
         """One step of Adam on the logits, from the losses before and after the update."""
-        before, logits = state[LOG_LOSSES], state[LOGITS]
         above = losses_after
         if self.min_losses is not None:
-            count = len(losses_after)
+            count = len(above)
             above = above - numbers_in_order(self.min_losses, names, count, self.name, "min_losses")
-        known = np.isfinite(before) & np.isfinite(above) & (above > 0.0)
         following = self.unweighed(state)
-        if not known.any():
+        index = np.flatnonzero(np.isfinite(state[LOG_LOSSES]) & np.isfinite(above) & (above > 0.0))
+        if not len(index):
             return following
-        delta = before[known] - np.log(above[known] + self.eps)
-        shares = softmax(logits[known])
-        slope = self.weight_decay * logits
-        slope[known] += shares * (delta - shares @ delta)
-        moved, moments = adam_step(logits, slope, state, lr=self.lr, active=known)
-        return {**following, LOGITS: moved, **moments}
+        known = restricted(state, self.state_axes, index)
+        logits = known[LOGITS]
+        delta = known[LOG_LOSSES] - np.log(above[index] + self.eps)
+        shares = softmax(logits)
+        slope = self.weight_decay * logits + shares * (delta - shares @ delta)
+        moved = {**self.unweighed(known), **_adam_step(known, slope, self.lr)}
+        return merged(following, moved, self.state_axes, index)
+
+
+def _adam_step(state: State, gradient: Array, lr: float) -> State:
+    """The logits and the moments after a step of Adam down `gradient`, `[m]`.
+
+    Each entry has its own count, so that entries may come and go.
+
+    Source: D. P. Kingma and J. Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015,
+    https://arxiv.org/abs/1412.6980.
+    """
+    count = state[NUM_UPDATES] + 1
+    mean = BETAS[0] * state[MEAN] + (1 - BETAS[0]) * gradient
+    square = BETAS[1] * state[SQUARE] + (1 - BETAS[1]) * gradient**2
+    unbiased = mean / (1 - BETAS[0] ** count)
+    size = np.sqrt(square / (1 - BETAS[1] ** count)) + ADAM_EPS
+    logits = state[LOGITS] - lr * unbiased / size
+    return {LOGITS: logits, MEAN: mean, SQUARE: square, NUM_UPDATES: count}

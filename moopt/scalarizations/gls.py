@@ -6,10 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moopt.records.result import State
 from moopt.scalarizations.arguments import mask_of
 from moopt.scalarizations.base import Scalarization, differentiated, out_of_domain
-from moopt.weightings import Guarantee, Problem, Solved
+from moopt.weightings.base import Guarantee, Problem, Solved, State
 
 
 def gls(losses: Tensor, *, active: Tensor | None = None) -> Tensor:
@@ -59,12 +58,13 @@ class GLS(Scalarization):
     https://arxiv.org/abs/1904.08492.
     """
 
-    @property
-    def guarantees(self) -> frozenset[Guarantee]:
-        return super().guarantees | {
+    guarantees = frozenset(
+        {
             Guarantee.SCALE_EQUIVARIANT,
             Guarantee.POSITIVELY_HOMOGENEOUS,
+            Guarantee.PERMUTATION_EQUIVARIANT,
         }
+    )
 
     def weigh(self, problem: Problem, state: State) -> Solved:
         """`gls(loss) / (m loss_i)`, through logarithms."""
@@ -72,5 +72,4 @@ class GLS(Scalarization):
         if problem.losses.min() <= 0.0:
             return out_of_domain(problem)
         logarithms = np.log(problem.losses)
-        weights = np.exp(logarithms.mean() - logarithms) / problem.m
-        return differentiated(weights)
+        return differentiated(np.exp(logarithms.mean() - logarithms) / problem.m)

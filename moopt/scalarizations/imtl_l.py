@@ -1,20 +1,12 @@
 """IMTLL: learned scales that bring every loss to one."""
 
 import dataclasses
-from collections.abc import Mapping
+from typing import ClassVar
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from moopt.records.result import State
-from moopt.scalarizations.arguments import mask_of
-from moopt.scalarizations.base import Scalarization, differentiated, out_of_domain
-from moopt.scalarizations.log_scale import SMALLEST, log_scale_step
-from moopt.settings.numbers import check_number
-from moopt.weightings import Problem, Solved, StateEntry
-
-LOG_SCALES = "log_scales"
+from moopt.scalarizations.log_scale import LearnedLogScale
+from moopt.scalarizations.uw import uw
 
 
 def imtl_l(losses: Tensor, log_scales: Tensor, *, active: Tensor | None = None) -> Tensor:
@@ -34,13 +26,11 @@ def imtl_l(losses: Tensor, log_scales: Tensor, *, active: Tensor | None = None) 
         >>> imtl_l(torch.tensor([1.0, 2.0]), torch.zeros(2)).item()
         3.0
     """
-    on = mask_of(losses, active)
-    terms = log_scales.exp() * torch.where(on, losses, 0.0) - log_scales
-    return torch.where(on, terms, 0.0).sum(-1)
+    return 2.0 * uw(losses, -log_scales, active=active)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class IMTLL(Scalarization):
+class IMTLL(LearnedLogScale):
     """Learn a scale for each loss: `w_i = exp(s_i)`, so that `exp(s_i) loss_i` goes to 1.
 
     Use it for positive losses in different units. Every step also takes a gradient step on the
@@ -78,20 +68,6 @@ class IMTLL(Scalarization):
     their own `lr`. The limit of the step is ours.
     """
 
-    lr: float = 0.01
-
-    def __post_init__(self) -> None:
-        check_number(self.name, "lr", self.lr, "finite and >= 0", use="0.01")
-
-    @property
-    def state_entries(self) -> Mapping[str, StateEntry]:
-        return {LOG_SCALES: StateEntry(1)}
-
-    def weigh(self, problem: Problem, state: State) -> Solved:
-        """`exp(s_i)`, and the next scales."""
-        losses, logs = problem.losses, state[LOG_SCALES]
-        assert losses is not None
-        if losses.min() < SMALLEST:
-            return out_of_domain(problem)
-        following = {LOG_SCALES: logs - log_scale_step(-logs, losses, self.lr)}
-        return differentiated(np.exp(logs), following)
+    key: ClassVar[str] = "log_scales"
+    sign: ClassVar[float] = -1.0
+    factor: ClassVar[float] = 1.0

@@ -1,13 +1,18 @@
-"""log_scale_step: how a learned log-scale follows the logarithm of its loss."""
+"""LearnedLogScale: weights that are the exponentials of scales learned step by step."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 
-from moopt.records.result import Array
+from moopt.scalarizations.base import Scalarization, differentiated, out_of_domain
+from moopt.settings.fields import number
+from moopt.weightings.base import Array, Problem, Solved, State, StateEntry
 
 SMALLEST = float(np.finfo(np.float64).tiny)
 """A loss below this has no logarithm that a scale could follow: it is not positive, or its
 reciprocal overflows."""
-
 
 OVERSHOOT = 1.0
 """How far past its minimum a step may go: a factor e of the weight, from which it comes back."""
@@ -37,3 +42,38 @@ def log_scale_step(logs: Array, losses: Array, rate: float) -> Array:
     descent = rate * (np.exp(-logs) * losses - 1.0)
     to_minimum = np.log(losses) - logs
     return np.where(np.abs(descent) <= np.abs(to_minimum) + OVERSHOOT, descent, to_minimum)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LearnedLogScale(Scalarization):
+    """Weights `factor exp(-t_i)`, where t_i follows `log loss_i` by `log_scale_step`.
+
+    Class attributes:
+        key: of the state, which holds `sign t`.
+        sign: 1 or -1.
+        factor: of the weights, and of the rate.
+    """
+
+    lr: float = number(0.01, "finite and >= 0")
+
+    key: ClassVar[str]
+    sign: ClassVar[float]
+    factor: ClassVar[float]
+
+    @classmethod
+    def _is_base(cls) -> bool:
+        return not hasattr(cls, "key")
+
+    @property
+    def state_entries(self) -> Mapping[str, StateEntry]:
+        return {self.key: StateEntry(1)}
+
+    def weigh(self, problem: Problem, state: State) -> Solved:
+        """`factor exp(-t_i)`, and the next t."""
+        losses, kept = problem.losses, state[self.key]
+        assert losses is not None
+        if losses.min() < SMALLEST:
+            return out_of_domain(problem)
+        logs = self.sign * kept
+        step = log_scale_step(logs, losses, self.factor * self.lr)
+        return differentiated(self.factor * np.exp(-logs), {self.key: kept + self.sign * step})

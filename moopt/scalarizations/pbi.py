@@ -6,13 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moopt.records.result import State
 from moopt.scalarizations.arguments import mask_of, shifted_losses, unit_preference
 from moopt.scalarizations.base import differentiated
-from moopt.scalarizations.preferred import ReferencedScalarization, unit_vector
-from moopt.settings.numbers import check_number
-from moopt.weightings import Guarantee, Problem, Solved
-from moopt.weightings.problem import EPS
+from moopt.scalarizations.preferred import PreferredScalarization, unit_vector
+from moopt.settings.fields import number
+from moopt.weightings.base import EPS, Guarantee, Problem, Solved, State
 
 ROUNDINGS_ON_THE_RAY = 64
 """Units of rounding: a distance to the ray below this many, relative to ||loss - z||, is zero."""
@@ -58,15 +56,13 @@ def pbi(
     along = (scaled * unit).sum(-1, keepdim=True)
     away = scaled - along * unit
     floor = ROUNDINGS_ON_THE_RAY * torch.finfo(losses.dtype).eps
-    far = away.detach().norm(dim=-1, keepdim=True) > floor * scaled.detach().norm(
-        dim=-1, keepdim=True
-    )
+    far = away.norm(dim=-1, keepdim=True) > floor * scaled.norm(dim=-1, keepdim=True)
     away = torch.where(far, away, 0.0)
     return (size * (along + theta * away.norm(dim=-1, keepdim=True))).squeeze(-1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PBI(ReferencedScalarization):
+class PBI(PreferredScalarization):
     """Go down a preference ray: `w = u + theta (f - d1 u) / d2`, with `f` and `u` as in `pbi`.
 
     Use it for losses in a given proportion. The weights are the derivative of `pbi`. The losses are
@@ -101,11 +97,7 @@ class PBI(ReferencedScalarization):
     https://doi.org/10.1109/TEVC.2007.892759, for the formula and for theta = 5.
     """
 
-    theta: float = 5.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number(self.name, "theta", self.theta, "finite and >= 0", use="5.0")
+    theta: float = number(5.0, "finite and >= 0")
 
     @property
     def guarantees(self) -> frozenset[Guarantee]:
@@ -120,5 +112,4 @@ class PBI(ReferencedScalarization):
         away = values - (values @ unit) * unit
         distance = np.linalg.norm(away)
         far = distance > ROUNDINGS_ON_THE_RAY * EPS * np.linalg.norm(values)
-        weights = unit + self.theta * away / distance if far else unit
-        return differentiated(weights)
+        return differentiated(unit + self.theta * away / distance if far else unit)

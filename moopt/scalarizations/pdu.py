@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from moopt.records.result import State
 from moopt.scalarizations.base import differentiated
 from moopt.scalarizations.constrained import MULTIPLIERS, ConstrainedScalarization
+from moopt.settings.fields import number
 from moopt.settings.numbers import check_number
-from moopt.weightings import Problem, Solved, StateEntry
+from moopt.weightings.base import Problem, Solved, State, StateEntry
 
 NUM_STEPS = "num_steps"
 
@@ -70,8 +70,8 @@ class PDU(ConstrainedScalarization):
     """
 
     eps: float
-    step_size: float = 1.0
-    initial: float = 1.0
+    step_size: float = number(1.0, "finite and >= 0")
+    initial: float = number(1.0, "finite and >= 0")
     warmup_steps: int = 0
 
     example: ClassVar[Mapping[str, Any]] = {**ConstrainedScalarization.example, "eps": 0.5}
@@ -79,7 +79,6 @@ class PDU(ConstrainedScalarization):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number(self.name, "eps", self.eps, "finite and >= 0", use="the loss to stay below")
-        check_number(self.name, "step_size", self.step_size, "finite and >= 0", use="1")
         if not isinstance(self.warmup_steps, int) or self.warmup_steps < 0:
             raise ValueError(
                 f"`warmup_steps` of `PDU` must be an int >= 0; got {self.warmup_steps!r}. Use 0."
@@ -96,9 +95,5 @@ class PDU(ConstrainedScalarization):
         multipliers, count = state[MULTIPLIERS], state[NUM_STEPS]
         moved = np.maximum(multipliers + self.step_size * (problem.losses - self.eps), 0.0)
         moves = retained & (count >= self.warmup_steps) & np.isfinite(moved)
-        following = {
-            MULTIPLIERS: np.where(moves, moved, multipliers),
-            NUM_STEPS: count + 1,
-        }
-        weights = np.where(retained, multipliers, 1.0)
-        return differentiated(weights, following)
+        following = {MULTIPLIERS: np.where(moves, moved, multipliers), NUM_STEPS: count + 1}
+        return differentiated(np.where(retained, multipliers, 1.0), following)

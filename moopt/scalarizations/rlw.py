@@ -2,16 +2,15 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from moopt.records.result import State
 from moopt.scalarizations.arguments import mask_of, softmax_of
 from moopt.scalarizations.base import Scalarization, differentiated, softmax
-from moopt.settings.numbers import check_seed
-from moopt.weightings import Guarantee, Problem, Solved, StateEntry
+from moopt.settings.fields import integer
+from moopt.weightings.base import Guarantee, Problem, Solved, State, StateEntry
 from moopt.weightings.draws import COUNTER, draws
 
 STREAM = 1
@@ -69,23 +68,14 @@ class RLW(Scalarization):
     distribution of its six.
     """
 
-    seed: int = 0
+    seed: int = integer(0)
 
-    def __post_init__(self) -> None:
-        check_seed(self.name, self.seed)
-
-    @property
-    def guarantees(self) -> frozenset[Guarantee]:
-        return frozenset(
-            {Guarantee.SIMPLEX, Guarantee.POSITIVELY_HOMOGENEOUS, Guarantee.IDEMPOTENT}
-        )
-
-    @property
-    def state_entries(self) -> Mapping[str, StateEntry]:
-        return {COUNTER: StateEntry(0, 0, int)}
+    guarantees = frozenset(
+        {Guarantee.SIMPLEX, Guarantee.POSITIVELY_HOMOGENEOUS, Guarantee.IDEMPOTENT}
+    )
+    state_entries: ClassVar[Mapping[str, StateEntry]] = {COUNTER: StateEntry(0, 0, int)}
 
     def weigh(self, problem: Problem, state: State) -> Solved:
         """`softmax(n)`."""
-        counter = int(state[COUNTER])
-        weights = softmax(draws(self.seed, counter, STREAM).standard_normal(problem.m))
-        return differentiated(weights, {COUNTER: np.array(counter + 1)})
+        noise = draws(self.seed, int(state[COUNTER]), STREAM).standard_normal(problem.m)
+        return differentiated(softmax(noise), {COUNTER: state[COUNTER] + 1})

@@ -5,12 +5,11 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from moopt.records.result import State
 from moopt.scalarizations.arguments import mask_of, preference_or_uniform, shifted_losses
 from moopt.scalarizations.base import differentiated, softmax
-from moopt.scalarizations.preferred import ReferencedScalarization
-from moopt.settings.numbers import check_number
-from moopt.weightings import Problem, Solved
+from moopt.scalarizations.preferred import PreferredScalarization
+from moopt.settings.fields import number
+from moopt.weightings.base import Problem, Solved, State
 
 
 def stch(
@@ -51,7 +50,7 @@ def stch(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class STCH(ReferencedScalarization):
+class STCH(PreferredScalarization):
     """Lower the worst weighted loss: `w_i = p_i softmax_i(p_j (loss_j - z_j) / mu)`.
 
     Use it for a lower worst loss. The weights are the derivative of `stch`. Minimising it reaches
@@ -85,11 +84,7 @@ class STCH(ReferencedScalarization):
     The default of `mu` is ours: the paper compares 0.01 to 1 and finds no single best value.
     """
 
-    mu: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number(self.name, "mu", self.mu, "finite and > 0", use="0.1")
+    mu: float = number(0.1, "finite and > 0")
 
     def weigh(self, problem: Problem, state: State) -> Solved:
         """`p_i softmax_i(p_j (loss_j - z_j) / mu)`."""

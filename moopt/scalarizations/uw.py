@@ -1,20 +1,13 @@
 """UW: learned uncertainties."""
 
 import dataclasses
-from collections.abc import Mapping
+from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from moopt.records.result import State
 from moopt.scalarizations.arguments import mask_of
-from moopt.scalarizations.base import Scalarization, differentiated, out_of_domain
-from moopt.scalarizations.log_scale import SMALLEST, log_scale_step
-from moopt.settings.numbers import check_number
-from moopt.weightings import Problem, Solved, StateEntry
-
-LOG_VARIANCES = "log_variances"
+from moopt.scalarizations.log_scale import LearnedLogScale
 
 
 def uw(losses: Tensor, log_variances: Tensor, *, active: Tensor | None = None) -> Tensor:
@@ -40,7 +33,7 @@ def uw(losses: Tensor, log_variances: Tensor, *, active: Tensor | None = None) -
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class UW(Scalarization):
+class UW(LearnedLogScale):
     """Learn each objective's uncertainty: `w_i = exp(-s_i) / 2`, `s_i` its log-variance.
 
     Use it for positive losses in different units. Every step also takes a gradient step on the
@@ -78,20 +71,6 @@ class UW(Scalarization):
     they are neither decayed nor clipped with the model. The limit of the step is ours.
     """
 
-    lr: float = 0.01
-
-    def __post_init__(self) -> None:
-        check_number(self.name, "lr", self.lr, "finite and >= 0", use="0.01")
-
-    @property
-    def state_entries(self) -> Mapping[str, StateEntry]:
-        return {LOG_VARIANCES: StateEntry(1)}
-
-    def weigh(self, problem: Problem, state: State) -> Solved:
-        """`exp(-s_i) / 2`, and the next log-variances."""
-        losses, logs = problem.losses, state[LOG_VARIANCES]
-        assert losses is not None
-        if losses.min() < SMALLEST:
-            return out_of_domain(problem)
-        following = {LOG_VARIANCES: logs + log_scale_step(logs, losses, 0.5 * self.lr)}
-        return differentiated(0.5 * np.exp(-logs), following)
+    key: ClassVar[str] = "log_variances"
+    sign: ClassVar[float] = 1.0
+    factor: ClassVar[float] = 0.5
