@@ -21,16 +21,36 @@ from moopt.testing.directions import (
     Outcome,
     State,
     assert_same_direction,
-    form_of,
     losses_of,
-    mask_of,
     pasts,
-    same_state,
     statistics,
-    weigh,
 )
 from moopt.testing.sampling import DTYPES, Case
 from moopt.weightings import Weighting, WeightingOutput
+
+
+def mask_of(case: Case) -> Tensor:
+    """bool `[m]`: about two thirds of the objectives, the first one among them."""
+    return torch.arange(case.m) % 3 != 1
+
+
+def weigh(build: Build, case: Case, active: Tensor | None = None) -> WeightingOutput:
+    """The output on a case, from the initial state."""
+    weighting = build(range(case.m))
+    return weighting(statistics(case.gramian, losses_of(case), active))
+
+
+def form_of(state: State) -> dict[str, tuple[list[int], torch.dtype]]:
+    """The shape and the dtype of each entry."""
+    return {key: (list(value.shape), value.dtype) for key, value in state.items()}
+
+
+def same_state(state: State, other: State) -> bool:
+    """Bit for bit; NaN, which may mean "nothing yet", equals NaN."""
+    if form_of(state) != form_of(other):
+        return False
+    pairs = [(state[key], other[key]) for key in other]
+    return all(bool(((a == b) | (a != a) & (b != b)).all()) for a, b in pairs)
 
 
 def check_output(build: Build, case: Case) -> None:
@@ -97,9 +117,9 @@ def check_types(build: Build, case: Case) -> None:
     assert weights.device == case.gramian.device, "the weights must be on the Gramian's device"
     assert not weights.requires_grad, "the weights carry a graph: detach the Gramian"
     for dtype in DTYPES:
-        coarse = statistics(case.gramian.to(dtype), losses_of(case))
         # The same noise for both: a coarse Gramian alone would be taken for a less exact one.
-        coarse = dataclasses.replace(coarse, noise=float(torch.finfo(dtype).eps))
+        noise = float(torch.finfo(dtype).eps)
+        coarse = statistics(case.gramian.to(dtype), losses_of(case), noise=noise)
         weights = weighting(coarse).weights
         assert weights.dtype == torch.float64, (
             f"weights must be float64 whatever the Gramian is; got {weights.dtype} for {dtype}."
@@ -142,11 +162,9 @@ def check_batch(build: Build, case: Case) -> None:
 def check_auxiliary_rows(build: Build, case: Case) -> None:
     """Extra rows get weight 0 and influence nothing."""
     expected = pad(weigh(build, case).weights, (0, 2))
-    given = dataclasses.replace(
-        statistics(case.gramian, losses_of(case)),
-        gramian=pad(case.gramian, (0, 2, 0, 2), value=math.nan),
-        auxiliary=("a", "b"),
-    )
+    wide = pad(case.gramian, (0, 2, 0, 2), value=math.nan)
+    plain = statistics(case.gramian, losses_of(case))
+    given = dataclasses.replace(plain, gramian=wide, auxiliary=("a", "b"))
     weights = build(range(case.m))(given).weights
     assert torch.equal(weights, expected), (
         f"with two rows in `statistics.auxiliary` the weights must be {expected.tolist()}; got"
@@ -197,23 +215,24 @@ def check_state_round_trip(build: Build, case: Case) -> None:
             losses, weighting.observe(past, 0.9 * losses, names=first.names), None
         )
 
-    moves: list[tuple[str, State, Callable[[State], WeightingOutput]]] = [
-        ("the step", initial, functools.partial(weighting, first)),
-        ("the step", state, functools.partial(weighting, later)),
-    ]
+    _check_move("the step", functools.partial(weighting, first), initial)
+    _check_move("the step", functools.partial(weighting, later), state)
     if weighting.observes:
-        moves.append(("`observe`", state, observe))
-    for told, past, move in moves:
-        copy = {key: value.clone() for key, value in past.items()}
-        once = move(past)
-        assert same_state(copy, past), f"{told} changed the state in place: return new tensors"
-        again = move(copy)
-        same = torch.equal(once.weights, again.weights) and same_state(once.state, again.state)
-        assert same, (
-            f"{told} makes something else of the same state and input: something is kept elsewhere"
-        )
-        was, now = form_of(past), form_of(once.state)
-        assert was == now, f"{told} changes the state from {was} to {now}"
+        _check_move("`observe`", observe, state)
+
+
+def _check_move(told: str, move: Callable[[State], WeightingOutput], past: State) -> None:
+    """What leads from a state to the next keeps its form, writes to none, and keeps nothing."""
+    copy = {key: value.clone() for key, value in past.items()}
+    once = move(past)
+    assert same_state(copy, past), f"{told} changed the state in place: return new tensors"
+    again = move(copy)
+    same = torch.equal(once.weights, again.weights) and same_state(once.state, again.state)
+    assert same, (
+        f"{told} makes something else of the same state and input: something is kept elsewhere"
+    )
+    was, now = form_of(past), form_of(once.state)
+    assert was == now, f"{told} changes the state from {was} to {now}"
 
 
 def check_non_finite(build: Build, case: Case) -> None:

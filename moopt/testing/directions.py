@@ -18,14 +18,6 @@ Build = Callable[[Sequence[int]], Weighting]
 
 State = dict[str, Tensor]
 
-EPS = torch.finfo(torch.float64).eps
-
-DESCENT_TOL = 1e-9
-"""g_i . d >= -DESCENT_TOL ||g_i|| ||d||: the promise of the documentation."""
-
-SLOPE_ROUNDING = 64 * EPS
-"""Rounding of an inner product g_i . sum_j w_j g_j, relative to ||g_i|| sum_j |w_j| ||g_j||."""
-
 DIRECTION_TOL = 1e-6
 """Two directions agree, relative to sum_j |w_j| ||g_j||: the square root of the Gramian's rounding
 (1.5e-8) is what a Gramian can tell about a direction; times 64 for its condition."""
@@ -49,30 +41,6 @@ def statistics(
     names = tuple(f"objective {i}" for i in range(gramian.shape[-1]))
     known = {"losses": losses, "names": names, "active": active, "step": 0, **other}
     return StepStatistics(gramian=gramian, **known)
-
-
-def mask_of(case: Case) -> Tensor:
-    """bool `[m]`: about two thirds of the objectives, the first one among them."""
-    return torch.arange(case.m) % 3 != 1
-
-
-def weigh(build: Build, case: Case, active: Tensor | None = None) -> WeightingOutput:
-    """The output on a case, from the initial state."""
-    weighting = build(range(case.m))
-    return weighting(statistics(case.gramian, losses_of(case), active))
-
-
-def form_of(state: State) -> dict[str, tuple[list[int], torch.dtype]]:
-    """The shape and the dtype of each entry."""
-    return {key: (list(value.shape), value.dtype) for key, value in state.items()}
-
-
-def same_state(state: State, other: State) -> bool:
-    """Bit for bit; NaN, which may mean "nothing yet", equals NaN."""
-    if form_of(state) != form_of(other):
-        return False
-    pairs = [(state[key], other[key]) for key in other]
-    return all(bool(((a == b) | (a != a) & (b != b)).all()) for a, b in pairs)
 
 
 def pasts(weighting: Weighting, before: StepStatistics, steps: int = 1) -> list[State]:
@@ -111,24 +79,6 @@ class Outcome:
         """A method without a solver claims its promise of every direction."""
         result = self.output.result
         return SolverStatus.CONVERGED if result is None else SolverStatus(int(result.status))
-
-
-def outcomes(build: Build, case: Case, factors: Tensor | float = 1.0) -> list[Outcome]:
-    """What is made of a case at the first step; and, for a method with a state, at the second.
-
-    Before that came the same rows in the opposite order, so that it did not learn from this case.
-
-    Args:
-        build, case: the method and the case.
-        factors: of the rows and of their losses, at either step; one for all, or float64 `[m]`.
-    """
-    weighting = build(range(case.m))
-    scale = factors * torch.ones(case.m, dtype=torch.float64)
-    squares = scale[:, None] * scale
-    now = statistics(case.gramian * squares, losses_of(case) * scale)
-    before = statistics(case.gramian.flip(0, 1) * squares, losses_of(case).flip(0) * scale)
-    rows = case.jacobian * scale[:, None]
-    return [Outcome(rows, weighting(now, past)) for past in pasts(weighting, before)]
 
 
 def assert_same_direction(first: Tensor, second: Tensor, scale: float, when: str) -> None:

@@ -9,29 +9,34 @@ from torch import Tensor
 from moopt.records.status import SolverStatus
 from moopt.solvers import min_norm_point
 from moopt.testing.directions import (
-    DESCENT_TOL,
     DIRECTION_TOL,
-    EPS,
     SIMPLEX_TOL,
-    SLOPE_ROUNDING,
     STATIONARY_TOL,
     Build,
     Outcome,
     State,
     assert_same_direction,
     losses_of,
-    outcomes,
     pasts,
     statistics,
 )
 from moopt.testing.sampling import Case
 from moopt.weightings import Guarantee, Weighting
 
+EPS = torch.finfo(torch.float64).eps
+
+DESCENT_TOL = 1e-9
+"""g_i . d >= -DESCENT_TOL ||g_i|| ||d||: the promise of the documentation."""
+
+SLOPE_ROUNDING = 64 * EPS
+"""Rounding of an inner product g_i . sum_j w_j g_j, relative to ||g_i|| sum_j |w_j| ||g_j||."""
+
 INDEPENDENT = 1e-8
 """Smallest eigenvalue of the cosines above which gradients are independent beyond any doubt."""
 
 CLEAR = 1e-4
-"""Cosine with every unit gradient, times its length, of a direction that surely lowers them all."""
+"""Inner product with every unit gradient of a direction, no longer than they, that surely lowers
+them all: the shortest vector in their hull."""
 
 CERTIFIED = 1e-10
 """The gap that a certificate promises at most; a smaller one is no excuse for missing it."""
@@ -48,6 +53,24 @@ LARGEST_ROUNDING = 1e-3
 
 NEGLIGIBLE = 1e-7
 """Weights below this, beside those of the mean, are the rounding of weights that are zero."""
+
+
+def outcomes(build: Build, case: Case, factors: Tensor | float = 1.0) -> list[Outcome]:
+    """What is made of a case at the first step; and, for a method with a state, at the second.
+
+    Before that came the same rows in the opposite order, so that it did not learn from this case.
+
+    Args:
+        build, case: the method and the case.
+        factors: of the rows and of their losses, at either step; one for all, or float64 `[m]`.
+    """
+    weighting = build(range(case.m))
+    scale = factors * torch.ones(case.m, dtype=torch.float64)
+    squares = scale[:, None] * scale
+    now = statistics(case.gramian * squares, losses_of(case) * scale)
+    before = statistics(case.gramian.flip(0, 1) * squares, losses_of(case).flip(0) * scale)
+    rows = case.jacobian * scale[:, None]
+    return [Outcome(rows, weighting(now, past)) for past in pasts(weighting, before)]
 
 
 def check_simplex(build: Build, case: Case) -> None:
@@ -85,7 +108,9 @@ def check_non_conflicting(build: Build, case: Case) -> None:
     rounding of the Gramian alone exceeds the tolerance of the gap. And where the gradients clearly
     have a common descent direction, standing still does not count as one.
     """
-    clear = _have_clear_descent(case)
+    unit = _unit_rows(case)
+    shortest = unit.T @ min_norm_point(unit @ unit.T).weights
+    clear = float((unit @ shortest).min()) > CLEAR
     for found in outcomes(build, case):
         status, result = found.status, found.output.result
         standing = not found.direction.any()
@@ -106,21 +131,15 @@ def check_non_conflicting(build: Build, case: Case) -> None:
         _check_descent(case, found)
 
 
-def _have_clear_descent(case: Case) -> bool:
-    """Whether -x lowers every objective, x the shortest vector in the hull of unit gradients."""
-    if not (case.norms > 0).all():
-        return False
-    unit = case.jacobian / case.norms[:, None]
-    shortest = unit.T @ min_norm_point(unit @ unit.T).weights
-    return float((unit @ shortest).min()) > CLEAR
+def _unit_rows(case: Case) -> Tensor:
+    """The gradients divided by their length; one of zero stays."""
+    return (case.jacobian / case.norms[:, None]).nan_to_num()
 
 
 def check_non_conflicting_if_independent(build: Build, case: Case) -> None:
     """Independent rows must be certified, and certified rows must descend."""
-    independent = False
-    if (case.norms > 0).all():
-        cosines = case.gramian / case.norms[:, None] / case.norms
-        independent = float(torch.linalg.eigvalsh(cosines)[0]) > INDEPENDENT
+    unit = _unit_rows(case)
+    independent = float(torch.linalg.eigvalsh(unit @ unit.T)[0]) > INDEPENDENT
     for found in outcomes(build, case):
         status = found.status
         assert status == SolverStatus.CONVERGED or not independent, (
