@@ -104,8 +104,7 @@ class OneRun(abc.ABC):
                 f" {self._last_step:.0f}. Make one for each run; a resumed run passes"
                 " first_step=the number of steps that its checkpoint had done."
             )
-        if step > self._last_step:
-            self._last_step = step
+        self._last_step = max(self._last_step, step)  # a step of NaN changes nothing
 
 
 class Writer(OneRun):

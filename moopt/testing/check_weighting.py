@@ -53,7 +53,9 @@ def check_weighting(weighting: Weighting | Build, cases: Iterable[Case] | None =
     made = _required(weighting, build)
     if "auxiliary" in made.needs:
         build = _on_one_batch(build)
-    chosen = list(default_cases() if cases is None else cases)
+    if cases is None:  # every family at every scale, and at every norm ratio
+        cases = [*all_cases(scales=SCALES), *all_cases(norm_ratios=NORM_RATIOS[1:])]
+    chosen = list(cases)
     if not chosen:
         raise ValueError(
             "`cases` of `check_weighting` must hold at least one; got none, perhaps from a"
@@ -77,12 +79,6 @@ def check_weighting(weighting: Weighting | Build, cases: Iterable[Case] | None =
             break  # what follows takes an output for granted
     if failures:
         raise AssertionError("\n".join([f"{build(range(3))!r} fails", *failures]))
-
-
-def default_cases() -> Iterable[Case]:
-    """Every family at every scale, and at every norm ratio."""
-    yield from all_cases(scales=SCALES)
-    yield from all_cases(norm_ratios=NORM_RATIOS[1:])
 
 
 def _fixed(weighting: Weighting) -> Build:
