@@ -203,17 +203,15 @@ def check_state_round_trip(build: Build, case: Case) -> None:
     first = statistics(case.gramian, losses)
     later = statistics(torch.eye(case.m, dtype=torch.float64), losses)
     weights, state, _ = weighting(first)
-    assert torch.equal(weights, weighting(first, initial).weights), (
-        "`state=None` must mean `initial_state`"
-    )
+    given = weighting(first, initial).weights
+    assert torch.equal(weights, given), "`state=None` must mean `initial_state`"
     assert set(state) == declared, (
         f"the state that is returned has {sorted(state)}, `state_axes` declares {sorted(declared)}"
     )
 
     def observe(past: State) -> WeightingOutput:
-        return WeightingOutput(
-            losses, weighting.observe(past, 0.9 * losses, names=first.names), None
-        )
+        following = weighting.observe(past, 0.9 * losses, names=first.names)
+        return WeightingOutput(losses, following, None)
 
     _check_move("the step", functools.partial(weighting, first), initial)
     _check_move("the step", functools.partial(weighting, later), state)
@@ -228,9 +226,7 @@ def _check_move(told: str, move: Callable[[State], WeightingOutput], past: State
     assert same_state(copy, past), f"{told} changed the state in place: return new tensors"
     again = move(copy)
     same = torch.equal(once.weights, again.weights) and same_state(once.state, again.state)
-    assert same, (
-        f"{told} makes something else of the same state and input: something is kept elsewhere"
-    )
+    assert same, f"{told} differs on the same state and input: something is kept elsewhere"
     was, now = form_of(past), form_of(once.state)
     assert was == now, f"{told} changes the state from {was} to {now}"
 

@@ -82,10 +82,14 @@ def check_simplex(build: Build, case: Case) -> None:
         assert abs(total - 1.0) <= SIMPLEX_TOL, f"the weights sum to {total!r}, not to 1"
 
 
+def _unit_rows(case: Case) -> Tensor:
+    """The gradients divided by their length; one of zero stays."""
+    return (case.jacobian / case.norms[:, None]).nan_to_num()
+
+
 def _check_descent(case: Case, found: Outcome) -> None:
     length = float(found.direction.norm())
-    along = case.jacobian @ found.direction / case.norms
-    along = along.where(case.norms > 0.0, 0.0)
+    along = _unit_rows(case) @ found.direction
     worst = int(along.argmin())
     assert along[worst] >= -DESCENT_TOL * length - SLOPE_ROUNDING * found.size, (
         f"the direction raises objective {worst}: g . d / ||g|| is {float(along[worst]):.3g}, and"
@@ -94,10 +98,9 @@ def _check_descent(case: Case, found: Outcome) -> None:
 
 
 def _check_vanishes(found: Outcome) -> None:
-    length = float(found.direction.norm())
-    assert length <= STATIONARY_TOL * found.size, (
-        f"the direction does not vanish: its length is {length:.3g}, that of its terms"
-        f" {found.size:.3g}"
+    length, size = float(found.direction.norm()), found.size
+    assert length <= STATIONARY_TOL * size, (
+        f"the direction does not vanish: its length is {length:.3g}, that of its terms {size:.3g}"
     )
 
 
@@ -129,11 +132,6 @@ def check_non_conflicting(build: Build, case: Case) -> None:
                 f"the solver ends with {status.name} and gap {gap:.3g} on a well-posed problem"
             )
         _check_descent(case, found)
-
-
-def _unit_rows(case: Case) -> Tensor:
-    """The gradients divided by their length; one of zero stays."""
-    return (case.jacobian / case.norms[:, None]).nan_to_num()
 
 
 def check_non_conflicting_if_independent(build: Build, case: Case) -> None:
