@@ -65,8 +65,8 @@ class JsonLinesWriter(Writer):
                 kept = lines[: found[count - 1][0]]
         # Open from call to call; `close` or the context manager ends it.
         self._file = path.open("a", encoding="utf-8")
-        if sum(map(len, kept)) < size:
-            self._file.truncate(sum(map(len, kept)))
+        if (end := sum(map(len, kept))) < size:
+            self._file.truncate(end)
         if kept and not kept[-1].endswith(b"\n"):
             self._file.write("\n")
 

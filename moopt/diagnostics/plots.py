@@ -137,10 +137,9 @@ def plot_cosines(history: History, axes: Axes | None = None) -> Axes:
         >>> plot_cosines(History([row | {"cosine/a,b": -0.5}])).get_yticklabels()[0].get_text()
         'a – b'
     """
-    pairs = [
-        f"{first} – {second}" for first, second in itertools.combinations(history.objectives, 2)
-    ]
-    first, second = torch.triu_indices(len(history.objectives), len(history.objectives), 1)
+    names = history.objectives
+    pairs = [f"{first} – {second}" for first, second in itertools.combinations(names, 2)]
+    first, second = torch.triu_indices(len(names), len(names), 1)
     values = active_cosines(history, "plot_cosines")[:, first, second].T
     group = -(-len(history) // MAX_COLUMNS)
     parts = values.split(group, -1)
@@ -180,10 +179,10 @@ def plot_cosines(history: History, axes: Axes | None = None) -> Axes:
 
 def _places(history: History) -> tuple[Tensor, str]:
     """Where each record stands, in increasing order, and what is counted there."""
-    steps = torch.tensor([row.get("step", math.nan) for row in history.rows])
-    if bool((steps.diff() > 0).all()) and not steps.isnan().any():
+    steps = torch.tensor([row.get("step", math.nan) for row in history.rows], dtype=torch.float64)
+    if (steps.diff() > 0).all() and not steps.isnan().any():
         return steps, "step"
-    return torch.arange(len(history), dtype=torch.float64), "record"
+    return torch.arange(len(history)).double(), "record"
 
 
 def _axes_of(axes: Axes | None, caller: str, *, height: float) -> Axes:
