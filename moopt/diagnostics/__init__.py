@@ -1,12 +1,11 @@
 """Diagnostics: what happened over the steps, as tables, files and pictures."""
 
 from moopt.diagnostics.conflict import ConflictMatrix, conflict_matrix
-from moopt.diagnostics.cosine_plots import plot_cosines
 from moopt.diagnostics.history import History
 from moopt.diagnostics.json_lines import JsonLinesWriter, read_json_lines
+from moopt.diagnostics.plots import plot_cosines, plot_weights
 from moopt.diagnostics.progress import ObjectiveProgress, objective_progress
 from moopt.diagnostics.tensorboard import TensorBoardWriter
-from moopt.diagnostics.weight_plots import plot_weights
 
 __all__ = [
     "ConflictMatrix",

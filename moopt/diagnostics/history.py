@@ -1,16 +1,16 @@
 """History: the records of a run, as rows of plain numbers."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from moopt.diagnostics.step_numbers import StepNumbers
+from moopt.diagnostics.one_run import OneRun
 from moopt.records.step_record import StepRecord, cosine_key
 
 
-class History:
+class History(OneRun):
     """The records of a run; call it with each record, as a callback.
 
     Objectives may come and go: where one was absent the tables hold NaN. Reading a record waits
@@ -46,28 +46,12 @@ class History:
         every: int = 1,
         first_step: int | None = None,
     ) -> None:
-        if not isinstance(every, int) or every < 1:
-            raise ValueError(f"`every` of `History` must be an int >= 1; got {every!r}. Use 1.")
+        super().__init__(first_step, every)
         self.rows: list[dict[str, float]] = [dict(row) for row in rows]
-        self._step_of = StepNumbers("History", first_step)
-        del self.rows[self._step_of.keep([row.get("step", math.nan) for row in self.rows]) :]
-        self.every = every
-        self._calls = 0
-        self._last: StepRecord | None = None
+        del self.rows[self._rows_before(self.rows) :]
 
-    def __call__(self, record: StepRecord) -> None:
-        """Keep a record (its numbers; the tensors are read now); a second time changes nothing.
-
-        Raises:
-            ValueError: its step is smaller than that of the last one.
-        """
-        if record is self._last:
-            return
-        step = self._step_of(record)
-        self._last = record
-        if self._calls % self.every == 0:
-            self.rows.append(record.as_dict() | {"step": float(step)})
-        self._calls += 1
+    def _keep(self, record: StepRecord, step: int) -> None:
+        self.rows.append(record.as_dict() | {"step": float(step)})
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -95,10 +79,12 @@ class History:
                 f"`key` of `History.series` must be in a row; got {key!r}. There are"
                 f" {', '.join(there)}. A scalarization's single pass measures no gradients."
             )
-        return self._column(key)
+        return self._columns([key])[:, 0]
 
-    def _column(self, key: str) -> Tensor:
-        return torch.tensor([row.get(key, math.nan) for row in self.rows], dtype=torch.float64)
+    def _columns(self, keys: Sequence[str]) -> Tensor:
+        """float64 `[T, k]`: the numbers under each key; NaN where a row lacks it."""
+        numbers = [[row.get(key, math.nan) for key in keys] for row in self.rows]
+        return torch.tensor(numbers, dtype=torch.float64).reshape(len(self), len(keys))
 
     def table(self, quantity: str) -> Tensor:
         """float64 `[T, m]`: "loss", "weight", "norm" or "inactive" of every objective.
@@ -111,17 +97,14 @@ class History:
                 "`quantity` of `History.table` must be 'loss', 'weight', 'norm' or 'inactive'; got"
                 f" {quantity!r}. Other numbers: `history.series(key)`."
             )
-        columns = [self._column(f"{quantity}/{name}") for name in self.objectives]
-        return torch.stack(columns, -1) if columns else torch.zeros(len(self), 0).double()
+        return self._columns([f"{quantity}/{name}" for name in self.objectives])
 
     def cosines(self) -> Tensor:
         """float64 `[T, m, m]`: the cosines between gradients; NaN where one was absent."""
         names = self.objectives
-        out = torch.full((len(self), len(names), len(names)), math.nan, dtype=torch.float64)
-        for i, first in enumerate(names):
-            out[:, i, i] = torch.where(self._column(f"norm/{first}").isnan(), math.nan, 1.0)
-            for j, second in enumerate(names):
-                values = self._column(cosine_key(first, second))
-                known = ~values.isnan()
-                out[known, i, j] = out[known, j, i] = values[known]
+        keys = [cosine_key(first, second) for first in names for second in names]
+        written = self._columns(keys).reshape(len(self), len(names), len(names))
+        out = torch.where(written.isnan(), written.mT, written)  # a pair is written in one order
+        present = ~self.table("norm").isnan()
+        out.diagonal(dim1=-2, dim2=-1)[present] = 1.0
         return out

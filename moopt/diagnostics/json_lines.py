@@ -5,15 +5,14 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from moopt.diagnostics.history import History
-from moopt.diagnostics.step_numbers import StepNumbers
+from moopt.diagnostics.one_run import Writer
 from moopt.records.step_record import StepRecord
 
 
-class JsonLinesWriter:
+class JsonLinesWriter(Writer):
     """Write every record to a file, one JSON object a line; call it with each record.
 
     Each line is written and flushed at once, so that a run that is killed loses nothing. Values
@@ -49,8 +48,8 @@ class JsonLinesWriter:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, first_step: int | None = None) -> None:
+        super().__init__(first_step)
         path = Path(path)
-        self._step_of = StepNumbers("JsonLinesWriter", first_step)
         size = path.stat().st_size if path.exists() else 0
         if size and first_step is None:
             raise FileExistsError(
@@ -58,14 +57,18 @@ class JsonLinesWriter:
                 f" {size} bytes. Pass first_step=0 to start over, or first_step=k to continue a"
                 " run from a checkpoint after k steps."
             )
-        end = _end_of_kept(path, self._step_of) if size and first_step else 0
+        kept: list[bytes] = []
+        if size and first_step:
+            lines = _lines(path)
+            found = list(_rows(lines, path.name, cut_at_the_end=True))
+            if count := self._rows_before([row for _, row in found]):
+                kept = lines[: found[count - 1][0]]
         # Open from call to call; `close` or the context manager ends it.
         self._file = path.open("a", encoding="utf-8")
-        if end < size:
+        if (end := sum(map(len, kept))) < size:
             self._file.truncate(end)
-        if _is_cut(path):
+        if kept and not kept[-1].endswith(b"\n"):
             self._file.write("\n")
-        self._last: StepRecord | None = None
 
     def __call__(self, record: StepRecord) -> None:
         """Write one line; none where the record is the last one again.
@@ -77,10 +80,10 @@ class JsonLinesWriter:
             raise ValueError(
                 "this JsonLinesWriter is closed. Make a new one; first_step says where it goes on."
             )
-        if record is self._last:
-            return
-        numbers = record.as_dict() | {"step": float(self._step_of(record))}
-        self._last = record
+        super().__call__(record)
+
+    def _keep(self, record: StepRecord, step: int) -> None:
+        numbers = record.as_dict() | {"step": float(step)}
         row = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
         self._file.write(json.dumps(row, allow_nan=False) + "\n")
         self._file.flush()
@@ -89,75 +92,44 @@ class JsonLinesWriter:
         """Close the file; a second call does nothing."""
         self._file.close()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
+def _lines(path: Path) -> list[bytes]:
+    return path.read_bytes().splitlines(keepends=True)
 
 
-def _is_cut(path: Path) -> bool:
-    """Whether a file has an end that is not the end of a line."""
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(size - 1, 0))
-        return file.read() not in (b"", b"\n")
-
-
-def _end_of_kept(path: Path, step_of: StepNumbers) -> int:
-    """Where the lines that stay end, in bytes."""
-    lines = path.read_bytes().splitlines(keepends=True)
-    cut = lines[-1].startswith(b"{") and not lines[-1].endswith(b"\n")
-    if cut and not _is_json(lines[-1]):  # a record, and not somebody's notes
-        lines.pop()
-    found = list(_rows(lines, path.name))
-    count = step_of.keep([row.get("step", math.nan) for _, row in found])
-    return sum(map(len, lines[: found[count - 1][0]])) if count else 0
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True
-
-
-def _rows(lines: list[bytes], name: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The number of each line that is not blank, and its row."""
-    last, unit = -math.inf, f"of {name} must be a JSON object"
+def _rows(
+    lines: list[bytes], name: str, *, cut_at_the_end: bool = False
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The number of each line that is not blank, and its row; without a last one that was cut."""
+    last = -math.inf
     for number, line in enumerate(lines, start=1):
+        where, theirs = f"line {number} of {name}", "Pass a file that JsonLinesWriter wrote."
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except ValueError as error:
+            cut = number == len(lines) and line.startswith(b"{") and not line.endswith(b"\n")
+            if cut and cut_at_the_end:  # a record, and not somebody's notes
+                return
             raise ValueError(
-                f"line {number} {unit}; it is not JSON ({error}). A run that was killed may have"
-                " cut it: remove that line."
+                f"{where} must be a JSON object; it is not JSON ({error}). A run that was killed"
+                " may have cut it: remove that line."
             ) from error
         if not isinstance(row, dict):
-            raise ValueError(
-                f"line {number} {unit}; got {type(row).__name__}. Pass a file that JsonLinesWriter"
-                " wrote."
-            )
+            raise ValueError(f"{where} must be a JSON object; got {type(row).__name__}. {theirs}")
         row = {key: math.nan if value is None else value for key, value in row.items()}
-        if not isinstance(row.get("step", 0), int | float):
+        step = row.get("step", last)
+        if not isinstance(step, int | float):
             raise ValueError(
-                f"line {number} {unit} whose step is a number; got {row['step']!r}. Pass a file"
-                " that JsonLinesWriter wrote."
+                f"{where} must be a JSON object whose step is a number; got {step!r}. {theirs}"
             )
-        if row.get("step", last) < last:
+        if step < last:
             raise ValueError(
-                f"line {number} of {name} must not go back; got step {row['step']:.0f} after"
-                f" {last:.0f}. The file holds several runs: split it before that line."
+                f"{where} must not go back; got step {step:.0f} after {last:.0f}. The file holds"
+                " several runs: split it before that line."
             )
-        last = row.get("step", last)
+        last = step
         yield number, row
 
 
@@ -180,5 +152,4 @@ def read_json_lines(path: str | os.PathLike[str]) -> History:
         >>> read_json_lines(path).table("loss")
         tensor([[nan]], dtype=torch.float64)
     """
-    lines = Path(path).read_bytes().splitlines(keepends=True)
-    return History(row for _, row in _rows(lines, Path(path).name))
+    return History(row for _, row in _rows(_lines(Path(path)), Path(path).name))

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
-from moopt.diagnostics.step_numbers import StepNumbers
+from moopt.diagnostics.one_run import Writer
 from moopt.records.step_record import StepRecord
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
-class TensorBoardWriter:
+class TensorBoardWriter(Writer):
     """Write every record to TensorBoard; call it with each record.
 
     A run that resumes from a checkpoint passes as `first_step` the number of steps that the
@@ -51,11 +50,7 @@ class TensorBoardWriter:
         every: int = 1,
         first_step: int | None = None,
     ) -> None:
-        self._step_of = StepNumbers("TensorBoardWriter", first_step)
-        if not isinstance(every, int) or every < 1:
-            raise ValueError(
-                f"`every` of `TensorBoardWriter` must be an int >= 1; got {every!r}. Use 1."
-            )
+        super().__init__(first_step, every)
         self._owns_writer = isinstance(writer, str | os.PathLike)
         if isinstance(writer, str | os.PathLike):
             try:
@@ -67,24 +62,10 @@ class TensorBoardWriter:
             writer = SummaryWriter(os.fspath(writer), purge_step=first_step)
         self.writer = writer
         self.prefix = prefix
-        self.every = every
-        self._calls = 0
-        self._last: StepRecord | None = None
 
-    def __call__(self, record: StepRecord) -> None:
-        """Write the record's numbers at its step; nothing where it is the last one again.
-
-        Raises:
-            ValueError: the record's step is smaller than the last one's.
-        """
-        if record is self._last:
-            return
-        step = self._step_of(record)
-        self._last = record
-        if self._calls % self.every == 0:
-            for key, value in record.as_dict().items():
-                self.writer.add_scalar(f"{self.prefix}/{key}", value, step)
-        self._calls += 1
+    def _keep(self, record: StepRecord, step: int) -> None:
+        for key, value in record.as_dict().items():
+            self.writer.add_scalar(f"{self.prefix}/{key}", value, step)
 
     def close(self) -> None:
         """Flush what was written, and close a writer that was made here; twice does nothing."""
@@ -92,14 +73,3 @@ class TensorBoardWriter:
             self.writer.close()
         elif hasattr(self.writer, "flush"):
             self.writer.flush()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -4,13 +4,13 @@ import traceback
 from collections.abc import Callable, Iterable
 
 from moopt.aggregators import GradientAggregator
-from moopt.testing.contract import CONTRACT
+from moopt.testing.contract import CONTRACT, check_output
 from moopt.testing.directions import Build
 from moopt.testing.guarantees import GUARANTEES
 from moopt.testing.one_batch import OneBatch
 from moopt.testing.sampling import NORM_RATIOS, SCALES, Case, all_cases
 from moopt.weightings import Guarantee, Weighting
-from moopt.weightings.base import OldContractError, refuse_old_contract
+from moopt.weightings.base import refuse_old_contract
 
 SHOWN = 3
 """Cases that are named for each property that fails."""
@@ -50,36 +50,35 @@ def check_weighting(weighting: Weighting | Build, cases: Iterable[Case] | None =
     Numerics: the cases are float64 on the CPU; a few seconds per method.
     """
     build = _fixed(weighting) if isinstance(weighting, Weighting) else weighting
-    _require_weighting(weighting, build)
-    if "auxiliary" in build(range(3)).needs:
+    made = _required(weighting, build)
+    if "auxiliary" in made.needs:
         build = _on_one_batch(build)
-    chosen = list(default_cases() if cases is None else cases)
+    if cases is None:  # every family at every scale, and at every norm ratio
+        cases = [*all_cases(scales=SCALES), *all_cases(norm_ratios=NORM_RATIOS[1:])]
+    chosen = list(cases)
     if not chosen:
         raise ValueError(
             "`cases` of `check_weighting` must hold at least one; got none, perhaps from a"
             " generator that was used before. Pass list(all_cases(...))."
         )
-    claims = build(range(3)).guarantees
-    if unknown := [claim for claim in claims if not isinstance(claim, Guarantee)]:
+    if unknown := [claim for claim in made.guarantees if not isinstance(claim, Guarantee)]:
         raise TypeError(
-            f"`guarantees` of {build(range(3))!r} must be members of moopt.weightings.Guarantee;"
-            f" got {unknown}. Write for instance frozenset({{Guarantee.SIMPLEX}})."
+            f"`guarantees` of {made!r} must be members of moopt.weightings.Guarantee; got"
+            f" {unknown}. Write for instance frozenset({{Guarantee.SIMPLEX}})."
         )
-    failures = _failures("rule 'output'", CONTRACT["output"], build, chosen)
-    if not failures:  # what follows takes an output for granted
-        for name, check in CONTRACT.items():
-            failures += _failures(f"rule {name!r}", check, build, chosen)
-        for guarantee, check in GUARANTEES.items():
-            if guarantee in claims:
-                failures += _failures(f"guarantee {guarantee.value!r}", check, build, chosen)
+    checks = {f"rule {name!r}": check for name, check in CONTRACT.items()}
+    for guarantee, check in GUARANTEES.items():
+        if guarantee in made.guarantees:
+            checks[f"guarantee {guarantee.value!r}"] = check
+    failures: list[str] = []
+    for name, check in checks.items():
+        failed = [problem for case in chosen if (problem := _problem(check, build, case))]
+        if failed:
+            failures += [f"{name}: {len(failed)} of {len(chosen)} cases", *failed[:SHOWN]]
+        if failed and check is check_output:
+            break  # what follows takes an output for granted
     if failures:
         raise AssertionError("\n".join([f"{build(range(3))!r} fails", *failures]))
-
-
-def default_cases() -> Iterable[Case]:
-    """Every family at every scale, and at every norm ratio."""
-    yield from all_cases(scales=SCALES)
-    yield from all_cases(norm_ratios=NORM_RATIOS[1:])
 
 
 def _fixed(weighting: Weighting) -> Build:
@@ -90,41 +89,28 @@ def _on_one_batch(build: Build) -> Build:
     return lambda positions: OneBatch(build(positions), normalize=True)
 
 
-def _require_weighting(given: object, build: Build) -> None:
-    """TypeError unless `build` makes a weighting from three positions."""
-    cause = None
-    if callable(build) and not isinstance(given, type | GradientAggregator):
-        try:
+def _required(given: object, build: Build) -> Weighting:
+    """What `build` makes of three positions; TypeError unless it is a weighting."""
+    made, cause = None, None
+    try:
+        if not isinstance(given, type):  # some classes take the positions for a setting
             made = build(range(3))
-            if isinstance(made, Weighting):
-                refuse_old_contract(made)
-                return
-        except OldContractError:
-            raise
-        except Exception as error:  # whatever is wrong with it, it is told as the cause
-            cause = error
-    aggregator = (
-        " Gradient aggregators work on gradients, not on a Gramian, and have no such suite."
-        if isinstance(given, GradientAggregator)
-        else ""
-    )
+    except Exception as error:  # whatever is wrong with it, it is told as the cause
+        cause = error
+    if isinstance(made, Weighting):
+        refuse_old_contract(made)
+        return made
+    hint = ""
+    if isinstance(given, GradientAggregator):
+        hint = " Gradient aggregators work on gradients, not on a Gramian, and have no such suite."
     raise TypeError(
         "`weighting` of `check_weighting` must be a weighting, or a function from positions to"
-        f" one; got {given!r}. Write for instance moopt.MGDA().{aggregator}"
+        f" one; got {given!r}. Write for instance moopt.MGDA().{hint}"
     ) from cause
 
 
-def _failures(
-    name: str, check: Callable[[Build, Case], None], build: Build, cases: list[Case]
-) -> list[str]:
-    """Lines that name what fails, and its first cases; none where nothing does."""
-    failed = [problem for case in cases if (problem := _problem(check, build, case))]
-    if not failed:
-        return []
-    return [f"{name}: {len(failed)} of {len(cases)} cases", *failed[:SHOWN]]
-
-
 def _problem(check: Callable[[Build, Case], None], build: Build, case: Case) -> str | None:
+    """A line that names the case and what fails there; None where nothing does."""
     try:
         check(build, case)
     except Exception as error:  # whatever a method raises is its failure, reported with the case

@@ -33,10 +33,14 @@ def _unit(rows: Tensor) -> Tensor:
     return rows / rows.norm(dim=-1, keepdim=True)
 
 
-def _cone(cosine: float, directions: Tensor) -> Tensor:
-    """Rows `c e + sqrt(1 - c^2) z_i` with `e` a new first axis: unit, and `g_i . e = c`."""
-    first = torch.full((*directions.shape[:-1], 1), cosine, dtype=torch.float64)
-    return torch.cat([first, (1 - cosine**2) ** 0.5 * _unit(directions)], -1)
+def _cone(cosine: float, directions: Tensor, flat: int = 0) -> Tensor:
+    """Rows `c e + sqrt(1 - c^2) z_i` with `e` a new first axis: unit, and `g_i . e = c`.
+
+    The first `flat` of them are z_i alone.
+    """
+    along = torch.full((len(directions), 1), cosine, dtype=torch.float64)
+    along[:flat] = 0.0
+    return torch.cat([along, (1 - along**2).sqrt() * _unit(directions)], -1)
 
 
 def aligned(seed: int, m: int) -> Tensor:
@@ -142,9 +146,7 @@ def opposite(seed: int, m: int) -> Tensor:
     """
     z = _normal(seed, m, m + 3)
     z[1] = -z[0]
-    rows = _cone(0.5, z)
-    rows[:2] = torch.cat([torch.zeros(2, 1, dtype=torch.float64), _unit(z[:2])], -1)
-    return rows
+    return _cone(0.5, z, flat=2)
 
 
 def weakly_stationary(seed: int, m: int) -> Tensor:
@@ -153,11 +155,10 @@ def weakly_stationary(seed: int, m: int) -> Tensor:
     The three lie in the complement of e, so J^T w = 0 forces w_i = 0 for i >= 3 (inner product
     with e), and the three have positive weights of their own.
     """
-    rows = _cone(0.5, _normal(seed, m, m + 3))
-    three = _unit(_normal(seed + 1, 2, m + 3))
-    three = torch.cat([three, _unit(-three.sum(0, keepdim=True))])
-    rows[:3] = torch.cat([torch.zeros(3, 1, dtype=torch.float64), three], -1)
-    return rows
+    z = _normal(seed, m, m + 3)
+    z[:2] = _normal(seed + 1, 2, m + 3)
+    z[2] = -_unit(z[:2]).sum(0)
+    return _cone(0.5, z, flat=3)
 
 
 def zero_row(seed: int, m: int) -> Tensor:

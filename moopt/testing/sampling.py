@@ -9,7 +9,6 @@ from torch import Tensor
 
 from moopt.testing.families import FAMILIES, Stationarity
 
-SIZES = (1, 2, 3, 5, 10, 50, 256)
 SCALES = (1.0, 1e-30, 1e30, 1e-8, 1e8)
 NORM_RATIOS = (1.0, 1e2, 1e4, 1e8)
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -12,8 +14,9 @@ import torch
 from torch import Tensor
 
 from benchmarks import __main__ as all_benchmarks
-from benchmarks import peer, solver
+from benchmarks import peer, solver, step_overhead
 from benchmarks.harness import Timing, interleaved
+from benchmarks.models import LanguageModel
 from benchmarks.report import MAX_COLUMNS, REFUSED, Report, format_table, main
 from moopt.solvers import SolverResult
 
@@ -22,6 +25,11 @@ def uniform(gramian: Tensor) -> SolverResult:
     """Planted violator: a fast answer that is no minimum-norm point."""
     nothing = torch.zeros(())
     return SolverResult(torch.full_like(gramian[0], 1 / len(gramian)), nothing, nothing, nothing)
+
+
+def not_installed(*args: object, **kwargs: object) -> None:
+    """Whatever asks for the peer where there is none; an ImportError would skip the test."""
+    raise AssertionError("TorchJD was asked for, which is not installed")
 
 
 @pytest.fixture
@@ -51,6 +59,32 @@ def test_the_solver_benchmark_without_its_peer(
     solver.run(report, True)
     assert report.passed
     assert capsys.readouterr().out.count(peer.MISSING) == 2
+
+
+def test_the_step_benchmark_without_its_peer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """On a small model it runs to its end, and says in words what it is not compared with."""
+    monkeypatch.setattr(peer, "version", lambda: None)
+    for door in ("constant", "mgda", "backward"):
+        monkeypatch.setattr(peer, door, not_installed)
+    small = functools.partial(LanguageModel, width=16, layers=1, heads=2)
+    monkeypatch.setattr(step_overhead, "LanguageModel", small)
+    path = tmp_path / "out.json"
+    monkeypatch.setattr(sys, "argv", ["x", "--json", str(path), "--quick"])
+    threads = torch.get_num_threads()
+    try:
+        main("step_overhead", "claim", step_overhead.run)
+    finally:
+        torch.set_num_threads(threads)
+    printed = capsys.readouterr().out
+    assert printed.count(peer.MISSING) == 3  # above, and under either table
+    assert not re.search(r"TorchJD (default|optimize|agrees)|TorchJD's|goal ", printed)
+    written = json.loads(path.read_text())
+    assert written["environment"]["torchjd"] == peer.MISSING
+    assert len(written["gates"]) == 4
+    for timings in written["results"].values():
+        assert set(timings) == {"plain", "moopt"}
 
 
 @pytest.mark.usefixtures("short")

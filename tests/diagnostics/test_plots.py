@@ -157,3 +157,11 @@ def test_the_last_of_sparse_records_is_as_wide_as_the_others():
     row = {"weight/a": 1.0, "weight/b": 1.0, "norm/a": 1.0, "norm/b": 1.0, "cosine/a,b": 0.5}
     axes = plot_cosines(History([row | {"step": 10.0 * s} for s in range(3)]))
     assert axes.collections[0].get_coordinates()[0, :, 0].tolist() == [0, 10, 20, 30]
+
+
+def test_neighbouring_steps_of_a_long_run_stay_apart():
+    """float32 has no odd numbers past 2 ** 24."""
+    row = {"weight/a": 1.0, "weight/b": 1.0}
+    axes = plot_weights(History([row | {"step": 2.0**24 + s} for s in range(3)]))
+    assert axes.get_xlabel() == "step"
+    assert (axes.get_lines()[0].get_xdata() - 2**24).tolist() == [0, 1, 2]
