@@ -224,6 +224,12 @@ def foreign(gradients: Sequence[Tensor | None]) -> list[tuple[Tensor, Tensor]]:
     return copies
 
 
+def trainable(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """The trainable parameters, read afresh: wrappers swap them in place."""
+    groups = optimizer.param_groups
+    return list(dict.fromkeys(p for g in groups for p in g["params"] if p.requires_grad))
+
+
 _alive: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
 
 

@@ -18,7 +18,7 @@ REPLICA_RTOL = 1e-6
 
 
 def mean_over_processes(losses: Tensor) -> Tensor:
-    """The mean of `losses` over the processes of the group; itself without one.
+    """The mean of `losses` over the processes of the group.
 
     DistributedDataParallel averages gradients. Weights made of the losses must be made of their
     averages, or every process would weigh its own way and the replicas drift apart.
@@ -26,8 +26,6 @@ def mean_over_processes(losses: Tensor) -> Tensor:
     Args:
         losses: float64 `[m]`; the same objectives in every process.
     """
-    if not has_replicas():
-        return losses
     mean = losses / torch.distributed.get_world_size()
     torch.distributed.all_reduce(mean)
     return mean
@@ -41,8 +39,6 @@ def is_checked_step(names: tuple[str, ...], checked: Counter[tuple[str, ...]]) -
         checked: how often each set of objectives was combined. The processes are compared in the
             first `CHECKED_STEPS` of each and in every `CHECK_EVERY`-th step.
     """
-    if not has_replicas():
-        return False
     checked[names] += 1
     return checked[names] <= CHECKED_STEPS or sum(checked.values()) % CHECK_EVERY == 0
 
@@ -120,13 +116,11 @@ def check(
 
 
 def any_process(flags: Tensor) -> Tensor:
-    """Whether each flag is set in any process of the group; itself without one.
+    """Whether each flag is set in any process of the group.
 
     Args:
         flags: bool `[m]`; the same objectives in every process.
     """
-    if not has_replicas():
-        return flags
     counts = flags.to(torch.int32)
     torch.distributed.all_reduce(counts, op=torch.distributed.ReduceOp.MAX)
     return counts.bool()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from moopt.gradients.capture import Captured, Row
-from moopt.gradients.replicas import check, has_replicas
+from moopt.gradients.replicas import check
 from moopt.kernels.combine import combine_
 from moopt.kernels.gathered import combine_gathered_, first_of, gathered, inner_products
 from moopt.kernels.gramian import measured_gramian
@@ -94,9 +94,8 @@ class GradientStore(Captured):
         Raises:
             RuntimeError: in every process of the group, if any two disagree.
         """
-        if has_replicas():
-            names = (*self.rows, *self.auxiliary)
-            check(gramian, names, counter, lambda: self._squares_outside(shared, gramian))
+        names = (*self.rows, *self.auxiliary)
+        check(gramian, names, counter, lambda: self._squares_outside(shared, gramian))
 
     def _squares_outside(self, shared: Sequence[bool], like: Tensor) -> Tensor:
         """float64 `[m + k]`: squared norms of the rows over the positions that are not shared."""

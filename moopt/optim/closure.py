@@ -15,7 +15,7 @@ def weighted_closure(
     parameters: Sequence[Tensor],
     zero_grad: Callable[[], None],
     combine: Callable[[Losses], dict[str, Tensor]],
-    combine_again: Callable[[tuple[str, ...], list[Tensor], Tensor], None],
+    combine_again: Callable[[dict[str, Tensor], Tensor], None],
 ) -> Callable[[], Tensor]:
     """Make a closure for an optimizer that may evaluate it several times in one step.
 
@@ -28,7 +28,7 @@ def weighted_closure(
         zero_grad: called before each evaluation.
         combine: called at the first evaluation; leaves the direction in `.grad` and returns the
             weights by name, of all but the objectives that were left out.
-        combine_again: called at the later ones, with the names, the losses and the fixed weights.
+        combine_again: called at the later ones, with the losses by name and the fixed weights.
     """
     fixed: dict[str, Tensor] = {}
     first: set[str] = set()
@@ -38,26 +38,21 @@ def weighted_closure(
             zero_grad()
             returned = losses()
             _refuse_torch_closure(returned, parameters)
-            names, values = named_losses(returned)
-            if not first:
-                fixed.update(combine(returned))
-                first.update(names)
-            elif set(names) != first:
+            named = named_losses(returned)
+            if first and named.keys() != first:
                 raise ValueError(
                     "the closure must return the same objectives in every evaluation of one step;"
-                    f" got {', '.join(names)} after {', '.join(sorted(first))}. Fix the batch per"
-                    " step."
+                    f" got {', '.join(named)} after {', '.join(sorted(first))}. Fix the batch."
                 )
-            else:
-                kept = {n: v for n, v in zip(names, values, strict=True) if n in fixed}
-                weights = torch.stack([fixed[name] for name in kept])
-                combine_again(tuple(kept), list(kept.values()), weights)
-        terms = [
-            v.detach().double() * fixed[n].to(v.device)
-            for n, v in zip(names, values, strict=True)
-            if n in fixed
-        ]
-        return torch.stack(terms).sum()
+            if not first:
+                fixed.update(combine(returned))
+            kept = {name: loss for name, loss in named.items() if name in fixed}
+            weights = [fixed[name] for name in kept]
+            if first:
+                combine_again(kept, torch.stack(weights))
+            first.update(named)
+        values = zip(kept.values(), weights, strict=True)
+        return torch.stack([loss.detach().double() * w.to(loss.device) for loss, w in values]).sum()
 
     return evaluate
 

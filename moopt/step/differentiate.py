@@ -1,6 +1,6 @@
 """differentiate: one backward pass per loss, each into its row of a store."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NoReturn
 
 import torch
@@ -14,8 +14,7 @@ from moopt.gradients import GradientStore
 
 def differentiate(
     store: GradientStore,
-    names: Sequence[str],
-    losses: Sequence[Tensor],
+    losses: Mapping[str, Tensor],
     parameters: Sequence[Tensor],
     scaler: GradScaler | None = None,
     *,
@@ -28,8 +27,7 @@ def differentiate(
 
     Args:
         store: what receives the rows, and the values of the losses.
-        names: one per loss.
-        losses: scalars with a graph.
+        losses: scalars with a graph, by name.
         parameters: of the optimizer.
         scaler: a GradScaler; the rows then carry its factor.
         auxiliary: the names that are not objectives.
@@ -43,29 +41,30 @@ def differentiate(
             " pass model.parameters() to the optimizer."
         )
     silent = []
-    for name, loss, retain in zip(names, losses, shares_graph(losses), strict=True):
+    again = shares_graph(list(losses.values()))
+    for (name, loss), retain in zip(losses.items(), again, strict=True):
         with store.recording(name, parameters, auxiliary=name in auxiliary):
             (loss if scaler is None else scaler.scale(loss)).backward(retain_graph=retain)
         if not store.arrived:
             silent.append(name)
-    if store.is_empty():
-        raise ValueError(
-            "no loss reaches a parameter of the optimizer, so there is nothing to combine. Build"
-            " the optimizer from the parameters of the model that computes the losses."
-        )
     if silent:
-        refuse_unreached(silent[0])
-    for name, loss in zip(names, losses, strict=True):
+        refuse_unreached(silent, everyone=store.is_empty())
+    for name, loss in losses.items():
         if name not in auxiliary:
             store.add_loss(name, loss)
 
 
-def refuse_unreached(name: str) -> NoReturn:
-    """Raise for a loss that trains nothing."""
+def refuse_unreached(silent: Sequence[str], *, everyone: bool) -> NoReturn:
+    """Raise for losses that train nothing: the first of them, or `everyone`."""
+    if everyone:
+        raise ValueError(
+            "no loss reaches a parameter of the optimizer, so there is nothing to combine. Build"
+            " the optimizer from the parameters of the model that computes the losses."
+        )
     raise ValueError(
-        f"loss {name!r} reaches no parameter of the optimizer, so it would be dropped silently."
-        " Build the optimizer from the parameters of the model that computes the loss, or leave an"
-        " objective that trains nothing out of the losses."
+        f"loss {silent[0]!r} reaches no parameter of the optimizer, so it would be dropped"
+        " silently. Build the optimizer from the parameters of the model that computes the loss, or"
+        " leave an objective that trains nothing out of the losses."
     )
 
 

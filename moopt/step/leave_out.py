@@ -13,19 +13,16 @@ def leave_out_non_finite_(store: GradientStore, *, replicas: bool) -> tuple[str,
 
     Args:
         store: one row per objective, with the losses.
-        replicas: whether the processes of a group train one model: an objective that one process
-            drops is dropped by all.
+        replicas: whether there is a group whose processes train one model: an objective that one
+            process drops is dropped by all.
     """
     flags = []
     for name, row in store.rows.items():
         values = [torch.linalg.vector_norm(g) for g in row if g is not None]
         loss = store.losses.get(name)
         values += [] if loss is None else [loss]
-        flags.append(
-            ~torch.stack([v.detach().double().to(values[0].device) for v in values])
-            .isfinite()
-            .all()
-        )
+        whole = torch.stack([v.detach().double().to(values[0].device) for v in values])
+        flags.append(~whole.isfinite().all())
     overflowed = torch.stack(flags)
     if replicas:
         overflowed = any_process(overflowed)

@@ -1,20 +1,17 @@
 """MethodState: what a method keeps from step to step, by objective name."""
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from moopt.aggregators import GradientAggregator, TrackingAggregator
+from moopt.aggregators import TrackingAggregator
+from moopt.aggregators.base import Method
 from moopt.gradients.averaged import rows_key
 from moopt.records.result import State
-from moopt.weightings import Weighting
 from moopt.weightings.cleared import merged, restricted
 from moopt.weightings.draws import COUNTER
-
-Method = Weighting | GradientAggregator
-"""What `CommonDescent` accepts."""
 
 NAMES_KEY = "moopt_names"
 REACHED_KEY = "moopt_reached"  # positions of parameters that an objective ever reached
@@ -44,7 +41,7 @@ class MethodState:
     def __init__(self, method: Method, mapping: MutableMapping[str, Any]) -> None:
         self.method, self.mapping = method, mapping
         self.entries = method.state_entries
-        self.is_stateful = bool(self.entries) or isinstance(method, TrackingAggregator)
+        self.is_stateful = is_stateful(method)
 
     @property
     def names(self) -> list[str]:
@@ -134,6 +131,19 @@ class MethodState:
         if missing:
             raise ValueError(f"{told}: it lacks {', '.join(missing)}. {remedy}")
 
+    def refuse_missing(self) -> None:
+        """Raise where a distributed checkpoint would drop the state, because there is none yet.
+
+        Raises:
+            RuntimeError: no objective has a place.
+        """
+        if self.is_stateful and NAMES_KEY not in self.mapping:
+            raise RuntimeError(
+                f"the state of {type(self.method).__name__} does not exist before the first step,"
+                " so a distributed checkpoint would drop it silently; pass objectives=(names) to"
+                " CommonDescent."
+            )
+
     @property
     def _is_random(self) -> bool:
         return any(key.endswith(COUNTER) for key in self.entries)
@@ -144,13 +154,3 @@ class MethodState:
     def _places(self, names: Sequence[str]) -> Any:
         known = self.names
         return np.array([known.index(name) for name in names], dtype=np.intp)
-
-
-def missing_state(method: Method, mapping: Mapping[str, Any]) -> str | None:
-    """Why a distributed checkpoint would drop the state of `method`; None where it would not."""
-    if not is_stateful(method) or NAMES_KEY in mapping:
-        return None
-    return (
-        f"the state of {type(method).__name__} does not exist before the first step, so a"
-        " distributed checkpoint would drop it silently; pass objectives=(names) to CommonDescent."
-    )

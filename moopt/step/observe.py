@@ -14,7 +14,7 @@ def observe_(
     stepped: tuple[str, ...],
     *,
     left_out: tuple[str, ...] = (),
-    replicas: bool = True,
+    replicas: bool = False,
 ) -> None:
     """Let a method learn from the losses of the last batch, computed again after the step.
 
@@ -24,7 +24,8 @@ def observe_(
         memory: what the method keeps.
         stepped: the objectives of the last step.
         left_out: objectives that it left out; their losses are not looked at.
-        replicas: whether the processes of a group train one model: their losses are averaged.
+        replicas: whether there is a group whose processes train one model: their losses are
+            averaged.
 
     Raises:
         TypeError: the method does not learn from them.
@@ -36,19 +37,18 @@ def observe_(
             f"{type(method).__name__} does not learn from the losses after the step; leave"
             " observe(...) out, or use a weighting that does, such as FAMO."
         )
-    names, values = named_losses(losses, graph=False)
-    kept = [i for i, name in enumerate(names) if name not in left_out]
-    names, values = tuple(names[i] for i in kept), [values[i] for i in kept]
-    unknown = [name for name in names if name not in stepped]
+    values = {n: v for n, v in named_losses(losses, graph=False).items() if n not in left_out}
+    unknown = [name for name in values if name not in stepped]
     if unknown:
         raise ValueError(
             f"observe() takes losses of the last step, which combined"
             f" {', '.join(stepped) or 'nothing'}; got {', '.join(unknown)}. Use the same names."
         )
-    if len(stepped) < 2 or not names:
+    if len(stepped) < 2 or not values:
         return  # nothing was weighed, so there is nothing to learn from
-    device = values[0].device
-    after = torch.stack([value.detach().to(device, torch.float64) for value in values])
+    names = tuple(values)
+    device = values[names[0]].device
+    after = torch.stack([value.detach().to(device, torch.float64) for value in values.values()])
     if replicas:
         after = mean_over_processes(after)
     state = method.learn(memory.read(names), after.cpu().numpy(), names)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -12,9 +13,6 @@ from moopt.scalarizations import Scalarization
 from moopt.weightings import Sum, Weighting
 from moopt.weightings.cleared import Mask, Step, weigh_and_tell
 from moopt.weightings.problem import EPS, Problem
-
-DEFAULT_INACTIVE_TOL = 1e-5
-"""A gradient this small relative to the largest is noise: float32 rounding leaves about 4e-6."""
 
 DESCENT_TOL = 1e-9
 """(G w)_i >= -DESCENT_TOL ||g_i|| ||d|| counts as descent: ten times the solvers' tolerance."""
@@ -33,13 +31,15 @@ class Weighed(NamedTuple):
     """Weights `[m + k]`, the method's next state, and what `StepRecord` says about them."""
 
     weights: Array
-    state: State
     active: Mask
-    stationarity: float
     status: SolverStatus
-    gap: float
-    descent: bool
-    fell_back: bool
+    state: State = MappingProxyType({})
+    stationarity: float = math.nan
+    gap: float = math.nan
+    descent: bool = False
+    fell_back: bool = False
+    slopes: Array | None = None
+    weighted: bool = True
 
 
 def weigh(
@@ -87,7 +87,11 @@ def weigh(
         total = np.add.reduce(gramian, axis=None)
         finite = total - total == 0.0 or bool(np.isfinite(gramian).all())
         if not (finite and finite_losses):
-            return _not_finite(method, solved.weights, method.unweighed(state), given.active)
+            weights, on = solved.weights, given.active
+            if method.reads_gradients:
+                weights = np.zeros(len(weights))
+                weights[:m][on] = 1.0 / max(int(np.count_nonzero(on)), 1)
+            return Weighed(weights, on, SolverStatus.NON_FINITE, method.unweighed(state))
         hull, stationarity = unit_hull(gramian, norms, active, problem)
         weights, status = solved.weights, solved.status
         descent, resolved = certified(gramian, norms, weights, active, eps)
@@ -100,10 +104,10 @@ def weigh(
                 weights, status = np.zeros(len(weights)), SolverStatus.DEGENERATE
     return Weighed(
         weights=weights,
-        state=state if solved.state is None else solved.state,
         active=active,
-        stationarity=stationarity,
         status=SolverStatus(int((hull.status or 0) if status is None else status)),
+        state=solved.state or {},
+        stationarity=stationarity,
         gap=solved.gap,
         descent=descent and resolved,
         fell_back=fell_back,
@@ -200,11 +204,3 @@ def _fallback(hull: Solved, norms: Array, active: Mask, size: int) -> Array:
     weights[: len(active)][active] = hull.weights / np.where(lengths > 0.0, lengths, 1.0)
     scaled: Array = weights * lengths.mean()
     return scaled
-
-
-def _not_finite(method: Weighting, weights: Array, state: State, active: Mask) -> Weighed:
-    if method.reads_gradients:
-        weights = np.zeros(len(weights))
-        weights[: len(active)][active] = 1.0 / max(int(np.count_nonzero(active)), 1)
-    status, nan = SolverStatus.NON_FINITE, math.nan
-    return Weighed(weights, state, active, nan, status, nan, False, False)
