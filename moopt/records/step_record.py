@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 
 import torch
@@ -127,11 +128,9 @@ class StepRecord:
             )
         self._refuse_unmeasured("conflicts")
         cosines, active = self.cosines.tolist(), self.active.tolist()
-        m = len(self.names)
         return tuple(
-            (self.names[i], self.names[j])
-            for i in range(m)
-            for j in range(i + 1, m)
+            (a, b)
+            for (i, a), (j, b) in itertools.combinations(enumerate(self.names), 2)
             if active[i] and active[j] and cosines[i][j] < -CONFLICT_TOL
         )
 
@@ -199,11 +198,9 @@ class StepRecord:
     def _of_gradients(self) -> dict[str, float]:
         """The part of `as_dict` that compares gradients."""
         cosines = self.cosines.tolist()
-        out: dict[str, float] = {}
-        for i, first in enumerate(self.names):
-            later = list(enumerate(self.names))[i + 1 :]
-            out |= {cosine_key(first, second): cosines[i][j] for j, second in later}
-        return out | {
+        pairs = itertools.combinations(enumerate(self.names), 2)
+        return {
+            **{cosine_key(a, b): cosines[i][j] for (i, a), (j, b) in pairs},
             **{f"inactive/{n}": float(n in self.inactive) for n in self.names},
             "stationarity": self.stationarity,
             "conflicts": float(len(self.conflicts)),
