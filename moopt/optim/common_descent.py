@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, overload
 
@@ -15,7 +16,6 @@ from moopt.gradients import GradientStore
 from moopt.gradients.averaged import allocate_rows
 from moopt.gradients.capture import register, trainable, undisturbed
 from moopt.gradients.replicas import has_replicas
-from moopt.optim.closure import warn_of_unweighted, weighted_closure
 from moopt.optim.pending_step import SCALES_CHECKED, PendingStep
 from moopt.optim.resolve_method import resolve_method
 from moopt.optim.wrapped_optimizer import WrappedOptimizer
@@ -29,6 +29,7 @@ from moopt.step.objectives import (
     loss_value,
     named_losses,
     objective_names,
+    refuse_torch_closure,
     refuse_unknown,
     sample_losses,
 )
@@ -246,13 +247,12 @@ class CommonDescent(WrappedOptimizer):
         parameters = trainable(self.optimizer)
         named = self._named(losses)
         self._pending.begin(parameters)
-        if not samples and not accumulate and self._one_pass(named, parameters, scaler):
-            return self.record
-        self._differentiate(named, parameters, scaler, samples)
         if accumulate:
+            self._differentiate(named, parameters, scaler, samples)
             self._pending.pause(parameters)
             return None
-        return self.combine_(scaler=scaler)
+        self._weigh(named, parameters, scaler, samples)
+        return self.record
 
     @contextlib.contextmanager
     def objective(self, name: str, loss: Tensor | None = None) -> Iterator[None]:
@@ -320,8 +320,8 @@ class CommonDescent(WrappedOptimizer):
             TypeError: the weighting does not learn from them.
             ValueError: malformed losses, or an objective that was not in the last step.
         """
-        last, replicas = self._pending.last, self.check_replicas and has_replicas()
-        observe_(losses, self._memory(), last.names, left_out=last.left_out, replicas=replicas)
+        replicas = self.check_replicas and has_replicas()
+        observe_(losses, self._memory(), self._pending.last, replicas=replicas)
         self._pending.unobserved = 0
 
     def step(self, closure: Callable[[], Losses] | None = None) -> Any:  # type: ignore[override]
@@ -344,14 +344,7 @@ class CommonDescent(WrappedOptimizer):
         if pending.store.rows or pending.store.auxiliary:
             pending.refuse_uncombined()
         if closure is not None:
-            evaluate = weighted_closure(
-                closure,
-                parameters=trainable(self.optimizer),
-                zero_grad=self.zero_grad,
-                combine=self._combine_losses,
-                combine_again=self._combine_with,
-            )
-            result: Any = self.optimizer.step(evaluate)  # type: ignore[arg-type]
+            result: Any = self.optimizer.step(self._weighted(closure))  # type: ignore[arg-type]
         else:
             if not pending.waiting:
                 self._note_unrecorded_step()
@@ -407,19 +400,21 @@ class CommonDescent(WrappedOptimizer):
             refuse_unknown(named, self.objectives)
         return named
 
-    def _one_pass(
+    def _weigh(
         self,
         losses: dict[str, Tensor],
         parameters: list[Tensor],
         scaler: GradScaler | None = None,
-    ) -> StepRecord | None:
-        """The step where one pass is enough; None where rows are needed."""
+        samples: Sequence[Losses] = (),
+    ) -> StepRecord:
+        """Leave the direction in `.grad`, by one pass where that is enough."""
         pending, method = self._pending, self.weighting
         enough = isinstance(method, Scalarization)
         if isinstance(method, Sum):  # its record needs the rows
             enough = pending.step % self.record_every != 0
-        if pending.store.rows or not enough or self.skip_non_finite:
-            return None
+        if pending.store.rows or samples or self.skip_non_finite or not enough:
+            self._differentiate(losses, parameters, scaler, samples)
+            return self._combine(scaler)
         with undisturbed(parameters):
             record = one_pass(losses, parameters, self._settings(), scaler)
         return pending.finish(record, self.record_every, method)
@@ -463,33 +458,71 @@ class CommonDescent(WrappedOptimizer):
             pending.remember_length(store.parameters or trainable(self.optimizer))
         return pending.finish(record, self.record_every, self.weighting)
 
-    def _combine_losses(self, losses: Losses) -> dict[str, Tensor]:
-        """The first evaluation of a closure: combine, and return this step's weights by name."""
-        if isinstance(self.weighting, GradientAggregator):
-            raise ValueError(
-                f"step(closure) needs weights, and {type(self.weighting).__name__} has none: call"
-                " backward(losses) and step()."
-            )
-        named, parameters = self._named(losses), trainable(self.optimizer)
-        record = self._one_pass(named, parameters)
-        if record is None:
-            self._differentiate(named, parameters)
-            record = self._combine()
-        return dict(zip(record.names, record.weights, strict=True))
+    def _weighted(self, closure: Callable[[], Losses]) -> Callable[[], Tensor]:
+        """A closure that returns `sum_i w_i loss_i`, for one step of the wrapped optimizer.
 
-    def _combine_with(self, losses: dict[str, Tensor], weights: Tensor) -> None:
+        The first evaluation weighs the objectives; later ones (line searches, LBFGS) keep its
+        weights, so that the optimizer sees one function.
+        """
+        weights: dict[str, Tensor] = {}  # of all but the objectives that were left out
+        first: set[str] = set()
+
+        def evaluate() -> Tensor:
+            parameters = trainable(self.optimizer)
+            with torch.enable_grad():
+                self.zero_grad()
+                losses = closure()
+                refuse_torch_closure(losses, parameters)
+                named = named_losses(losses)
+                if first and named.keys() != first:
+                    raise ValueError(
+                        "the closure must return the same objectives in every evaluation of one"
+                        f" step; got {', '.join(named)} after {', '.join(sorted(first))}. Fix the"
+                        " batch per step."
+                    )
+                if first:
+                    kept = {name: loss for name, loss in named.items() if name in weights}
+                    self._backward_again(kept, [float(weights[name]) for name in kept], parameters)
+                else:
+                    if isinstance(self.weighting, GradientAggregator):
+                        raise ValueError(
+                            f"step(closure) needs weights, and {type(self.weighting).__name__} has"
+                            " none: call backward(losses) and step()."
+                        )
+                    record = self._weigh(self._named(losses), parameters)
+                    weights.update(zip(record.names, record.weights, strict=True))
+                    first.update(named)
+            terms = [
+                loss.detach().double() * weights[name].to(loss.device)
+                for name, loss in named.items()
+                if name in weights
+            ]
+            return torch.stack(terms).sum()
+
+        return evaluate
+
+    def _backward_again(
+        self, losses: dict[str, Tensor], weights: list[float], parameters: list[Tensor]
+    ) -> None:
         """A later evaluation of a closure: the gradient of `sum_i w_i loss_i` at another point."""
-        parameters = trainable(self.optimizer)
-        if isinstance(self.weighting, Scalarization):
-            with undisturbed(parameters):
-                weighted_backward_(losses, weights.tolist())
-            return
-        store = GradientStore()
         with undisturbed(parameters):
+            if isinstance(self.weighting, Scalarization):
+                weighted_backward_(losses, weights)
+                return
+            store = GradientStore()
             differentiate(store, losses, parameters)
         flags = store.shared(self._settings().shared)
-        warn_of_unweighted(type(self.optimizer).__name__, store.unweighted(flags))
-        store.write_direction_(weights.numpy(), flags)
+        outside = store.unweighted(flags)
+        if outside:
+            warnings.warn(
+                f"{type(self.optimizer).__name__} evaluates the closure several times a step, and"
+                f" {outside} parameters take their gradients unweighted: its line search sees"
+                " another function than its gradient. Pass shared=model.parameters() to"
+                " CommonDescent.",
+                UserWarning,
+                stacklevel=1,
+            )
+        store.write_direction_(weights, flags)
 
     def _note_unrecorded_step(self) -> None:
         """Count a plain step on gradients that nobody recorded.

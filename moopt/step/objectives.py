@@ -140,3 +140,23 @@ def refuse_unknown(names: Iterable[str], objectives: Sequence[str]) -> None:
             f"`objectives` of CommonDescent names {', '.join(objectives)}; got"
             f" {', '.join(unknown)}. Use the same names, or leave `objectives` out."
         )
+
+
+def refuse_torch_closure(returned: object, parameters: Sequence[Tensor]) -> None:
+    """Refuse the closure that torch's own optimizers take: it returns one loss, or calls backward.
+
+    Raises:
+        RuntimeError: gradients arrived while it ran.
+        ValueError: it returned a single scalar, or nothing.
+    """
+    if any(p.grad is not None and bool(p.grad.any()) for p in parameters):
+        raise RuntimeError(
+            "the closure of CommonDescent.step must not call backward: step() differentiates each"
+            " loss itself. Return the losses, for instance {'forget': loss_a, 'retain': loss_b}."
+        )
+    if returned is None or (isinstance(returned, Tensor) and returned.dim() == 0):
+        raise ValueError(
+            "the closure of CommonDescent.step must return the losses by name, and call no"
+            f" backward; got {'nothing' if returned is None else 'one scalar'}, as torch's own"
+            " closures return. Return for instance {'forget': loss_a, 'retain': loss_b}."
+        )

@@ -4,26 +4,19 @@ import torch
 
 from moopt.aggregators import GradientAggregator
 from moopt.gradients.replicas import mean_over_processes
+from moopt.records.step_record import StepRecord
 from moopt.step.method_state import MethodState
 from moopt.step.objectives import Losses, named_losses
 
 
-def observe_(
-    losses: Losses,
-    memory: MethodState,
-    stepped: tuple[str, ...],
-    *,
-    left_out: tuple[str, ...] = (),
-    replicas: bool = False,
-) -> None:
+def observe_(losses: Losses, memory: MethodState, last: StepRecord, *, replicas: bool) -> None:
     """Let a method learn from the losses of the last batch, computed again after the step.
 
     Args:
         losses: mapping name -> scalar, sequence of scalars or 1-D tensor, unscaled; only the
-            values are looked at.
+            values are looked at, and not those of objectives that the step left out.
         memory: what the method keeps.
-        stepped: the objectives of the last step.
-        left_out: objectives that it left out; their losses are not looked at.
+        last: the record of the last step.
         replicas: whether there is a group whose processes train one model: their losses are
             averaged.
 
@@ -37,7 +30,8 @@ def observe_(
             f"{type(method).__name__} does not learn from the losses after the step; leave"
             " observe(...) out, or use a weighting that does, such as FAMO."
         )
-    values = {n: v for n, v in named_losses(losses, graph=False).items() if n not in left_out}
+    named, stepped = named_losses(losses, graph=False), last.names
+    values = {name: value for name, value in named.items() if name not in last.left_out}
     unknown = [name for name in values if name not in stepped]
     if unknown:
         raise ValueError(
