@@ -53,19 +53,14 @@ class Captured:
     def clear(self) -> None:
         """Drop every row and every loss."""
         self.parameters.clear()
-        self.rows.clear()
-        self.auxiliary.clear()
-        self.losses.clear()
-        self._missing.clear()
-        self._owners.clear()
+        for kept in (self.rows, self.auxiliary, self.losses, self._missing, self._owners):
+            kept.clear()
         self.matrix = None
 
     def drop(self, name: str) -> None:
         """Drop the row and the loss of one name."""
-        self.rows.pop(name, None)
-        self.auxiliary.pop(name, None)
-        self.losses.pop(name, None)
-        self._missing.pop(name, None)
+        for kept in (self.rows, self.auxiliary, self.losses, self._missing):
+            kept.pop(name, None)
         self.matrix = None
         self._release(name)
 
@@ -90,9 +85,7 @@ class Captured:
             TypeError: a gradient is sparse, a DTensor, or wraps other tensors.
             ValueError: the name is that of an objective and of an auxiliary row.
         """
-        rows, others = self.rows, self.auxiliary
-        if auxiliary:
-            rows, others = others, rows
+        rows, others = (self.auxiliary, self.rows) if auxiliary else (self.rows, self.auxiliary)
         if name in others:
             raise ValueError(
                 f"{name!r} is both an objective and an auxiliary row. Give the auxiliary row a name"

@@ -6,18 +6,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-_PLAIN = (Tensor, torch.nn.Parameter)
-
 
 def is_sharded(tensors: Iterable[Tensor | None]) -> bool:
     """Whether one of them is a DTensor: this process holds a part of it."""
     module = sys.modules.get("torch.distributed.tensor")
-    if module is None:
-        return False
-    for tensor in tensors:
-        if type(tensor) not in _PLAIN and isinstance(tensor, module.DTensor):
-            return True
-    return False
+    return module is not None and any(isinstance(tensor, module.DTensor) for tensor in tensors)
 
 
 def refuse_sharded(tensors: Iterable[Tensor | None]) -> None:

@@ -12,7 +12,6 @@ from moopt.gradients.replicas import (
     is_checked_step,
     mean_over_processes,
     refuse_other_gradients,
-    refuse_other_names,
 )
 from moopt.gradients.shards import is_sharded
 from moopt.records.result import Solved
@@ -60,9 +59,7 @@ def one_pass(
         refuse_unreached(unreached, everyone=len(unreached) == m)
     device = first.device
     local = torch.stack([loss.detach().to(device, torch.float64) for loss in losses.values()])
-    compared = checked is not None and is_checked_step(names, checked)
-    if compared:
-        refuse_other_names(names, device)
+    compared = checked is not None and is_checked_step(names, checked, device)
     values = averaged = local.cpu().numpy()
     if checked is not None and "losses" in method.needs:
         averaged = mean_over_processes(local).cpu().numpy()

@@ -16,7 +16,6 @@ from moopt.records.status import SolverStatus
 from moopt.records.step_record import StepRecord
 from moopt.scalarizations import Scalarization
 from moopt.step.aggregate import aggregate_
-from moopt.step.leave_out import leave_out_non_finite_
 from moopt.step.step_settings import StepSettings
 from moopt.step.weigh import Weighed, weigh
 from moopt.weightings import Constant
@@ -43,7 +42,7 @@ def take_step(
     method = memory.method
     left_out: tuple[str, ...] = ()
     if settings.skip_non_finite:
-        left_out = leave_out_non_finite_(store, replicas=checked is not None)
+        left_out = store.leave_out_non_finite_(replicas=checked is not None)
     names, auxiliary = tuple(store.rows), tuple(store.auxiliary)
     m = len(names)
     remembers = isinstance(method, TrackingAggregator) and method.combines_absent
