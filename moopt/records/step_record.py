@@ -210,9 +210,8 @@ class StepRecord:
     def _refuse_unmeasured(self, what: str) -> None:
         if not self.measured:
             raise RuntimeError(
-                f"`{what}` is unknown: the single backward pass of a scalarization sees no gradient"
-                " of one objective. Record them one by one, with optimizer.objective(name, loss)"
-                " and combine_(), or use a weighting."
+                f"`{what}` is unknown: the one backward pass of a scalarization sees no gradient of"
+                " an objective. Use optimizer.objective(name, loss) and combine_(), or a weighting."
             )
 
     def __str__(self) -> str:
@@ -221,12 +220,8 @@ class StepRecord:
         what, sign, values = "weight", "", self.weights
         if not self.weighted and self.slopes is not None:
             what, sign, values = "slope", "+", self.slopes
-        parts = [
-            f"{n} loss {loss:.4g} {what} {value:{sign}.3g}"
-            for n, loss, value in zip(
-                self.names, self.losses.tolist(), values.tolist(), strict=True
-            )
-        ]
+        rows = zip(self.names, self.losses.tolist(), values.tolist(), strict=True)
+        parts = [f"{n} loss {loss:.4g} {what} {value:{sign}.3g}" for n, loss, value in rows]
         tail = self._findings() if self.measured else ["one backward pass: conflicts not measured"]
         if self.status is not SolverStatus.CONVERGED:
             tail.append(str(self.status))
