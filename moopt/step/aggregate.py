@@ -65,9 +65,8 @@ def aggregate_(
                 known = {*memory.mapping.get(REACHED_KEY, ()), *(positions[t] for t in reached)}
                 memory.mapping[REACHED_KEY] = tuple(sorted(known))
                 reached = [t for t in chosen if positions[t] in known]
-            numbers = [positions[t] for t in reached]
             direction, weights, active, ended = _averaged(
-                store, aggregator, given, settings, reached, numbers, scale
+                store, aggregator, given, settings, reached, positions, scale
             )
             status = status if ended is None else SolverStatus(int(ended))
         else:
@@ -123,7 +122,7 @@ def _averaged(
     given: Step,
     settings: StepSettings,
     reached: Sequence[int],
-    numbers: Sequence[int],
+    positions: Sequence[int],
     scale: float,
 ) -> tuple[Row, Array, Mask, SolverStatus | None]:
     """Let the averaged rows follow this step's gradients, and combine them.
@@ -137,41 +136,54 @@ def _averaged(
     """
     memory, names, absent = settings.memory, list(store.rows), aggregator.combines_absent
     memory.make_room(names)
-    kept = allocate_rows(memory, aggregator, [store.parameters[t] for t in reached], numbers)
-    # Whose rows follow the gradients, whose are combined, and whom the method weighs.
+    tracked, numbers = [store.parameters[t] for t in reached], [positions[t] for t in reached]
+    kept = allocate_rows(memory, aggregator, tracked, numbers)
+    # Whose rows follow the gradients, whom the method weighs, and whose rows are combined.
     following = [n for n, on in zip(names, given.active, strict=True) if on or absent]
-    combined = memory.names if absent else following
     weighed = memory.names if absent else names
+    combined = weighed if absent else following
     # The step counted, for methods that count.
     own = {key: value + (key == NUM_STEPS) for key, value in memory.read(following).items()}
     before = memory.read(weighed)
     state = merged(before, own, aggregator.state_axes, _places(following, weighed))
 
-    problem = _problem_of_gradients(aggregator, given, _places(following, names))
+    assert given.gramian is not None
+    assert given.losses is not None
+    finite, places = bool(np.isfinite(given.gramian).all()), _places(following, names)
+    # What factors and shares are made of: the gradients, those that are zero included.
+    problem = Problem.of(
+        given.gramian[np.ix_(places, places)],
+        losses=given.losses[places] if "losses" in aggregator.needs else None,
+        names=tuple(following),
+        step=given.step,
+    )
     factors = torch.from_numpy(aggregator.factors(problem) / scale)
     gradients = [store.rows[name] for name in following]
-    at, index = _index(following, combined), _index(combined, memory.names)
+    at: slice | Tensor = slice(None)  # without a copy if they are all
+    if following != memory.names:
+        at = torch.tensor(_places(following, memory.names))
     rows, compared = [], []
     for t, whole in zip(reached, kept, strict=True):
-        old, terms = whole[index], stacked(gradients, t, factors, whole)
-        new = aggregator.follow(old[at], terms, problem, own)
-        rows.append(new if isinstance(at, slice) else old.index_copy(0, at.to(old.device), new))
-        compared.append(aggregator.compared(rows[-1], terms))
+        terms = stacked(gradients, t, factors, whole)
+        new = aggregator.follow(whole[at], terms, problem, own)
+        if absent and isinstance(at, Tensor):
+            new = whole.index_copy(0, at.to(whole.device), new)
+        rows.append(new)
+        compared.append(aggregator.compared(new, terms))
     product, noise = measured_gramian([[one[i] for one in compared] for i in range(len(combined))])
 
-    active, losses, places = given.active, given.losses, _places(combined, weighed)
+    active, places = given.active, _places(combined, weighed)
     gramian = np.zeros((len(weighed), len(weighed)))
     gramian[np.ix_(places, places)] = product.cpu().numpy()
     if absent:
         norms = np.sqrt(np.maximum(gramian.diagonal(), 0.0))
-        active, losses = above_noise_floor(norms, None, settings.inactive_tol), None
+        active = above_noise_floor(norms, None, settings.inactive_tol)
+        given = dataclasses.replace(given, losses=None)
     step = dataclasses.replace(
-        given, gramian=gramian, active=active, losses=losses, names=tuple(weighed), noise=noise
+        given, gramian=gramian, active=active, names=tuple(weighed), noise=noise
     )
     solved = weigh_cleared(aggregator, step, state)
-    finite = solved.status != SolverStatus.NON_FINITE and bool(
-        np.isfinite(gramian).all() and np.isfinite(given.gramian).all()  # type: ignore[arg-type]
-    )
+    finite &= bool(np.isfinite(gramian).all()) and solved.status != SolverStatus.NON_FINITE
     weights = solved.weights if finite else np.full(len(weighed), math.nan)
 
     outer = torch.from_numpy(weights[places] * scale)
@@ -181,7 +193,7 @@ def _averaged(
         total = torch.tensordot(outer.to(terms), terms, 1)
         direction[t] = total.to(store.parameters[t].dtype)
         if finite:
-            whole[index] = new
+            whole[slice(None) if absent else at] = new
     memory.write(weighed, (solved.state or {}) if finite else before)
     status = None
     if absent:
@@ -194,23 +206,3 @@ def _averaged(
 
 def _places(names: Sequence[str], among: Sequence[str]) -> NDArray[np.intp]:
     return np.array([among.index(name) for name in names], dtype=np.intp)
-
-
-def _index(names: Sequence[str], among: Sequence[str]) -> slice | Tensor:
-    """The places of names among others, to index a tensor; without a copy if it is all of them."""
-    return slice(None) if list(names) == list(among) else torch.tensor(_places(names, among))
-
-
-def _problem_of_gradients(
-    aggregator: TrackingAggregator, given: Step, places: NDArray[np.intp]
-) -> Problem:
-    """What factors and shares are made of: the gradients, those that are zero included."""
-    assert given.gramian is not None
-    assert given.names is not None
-    needed = "losses" in aggregator.needs and given.losses is not None
-    return Problem.of(
-        given.gramian[np.ix_(places, places)],
-        losses=given.losses[places] if needed else None,  # type: ignore[index]
-        names=tuple(given.names[i] for i in places),
-        step=given.step,
-    )

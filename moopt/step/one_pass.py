@@ -86,7 +86,7 @@ def one_pass(
         status = SolverStatus.CONVERGED if finite else SolverStatus.NON_FINITE
     found = Weighed(solved.weights, active, SolverStatus(int(status)))
     unknown = np.full((m, m), math.nan)
-    return record_of(found, names, values, unknown, settings.step, measured=False)
+    return record_of(found, values, unknown, names=names, step=settings.step, measured=False)
 
 
 def _refuse_drifting(parameters: Sequence[Tensor]) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,24 +95,22 @@ def take_step(
     if store.rows:
         used = found.weights if combines_auxiliary else found.weights[:m]
         store.write_direction_(used, flags, everywhere=everywhere)
-    return record_of(found, names, losses, products[:m, :m], settings.step, left_out)
-
-
-def record_of(
-    found: Weighed,
-    names: tuple[str, ...],
-    losses: Array,
-    gramian: Array,
-    step: int,
-    left_out: tuple[str, ...] = (),
-    *,
-    measured: bool = True,
-) -> StepRecord:
-    """The record of a step: the one place that makes one."""
-    return StepRecord(
+    return record_of(
+        found,
+        losses,
+        products[:m, :m],
         names=names,
+        step=settings.step,
+        left_out=left_out,
+        skipped=len(left_out),
+    )
+
+
+def record_of(found: Weighed, losses: Array, gramian: Array, **known: Any) -> StepRecord:
+    """The record of a step: the one place that makes one; `known` are further fields."""
+    return StepRecord(
         losses=torch.from_numpy(losses),
-        weights=torch.from_numpy(found.weights[: len(names)]),
+        weights=torch.from_numpy(found.weights[: len(losses)]),
         gramian=torch.from_numpy(gramian),
         active=torch.from_numpy(found.active),
         stationarity=found.stationarity,
@@ -120,12 +119,9 @@ def record_of(
         descent=found.descent,
         fell_back=found.fell_back,
         fallbacks=int(found.fell_back),
-        left_out=left_out,
-        skipped=len(left_out),
-        step=step,
-        measured=measured,
         slopes=None if found.slopes is None else torch.from_numpy(found.slopes),
         weighted=found.weighted,
+        **known,
     )
 
 
@@ -164,9 +160,8 @@ def refuse_unfit(method: Method, store: GradientStore, shared: Sequence[bool]) -
         if len(store.rows) == 1 or outside:
             raise ValueError(
                 "Constant with a negative weight needs every objective in every step and every"
-                f" parameter in `shared`; got {len(store.rows)} objective(s) and {outside}"
-                " parameters outside. Pass shared=model.parameters(), or negate the loss instead of"
-                " its weight."
+                f" parameter in `shared`; got {len(store.rows)} objective(s) and {outside} outside."
+                " Pass shared=model.parameters(), or negate the loss instead of its weight."
             )
 
 
