@@ -21,9 +21,8 @@ def refuse_sharded(tensors: Iterable[Tensor | None]) -> None:
     """
     if is_sharded(tensors):
         raise TypeError(
-            "gradients must be plain tensors; got a DTensor (FSDP2 or tensor parallelism), which"
-            " this version does not support yet. Use DistributedDataParallel with one forward and"
-            " backward per objective, or a single process."
+            "gradients must be plain tensors; got a DTensor (FSDP2 or tensor parallelism). Use"
+            " DistributedDataParallel with one forward and backward per objective, or one process."
         )
 
 

@@ -144,15 +144,11 @@ def _unwrap(owner: Any) -> Any:
 def _parameters_of(owner: Any) -> list[Tensor]:
     if isinstance(owner, torch.optim.Optimizer):
         return trainable(owner)
-    if isinstance(owner, Tensor):
-        raise TypeError(
-            "`optimizer_or_parameters` must be an optimizer or an iterable of parameters; got one"
-            " tensor. Pass [tensor]."
-        )
-    if isinstance(owner, torch.nn.Module) or not isinstance(owner, Iterable):
+    if isinstance(owner, Tensor | torch.nn.Module) or not isinstance(owner, Iterable):
+        remedy = "[tensor]" if isinstance(owner, Tensor) else "model.parameters()"
         raise TypeError(
             "`optimizer_or_parameters` must be an optimizer or an iterable of parameters; got"
-            f" {type(owner).__name__}. Pass model.parameters()."
+            f" {type(owner).__name__}. Pass {remedy}."
         )
     owner = list(owner)
     if not all(isinstance(p, Tensor) for p in owner):

@@ -189,9 +189,8 @@ class PendingStep:
         self.unobserved += method.observes
         if self.unobserved == 2:
             _warn(
-                f"{type(method).__name__} learns from the losses after the step and was given"
-                " none; call optimizer.observe(losses) after optimizer.step(), with the losses of"
-                " the same batch computed again."
+                f"{type(method).__name__} learns from the losses after the step and was given none;"
+                " call optimizer.observe(losses) after step(), computed again on the same batch."
             )
         if self.inactive or not record.active.all():
             self._follow_inactive(record)
@@ -199,10 +198,9 @@ class PendingStep:
 
     def remember_length(self, parameters: Sequence[Tensor]) -> None:
         """Remember how long one gradient of the direction is, for `warn_of_scaled_losses`."""
-        smallest = min(
-            (p for p in parameters if p.grad is not None), key=Tensor.numel, default=None
-        )
-        if smallest is not None:
+        filled = [p for p in parameters if p.grad is not None]
+        if filled:
+            smallest = min(filled, key=Tensor.numel)
             self.witness = (smallest, _largest(smallest))
 
     def warn_of_scaled_losses(self) -> None:
@@ -217,9 +215,8 @@ class PendingStep:
             self.scales_checked = SCALES_CHECKED
             _warn(
                 f"the direction was divided by {ratio:.0f} between backward and step(), as a"
-                " GradScaler does with scaled losses, but nothing told moopt of a scale, and most"
-                " methods' directions do not carry it. Pass the losses unscaled, and the scaler:"
-                " optimizer.backward(losses, scaler=scaler), or combine_(scaler=scaler)."
+                " GradScaler does, but nothing told moopt of a scale. Pass the losses unscaled, and"
+                " the scaler: optimizer.backward(losses, scaler=scaler) or combine_(scaler=scaler)."
             )
 
     def _follow_inactive(self, record: StepRecord) -> None:
@@ -231,9 +228,8 @@ class PendingStep:
             if self.inactive[name] == ALWAYS_INACTIVE:
                 _warn(
                     f"objective {name!r} was left out of {ALWAYS_INACTIVE} steps in a row: its"
-                    " gradient is below `inactive_tol` of the longest one, which looks like"
-                    " rounding. If the loss is only small, multiply it by a constant, or pass"
-                    " CommonDescent(inactive_tol=0)."
+                    " gradient is below `inactive_tol` of the longest one. If it is not rounding,"
+                    " multiply the loss by a constant, or pass CommonDescent(inactive_tol=0)."
                 )
 
     def check_unnamed_length(self, length: int) -> None:
@@ -250,8 +246,7 @@ class PendingStep:
         rows = (*self.store.rows, *self.store.auxiliary)
         raise RuntimeError(
             f"step() found rows of {', '.join(map(repr, rows))} that were never combined; call"
-            " optimizer.combine_() first (before clipping), or backward(...) without"
-            " accumulate=True."
+            " optimizer.combine_() first, or backward(...) without accumulate=True."
         )
 
     def count_unrecorded_step(self) -> None:

@@ -62,9 +62,8 @@ def refuse_unreached(silent: Sequence[str], *, everyone: bool) -> NoReturn:
             " the optimizer from the parameters of the model that computes the losses."
         )
     raise ValueError(
-        f"loss {silent[0]!r} reaches no parameter of the optimizer, so it would be dropped"
-        " silently. Build the optimizer from the parameters of the model that computes the loss, or"
-        " leave an objective that trains nothing out of the losses."
+        f"loss {silent[0]!r} reaches no parameter of the optimizer. Build the optimizer from the"
+        " parameters of the model that computes the loss, or leave it out of the losses."
     )
 
 
@@ -83,18 +82,16 @@ def shares_graph(losses: Sequence[Tensor]) -> list[bool]:
     later: set[Node] = set()
     flags = [False] * len(losses)
     for i in range(len(losses) - 1, -1, -1):
-        root = losses[i].grad_fn
-        stack = [] if root is None else [root]
+        stack = [losses[i].grad_fn]
         own: set[Node] = set()
         while stack:
             node = stack.pop()
             if node in later:
                 flags[i] = True
-            elif node not in own:
-                following = node.next_functions
-                if following:  # AccumulateGrad, and nodes without inputs, have none
-                    own.add(node)
-                    stack += [parent for parent, _ in following if parent is not None]
+            # AccumulateGrad, and nodes without inputs, have none.
+            elif node is not None and node not in own and (following := node.next_functions):
+                own.add(node)
+                stack += [parent for parent, _ in following if parent is not None]
         later |= own
     return flags
 
@@ -127,11 +124,11 @@ def ids_of(shared: Iterable[Tensor], parameters: Sequence[Tensor]) -> frozenset[
     """The `id`s of `shared`, checked to be among `parameters`."""
     chosen = list(shared)
     known = {id(p) for p in parameters}
-    if not chosen or any(id(p) not in known for p in chosen):
+    strangers = sum(id(p) not in known for p in chosen)
+    if not chosen or strangers:
         raise ValueError(
-            "`shared` must be trainable parameters of the optimizer, at least one;"
-            f" {sum(id(p) not in known for p in chosen)} of {len(chosen)} are not. Pass for"
-            " instance model.backbone.parameters()."
+            f"`shared` must be trainable parameters of the optimizer, at least one; {strangers} of"
+            f" {len(chosen)} are not. Pass for instance model.backbone.parameters()."
         )
     return frozenset(id(p) for p in chosen)
 

@@ -120,9 +120,8 @@ class MethodState:
         if self._is_random and mapping.get(DRAWS_KEY) != DRAWS:
             raise ValueError(
                 f"the loaded state of {type(method).__name__} is of a version of moopt that drew"
-                " other random numbers, so the run would go on differently. Finish it with the"
-                " version that saved it, or delete the keys `moopt_...` of the first parameter"
-                " group to begin with fresh draws."
+                " other random numbers. Finish the run with that version, or delete the keys"
+                " `moopt_...` of the first parameter group to begin with fresh draws."
             )
         missing = [key for key in self.entries if _PREFIX + key not in mapping]
         if isinstance(method, TrackingAggregator):
@@ -139,9 +138,8 @@ class MethodState:
         """
         if self.is_stateful and NAMES_KEY not in self.mapping:
             raise RuntimeError(
-                f"the state of {type(self.method).__name__} does not exist before the first step,"
-                " so a distributed checkpoint would drop it silently; pass objectives=(names) to"
-                " CommonDescent."
+                f"the state of {type(self.method).__name__} does not exist before the first step: a"
+                " distributed checkpoint would drop it; pass objectives=(names) to CommonDescent."
             )
 
     @property
