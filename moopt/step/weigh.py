@@ -69,7 +69,7 @@ def weigh(
 
     Args:
         method: the weighting.
-        given: the step; `active` is False for objectives that were left out.
+        given: the step, with every objective active.
         state: the method's, aligned with the objectives of `given`.
         inactive_tol: relative noise floor, >= 0; 0 disables the rule.
         eps: unit of rounding of the combination, relative to `sum_i |w_i| ||g_i||`.
@@ -80,18 +80,18 @@ def weigh(
     m = len(given.active)
     with np.errstate(all="ignore"):
         norms = np.sqrt(np.maximum(gramian.diagonal(), 0.0))
-        active = above_noise_floor(norms[:m], given.losses, inactive_tol, given.active)
+        active = above_noise_floor(norms[:m], given.losses, inactive_tol)
         plain = isinstance(method, Sum | Scalarization)
         marked = given if plain else dataclasses.replace(given, active=active)
         solved, problem = weigh_and_tell(method, marked, state)
         total = np.add.reduce(gramian, axis=None)
         finite = total - total == 0.0 or bool(np.isfinite(gramian).all())
         if not (finite and finite_losses):
-            weights, on = solved.weights, given.active
+            weights, following = solved.weights, method.unweighed(state)
             if method.reads_gradients:
                 weights = np.zeros(len(weights))
-                weights[:m][on] = 1.0 / max(int(np.count_nonzero(on)), 1)
-            return Weighed(weights, on, SolverStatus.NON_FINITE, method.unweighed(state))
+                weights[:m] = 1.0 / m
+            return Weighed(weights, given.active, SolverStatus.NON_FINITE, following)
         hull, stationarity = unit_hull(gramian, norms, active, problem)
         weights, status = solved.weights, solved.status
         descent, resolved = certified(gramian, norms, weights, active, eps)
@@ -114,9 +114,7 @@ def weigh(
     )
 
 
-def above_noise_floor(
-    norms: Array, losses: Array | None, inactive_tol: float, present: Mask | None = None
-) -> Mask:
+def above_noise_floor(norms: Array, losses: Array | None, inactive_tol: float) -> Mask:
     """bool `[m]`: the objectives whose gradient is above the noise floor.
 
     The floor is `inactive_tol` of the largest norm. Below it an objective stays active if its loss
@@ -132,12 +130,11 @@ def above_noise_floor(
         norms: float64 `[m]`.
         losses: float64 `[m]`, NaN where unknown; or None.
         inactive_tol: >= 0; 0 disables the rule.
-        present: bool `[m]`; the others are not active. None means all.
     """
-    everyone = np.ones(len(norms), dtype=bool) if present is None else present
+    everyone = np.ones(len(norms), dtype=bool)
     if len(norms) == 1 or inactive_tol == 0:
         return everyone
-    longest = int(np.where(everyone, norms, 0.0).argmax())
+    longest = int(norms.argmax())
     largest = norms[longest]
     low = norms <= inactive_tol * largest
     if not (0.0 < largest < math.inf) or not low.any():
@@ -146,7 +143,7 @@ def above_noise_floor(
         sizes = np.abs(losses)
         proportion = (sizes / sizes[longest]) / (norms / largest)
         low &= ~((proportion > 1.0 / PROPORTIONATE) & (proportion < PROPORTIONATE))
-    return everyone & ~low
+    return ~low
 
 
 def certified(
@@ -182,8 +179,6 @@ def unit_hull(
 ) -> tuple[Solved, float]:
     """The minimum-norm point of the active unit gradients, and its norm: the stationarity."""
     index = active.nonzero()[0]
-    if not len(index):
-        return Solved(np.zeros(0), SolverStatus.DEGENERATE), math.nan
     zero = norms[index] <= 0.0
     if zero.any():
         return Solved(zero / zero.sum(), SolverStatus.DEGENERATE, 0.0), 0.0
