@@ -183,9 +183,8 @@ def own_(row: Row, name: str, owners: dict[int, str]) -> list[int]:
             ):
                 if owners.get(address, name) != name:
                     raise RuntimeError(
-                        f"the gradients of {name!r} were written over those of"
-                        f" {owners[address]!r}: one buffer serves several backward passes. Give"
-                        " every backward pass gradients of its own."
+                        f"the gradients of {name!r} were written over those of {owners[address]!r}:"
+                        " one buffer serves several passes. Give each pass gradients of its own."
                     )
                 row[t] = gradient.detach().resolve_conj().resolve_neg().clone()
             elif address:  # empty tensors and those of the meta device lie at address 0

@@ -130,11 +130,7 @@ class GradientStore(Captured):
         return out
 
     def write_direction_(
-        self,
-        weights: Sequence[float] | Array,
-        shared: Sequence[bool],
-        *,
-        everywhere: bool = False,
+        self, weights: Sequence[float] | Array, shared: Sequence[bool], *, everywhere: bool = False
     ) -> None:
         """Add the weighted sum on shared positions, the plain sum elsewhere, to `.grad`.
 

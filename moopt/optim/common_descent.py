@@ -33,7 +33,6 @@ from moopt.step.objectives import (
     refuse_unknown,
     sample_losses,
 )
-from moopt.step.observe import observe_
 from moopt.step.one_pass import one_pass, weighted_backward_
 from moopt.step.step_settings import StepSettings
 from moopt.step.take_step import refuse_unused, take_step
@@ -247,12 +246,8 @@ class CommonDescent(WrappedOptimizer):
         parameters = trainable(self.optimizer)
         named = self._named(losses)
         self._pending.begin(parameters)
-        if accumulate:
-            self._differentiate(named, parameters, scaler, samples)
-            self._pending.pause(parameters)
-            return None
-        self._weigh(named, parameters, scaler, samples)
-        return self.record
+        record = self._backward(named, parameters, scaler, samples, accumulate)
+        return None if record is None else self.record
 
     @contextlib.contextmanager
     def objective(self, name: str, loss: Tensor | None = None) -> Iterator[None]:
@@ -321,7 +316,7 @@ class CommonDescent(WrappedOptimizer):
             ValueError: malformed losses, or an objective that was not in the last step.
         """
         replicas = self.check_replicas and has_replicas()
-        observe_(losses, self._memory(), self._pending.last, replicas=replicas)
+        self._memory().observe(losses, self._pending.last, replicas=replicas)
         self._pending.unobserved = 0
 
     def step(self, closure: Callable[[], Losses] | None = None) -> Any:  # type: ignore[override]
@@ -400,43 +395,38 @@ class CommonDescent(WrappedOptimizer):
             refuse_unknown(named, self.objectives)
         return named
 
-    def _weigh(
+    def _backward(
         self,
         losses: dict[str, Tensor],
         parameters: list[Tensor],
         scaler: GradScaler | None = None,
         samples: Sequence[Losses] = (),
-    ) -> StepRecord:
-        """Leave the direction in `.grad`, by one pass where that is enough."""
+        accumulate: bool = False,
+    ) -> StepRecord | None:
+        """Leave the direction in `.grad`, by one pass where that is enough; or keep the rows."""
         pending, method = self._pending, self.weighting
         enough = isinstance(method, Scalarization)
         if isinstance(method, Sum):  # its record needs the rows
             enough = pending.step % self.record_every != 0
-        if pending.store.rows or samples or self.skip_non_finite or not enough:
-            self._differentiate(losses, parameters, scaler, samples)
-            return self._combine(scaler)
-        with undisturbed(parameters):
-            record = one_pass(losses, parameters, self._settings(), scaler)
-        return pending.finish(record, self.record_every, method)
-
-    def _differentiate(
-        self,
-        losses: dict[str, Tensor],
-        parameters: list[Tensor],
-        scaler: GradScaler | None = None,
-        samples: Sequence[Losses] = (),
-    ) -> None:
+        rows = samples or accumulate or pending.store.rows or self.skip_non_finite
+        if enough and not rows:
+            with undisturbed(parameters):
+                record = one_pass(losses, parameters, self._settings(), scaler)
+            return pending.finish(record, self.record_every, method)
         others: dict[str, Tensor] = {}
         if samples:
             others = sample_losses(losses, samples)
-            refuse_unused(self.weighting, others)
-        pending = self._pending
+            refuse_unused(method, others)
         try:
             with undisturbed(parameters):
                 differentiate(pending.store, losses | others, parameters, scaler, auxiliary=others)
         except BaseException as error:
             pending.fail(error)
             raise
+        if accumulate:
+            pending.pause(parameters)
+            return None
+        return self._combine(scaler)
 
     def _combine(self, scaler: GradScaler | None = None) -> StepRecord:
         pending = self._pending
@@ -476,9 +466,8 @@ class CommonDescent(WrappedOptimizer):
                 named = named_losses(losses)
                 if first and named.keys() != first:
                     raise ValueError(
-                        "the closure must return the same objectives in every evaluation of one"
-                        f" step; got {', '.join(named)} after {', '.join(sorted(first))}. Fix the"
-                        " batch per step."
+                        "the closure must return the same objectives in every evaluation; got"
+                        f" {', '.join(named)} after {', '.join(sorted(first))}. Fix the batch."
                     )
                 if first:
                     kept = {name: loss for name, loss in named.items() if name in weights}
@@ -489,7 +478,8 @@ class CommonDescent(WrappedOptimizer):
                             f"step(closure) needs weights, and {type(self.weighting).__name__} has"
                             " none: call backward(losses) and step()."
                         )
-                    record = self._weigh(self._named(losses), parameters)
+                    record = self._backward(self._named(losses), parameters)
+                    assert record is not None
                     weights.update(zip(record.names, record.weights, strict=True))
                     first.update(named)
             terms = [
@@ -517,9 +507,7 @@ class CommonDescent(WrappedOptimizer):
             warnings.warn(
                 f"{type(self.optimizer).__name__} evaluates the closure several times a step, and"
                 f" {outside} parameters take their gradients unweighted: its line search sees"
-                " another function than its gradient. Pass shared=model.parameters() to"
-                " CommonDescent.",
-                UserWarning,
+                " another function than its gradient. Pass shared=model.parameters().",
                 stacklevel=1,
             )
         store.write_direction_(weights, flags)

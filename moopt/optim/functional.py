@@ -156,10 +156,4 @@ def _parameters_of(owner: Any) -> list[Tensor]:
             "`optimizer_or_parameters` must hold parameters; got other entries, such as (name,"
             " parameter) pairs or groups. Pass model.parameters()."
         )
-    parameters = list(dict.fromkeys(p for p in owner if p.requires_grad))
-    if not parameters:
-        raise ValueError(
-            "`optimizer_or_parameters` must hold at least one parameter that requires grad; got"
-            " none. Pass model.parameters()."
-        )
-    return parameters
+    return list(dict.fromkeys(p for p in owner if p.requires_grad))

@@ -127,7 +127,9 @@ class PendingStep:
 
     def pause(self, parameters: Sequence[Tensor]) -> None:
         """Keep the rows for further micro-batches; leave something in `.grad` to be cleared."""
-        marked = next((p for p in parameters if not _is_free(p)), None)
+        # What another optimizer left as its marker does not count.
+        waiting = (p for p in parameters if p.grad is not None)
+        marked = next((p for p in waiting if not hasattr(p.grad, "moopt_marker")), None)
         ours = marked is None
         if marked is None:
             # Not where another optimizer has its own, if there is a choice.
@@ -257,11 +259,6 @@ class PendingStep:
                 "CommonDescent.step() ran on gradients that no objective recorded: a plain step of"
                 " the wrapped optimizer. Call optimizer.backward(losses), not loss.backward()."
             )
-
-
-def _is_free(parameter: Tensor) -> bool:
-    """Whether nothing waits in `.grad`, or what another optimizer left there as its marker."""
-    return parameter.grad is None or hasattr(parameter.grad, "moopt_marker")
 
 
 def _largest(parameter: Tensor) -> float:

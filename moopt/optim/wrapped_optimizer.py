@@ -69,9 +69,7 @@ class WrappedOptimizer(torch.optim.Optimizer):
         args: tuple[Any, ...] = (self, closure)
         kwargs: dict[str, Any] = {}
         for hook in self._optimizer_step_pre_hooks.values():
-            replaced = hook(self, args, kwargs)
-            if replaced is not None:
-                args, kwargs = replaced
+            args, kwargs = hook(self, args, kwargs) or (args, kwargs)
         return kwargs.get("closure", args[1] if len(args) > 1 else None)
 
     def _after_step(self, closure: Any) -> None:

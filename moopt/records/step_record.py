@@ -232,15 +232,14 @@ class StepRecord:
         if math.isnan(self.stationarity) and bool(torch.isfinite(self.gramian).all()):
             return ["the losses share no parameter: each took its own gradient"]
         found = [f"stationarity {self.stationarity:.2g}"]
-        if self.conflicts:
-            found.append("conflict " + ", ".join(f"{a}-{b}" for a, b in self.conflicts))
-        if self.inactive:
-            found.append("inactive " + ", ".join(self.inactive))
-        if self.left_out:
-            found.append("left out, not finite: " + ", ".join(self.left_out))
-        if self.raised:
-            found.append("raises " + ", ".join(self.raised))
-        elif not self.descent:
+        listed = {
+            "conflict": [f"{a}-{b}" for a, b in self.conflicts],
+            "inactive": self.inactive,
+            "left out, not finite:": self.left_out,
+            "raises": self.raised,
+        }
+        found += [f"{what} {', '.join(names)}" for what, names in listed.items() if names]
+        if not self.raised and not self.descent:
             found.append("NOT a common descent direction: the gradients cancel or are not finite")
         if self.fell_back:
             found.append("fell back to l2-normalised MGDA")

@@ -52,9 +52,8 @@ def named_losses(losses: Losses, *, graph: bool = True) -> dict[str, Tensor]:
             named[name] = _scalar(name, value)
         if graph and not value.requires_grad:
             raise ValueError(
-                f"loss {name!r} must have a graph; got a tensor that does not require grad."
-                " Compute it outside torch.no_grad() from trainable parameters, and do not detach"
-                " it. An objective that this batch does not have: leave it out of the losses."
+                f"loss {name!r} must have a graph; got a tensor that does not require grad. Compute"
+                " it outside torch.no_grad() and do not detach it, or leave it out of the losses."
             )
     return named
 

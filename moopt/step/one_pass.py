@@ -8,11 +8,7 @@ import torch
 from torch import Tensor
 from torch.amp import GradScaler
 
-from moopt.gradients.replicas import (
-    is_checked_step,
-    mean_over_processes,
-    refuse_other_gradients,
-)
+from moopt.gradients.replicas import is_checked_step, mean_over_processes, refuse_other_gradients
 from moopt.gradients.shards import is_sharded
 from moopt.records.result import Solved
 from moopt.records.status import SolverStatus

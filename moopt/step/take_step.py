@@ -153,8 +153,7 @@ def refuse_unfit(method: Method, store: GradientStore, shared: Sequence[bool]) -
             f"{type(method).__name__} needs the value of every loss; none was given for"
             f" {', '.join(map(repr, missing))}. Pass it: optimizer.objective(name, loss)."
         )
-    if store.auxiliary:
-        refuse_unused(method, store.auxiliary)
+    refuse_unused(method, store.auxiliary)
     if isinstance(method, Constant) and method.has_negative:
         outside = store.unweighted(shared)
         if len(store.rows) == 1 or outside:
