@@ -342,7 +342,7 @@ class CommonDescent(WrappedOptimizer):
             result: Any = self.optimizer.step(self._weighted(closure))  # type: ignore[arg-type]
         else:
             if not pending.waiting:
-                self._note_unrecorded_step()
+                pending.note_unrecorded_step(self.optimizer)
             if pending.scales_checked < SCALES_CHECKED:
                 pending.warn_of_scaled_losses()
             result = self.optimizer.step()
@@ -511,20 +511,3 @@ class CommonDescent(WrappedOptimizer):
                 stacklevel=1,
             )
         store.write_direction_(weights, flags)
-
-    def _note_unrecorded_step(self) -> None:
-        """Count a plain step on gradients that nobody recorded.
-
-        Distributed checkpointing builds the optimizer's state by one step with zero learning rate
-        and zero gradients: that is not a plain step, but a stateful weighting must have its state
-        by then. It must not be refused here, where torch would leave the learning rate at zero:
-        `state_dict`, which comes next, refuses it.
-        """
-        gradients = [p.grad for p in trainable(self.optimizer) if p.grad is not None]
-        if not gradients:
-            return
-        frozen = all(group.get("lr", 1.0) == 0 for group in self.param_groups)
-        if frozen and not any(bool(gradient.any()) for gradient in gradients):
-            self._pending.probed = True
-        else:
-            self._pending.count_unrecorded_step()

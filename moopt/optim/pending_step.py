@@ -13,7 +13,7 @@ from torch import Tensor
 
 from moopt.aggregators.base import Method
 from moopt.gradients import GradientStore
-from moopt.gradients.capture import foreign, undisturbed
+from moopt.gradients.capture import foreign, trainable, undisturbed
 from moopt.records.step_record import StepRecord
 
 SCALES_CHECKED = 3
@@ -182,7 +182,7 @@ class PendingStep:
         and where an objective is at its noise floor all the time.
         """
         self.fallbacks += record.fallbacks
-        self.skipped += record.skipped
+        self.skipped += len(record.left_out)
         record = dataclasses.replace(record, fallbacks=self.fallbacks, skipped=self.skipped)
         if self.step % every == 0:
             self.record = record
@@ -251,14 +251,27 @@ class PendingStep:
             " optimizer.combine_() first, or backward(...) without accumulate=True."
         )
 
-    def count_unrecorded_step(self) -> None:
-        """Count a plain step on gradients that no objective recorded; warn the first time."""
-        self.bypassed += 1
-        if self.bypassed == 1:
-            _warn(
-                "CommonDescent.step() ran on gradients that no objective recorded: a plain step of"
-                " the wrapped optimizer. Call optimizer.backward(losses), not loss.backward()."
-            )
+    def note_unrecorded_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Count a plain step on gradients that no objective recorded; warn the first time.
+
+        Distributed checkpointing builds the optimizer's state by one step with zero learning rate
+        and zero gradients: that is not a plain step, but a stateful weighting must have its state
+        by then. It must not be refused here, where torch would leave the learning rate at zero:
+        `state_dict`, which comes next, refuses it.
+        """
+        gradients = [p.grad for p in trainable(optimizer) if p.grad is not None]
+        frozen = all(group.get("lr", 1.0) == 0 for group in optimizer.param_groups)
+        if gradients and frozen and not any(bool(gradient.any()) for gradient in gradients):
+            self.probed = True
+        elif gradients:
+            self.bypassed += 1
+            if self.bypassed == 1:
+                warnings.warn(
+                    "CommonDescent.step() ran on gradients that no objective recorded: a plain step"
+                    " of the wrapped optimizer. Call optimizer.backward(losses), not"
+                    " loss.backward().",
+                    stacklevel=3,
+                )
 
 
 def _largest(parameter: Tensor) -> float:

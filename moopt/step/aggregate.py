@@ -195,13 +195,11 @@ def _averaged(
         if finite:
             whole[slice(None) if absent else at] = new
     memory.write(weighed, (solved.state or {}) if finite else before)
-    status = None
-    if absent:
-        # A single gradient that is zero says nothing about the objectives that are not known yet.
-        status = solved.status if len(weighed) > 1 else SolverStatus.CONVERGED
-        status = status if finite else SolverStatus.NON_FINITE
+    # A single gradient that is zero says nothing about the objectives that are not known yet.
+    ended = solved.status if len(weighed) > 1 else SolverStatus.CONVERGED
+    ended = ended if finite else SolverStatus.NON_FINITE
     places = _places(names, weighed)
-    return direction, weights[places], active[places], status
+    return direction, weights[places], active[places], ended if absent else None
 
 
 def _places(names: Sequence[str], among: Sequence[str]) -> NDArray[np.intp]:

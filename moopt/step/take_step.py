@@ -96,13 +96,7 @@ def take_step(
         used = found.weights if combines_auxiliary else found.weights[:m]
         store.write_direction_(used, flags, everywhere=everywhere)
     return record_of(
-        found,
-        losses,
-        products[:m, :m],
-        names=names,
-        step=settings.step,
-        left_out=left_out,
-        skipped=len(left_out),
+        found, losses, products[:m, :m], names=names, step=settings.step, left_out=left_out
     )
 
 

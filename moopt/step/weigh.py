@@ -97,7 +97,10 @@ def weigh(
         descent, resolved = certified(gramian, norms, weights, active, eps)
         fell_back = False
         if not (descent and resolved) and method.claims_common_descent:
-            others = _fallback(hull, norms, active, len(weights))
+            # l2-normalised MGDA at the scale of the mean gradient norm.
+            lengths, others = norms[:m][active], np.zeros(len(weights))
+            units = hull.weights / np.where(lengths > 0.0, lengths, 1.0)
+            others[:m][active] = units * lengths.mean()
             descent, resolved = certified(gramian, norms, others, active, eps)
             fell_back, weights = resolved, others
             if not resolved:
@@ -190,12 +193,3 @@ def unit_hull(
         return hull, 0.0
     u = hull.weights
     return hull, math.sqrt(max(float(u @ problem.cosines @ u), 0.0))
-
-
-def _fallback(hull: Solved, norms: Array, active: Mask, size: int) -> Array:
-    """l2-normalised MGDA at the scale of the mean gradient norm, `[m + k]`."""
-    weights = np.zeros(size)
-    lengths: Array = norms[: len(active)][active]
-    weights[: len(active)][active] = hull.weights / np.where(lengths > 0.0, lengths, 1.0)
-    scaled: Array = weights * lengths.mean()
-    return scaled
