@@ -67,30 +67,14 @@ _PACKAGES = (
 
 
 if TYPE_CHECKING:
-    from moopt import (
-        aggregators as aggregators,
-    )
-    from moopt import (
-        diagnostics as diagnostics,
-    )
-    from moopt import (
-        losses as losses,
-    )
-    from moopt import (
-        projection as projection,
-    )
-    from moopt import (
-        scalarizations as scalarizations,
-    )
-    from moopt import (
-        solvers as solvers,
-    )
-    from moopt import (
-        testing as testing,
-    )
-    from moopt import (
-        weightings as weightings,
-    )
+    from moopt import aggregators as aggregators
+    from moopt import diagnostics as diagnostics
+    from moopt import losses as losses
+    from moopt import projection as projection
+    from moopt import scalarizations as scalarizations
+    from moopt import solvers as solvers
+    from moopt import testing as testing
+    from moopt import weightings as weightings
 else:
 
     def __getattr__(name: str) -> ModuleType:

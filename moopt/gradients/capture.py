@@ -53,19 +53,14 @@ class Captured:
     def clear(self) -> None:
         """Drop every row and every loss."""
         self.parameters.clear()
-        self.rows.clear()
-        self.auxiliary.clear()
-        self.losses.clear()
-        self._missing.clear()
-        self._owners.clear()
+        for kept in (self.rows, self.auxiliary, self.losses, self._missing, self._owners):
+            kept.clear()
         self.matrix = None
 
     def drop(self, name: str) -> None:
         """Drop the row and the loss of one name."""
-        self.rows.pop(name, None)
-        self.auxiliary.pop(name, None)
-        self.losses.pop(name, None)
-        self._missing.pop(name, None)
+        for kept in (self.rows, self.auxiliary, self.losses, self._missing):
+            kept.pop(name, None)
         self.matrix = None
         self._release(name)
 
@@ -90,9 +85,7 @@ class Captured:
             TypeError: a gradient is sparse, a DTensor, or wraps other tensors.
             ValueError: the name is that of an objective and of an auxiliary row.
         """
-        rows, others = self.rows, self.auxiliary
-        if auxiliary:
-            rows, others = others, rows
+        rows, others = (self.auxiliary, self.rows) if auxiliary else (self.rows, self.auxiliary)
         if name in others:
             raise ValueError(
                 f"{name!r} is both an objective and an auxiliary row. Give the auxiliary row a name"
@@ -190,9 +183,8 @@ def own_(row: Row, name: str, owners: dict[int, str]) -> list[int]:
             ):
                 if owners.get(address, name) != name:
                     raise RuntimeError(
-                        f"the gradients of {name!r} were written over those of"
-                        f" {owners[address]!r}: one buffer serves several backward passes. Give"
-                        " every backward pass gradients of its own."
+                        f"the gradients of {name!r} were written over those of {owners[address]!r}:"
+                        " one buffer serves several passes. Give each pass gradients of its own."
                     )
                 row[t] = gradient.detach().resolve_conj().resolve_neg().clone()
             elif address:  # empty tensors and those of the meta device lie at address 0
@@ -222,6 +214,12 @@ def foreign(gradients: Sequence[Tensor | None]) -> list[tuple[Tensor, Tensor]]:
         if _holders(gradient.untyped_storage()._cdata) > _ALONE:
             copies.append((gradient, gradient.detach().clone()))
     return copies
+
+
+def trainable(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """The trainable parameters, read afresh: wrappers swap them in place."""
+    groups = optimizer.param_groups
+    return list(dict.fromkeys(p for g in groups for p in g["params"] if p.requires_grad))
 
 
 _alive: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()

@@ -18,7 +18,7 @@ REPLICA_RTOL = 1e-6
 
 
 def mean_over_processes(losses: Tensor) -> Tensor:
-    """The mean of `losses` over the processes of the group; itself without one.
+    """The mean of `losses` over the processes of the group.
 
     DistributedDataParallel averages gradients. Weights made of the losses must be made of their
     averages, or every process would weigh its own way and the replicas drift apart.
@@ -26,33 +26,28 @@ def mean_over_processes(losses: Tensor) -> Tensor:
     Args:
         losses: float64 `[m]`; the same objectives in every process.
     """
-    if not has_replicas():
-        return losses
     mean = losses / torch.distributed.get_world_size()
     torch.distributed.all_reduce(mean)
     return mean
 
 
-def is_checked_step(names: tuple[str, ...], checked: Counter[tuple[str, ...]]) -> bool:
-    """Whether to compare the processes in this step; counts it.
+def is_checked_step(
+    names: tuple[str, ...], checked: Counter[tuple[str, ...]], device: torch.device
+) -> bool:
+    """Whether to compare the gradients of the processes in this step; counts it.
 
     Args:
         names: the objectives, which must be the same in every process.
         checked: how often each set of objectives was combined. The processes are compared in the
             first `CHECKED_STEPS` of each and in every `CHECK_EVERY`-th step.
-    """
-    if not has_replicas():
-        return False
-    checked[names] += 1
-    return checked[names] <= CHECKED_STEPS or sum(checked.values()) % CHECK_EVERY == 0
-
-
-def refuse_other_names(names: tuple[str, ...], device: torch.device) -> None:
-    """Raise where the processes combine different objectives.
+        device: of the gradients.
 
     Raises:
-        RuntimeError: in every process of the group, if any two disagree.
+        RuntimeError: they combine different objectives; in every process of the group.
     """
+    checked[names] += 1
+    if checked[names] > CHECKED_STEPS and sum(checked.values()) % CHECK_EVERY != 0:
+        return False
     identity = float(zlib.crc32("\0".join(names).encode()))
     smallest, largest = _ends(torch.full((1,), identity, dtype=torch.float64, device=device))
     if bool(smallest != largest):
@@ -60,6 +55,7 @@ def refuse_other_names(names: tuple[str, ...], device: torch.device) -> None:
             f"the processes combine different objectives; this one has {', '.join(names)}. Record"
             " the same names in the same order in every process."
         )
+    return True
 
 
 def refuse_other_gradients(gramian: Tensor, remedy: str) -> None:
@@ -105,9 +101,8 @@ def check(
     Raises:
         RuntimeError: in every process of the group, if any two disagree.
     """
-    if not is_checked_step(names, checked):
+    if not is_checked_step(names, checked, gramian.device):
         return
-    refuse_other_names(names, gramian.device)
     if outside is not None:
         gramian = torch.block_diag(gramian, outside().diag())
     refuse_other_gradients(
@@ -120,13 +115,11 @@ def check(
 
 
 def any_process(flags: Tensor) -> Tensor:
-    """Whether each flag is set in any process of the group; itself without one.
+    """Whether each flag is set in any process of the group.
 
     Args:
         flags: bool `[m]`; the same objectives in every process.
     """
-    if not has_replicas():
-        return flags
     counts = flags.to(torch.int32)
     torch.distributed.all_reduce(counts, op=torch.distributed.ReduceOp.MAX)
     return counts.bool()
@@ -134,10 +127,8 @@ def any_process(flags: Tensor) -> Tensor:
 
 def has_replicas() -> bool:
     """Whether this process is one of several in a process group."""
-    distributed = torch.distributed
-    if not distributed.is_available() or not distributed.is_initialized():
-        return False
-    return distributed.get_world_size() > 1
+    group = torch.distributed
+    return group.is_available() and group.is_initialized() and group.get_world_size() > 1
 
 
 def _ends(values: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,18 +6,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-_PLAIN = (Tensor, torch.nn.Parameter)
-
 
 def is_sharded(tensors: Iterable[Tensor | None]) -> bool:
     """Whether one of them is a DTensor: this process holds a part of it."""
     module = sys.modules.get("torch.distributed.tensor")
-    if module is None:
-        return False
-    for tensor in tensors:
-        if type(tensor) not in _PLAIN and isinstance(tensor, module.DTensor):
-            return True
-    return False
+    return module is not None and any(isinstance(tensor, module.DTensor) for tensor in tensors)
 
 
 def refuse_sharded(tensors: Iterable[Tensor | None]) -> None:
@@ -28,9 +21,8 @@ def refuse_sharded(tensors: Iterable[Tensor | None]) -> None:
     """
     if is_sharded(tensors):
         raise TypeError(
-            "gradients must be plain tensors; got a DTensor (FSDP2 or tensor parallelism), which"
-            " this version does not support yet. Use DistributedDataParallel with one forward and"
-            " backward per objective, or a single process."
+            "gradients must be plain tensors; got a DTensor (FSDP2 or tensor parallelism). Use"
+            " DistributedDataParallel with one forward and backward per objective, or one process."
         )
 
 

@@ -4,19 +4,16 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from itertools import compress
 from operator import attrgetter
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from moopt.gradients.capture import Captured, Row
-from moopt.gradients.replicas import check, has_replicas
+from moopt.gradients.replicas import any_process, check
 from moopt.kernels.combine import combine_
 from moopt.kernels.gathered import combine_gathered_, first_of, gathered, inner_products
 from moopt.kernels.gramian import measured_gramian
-
-Array = np.ndarray[Any, np.dtype[np.float64]]
+from moopt.records.result import Array
 
 _dtype = attrgetter("dtype")
 _WIDE = {torch.float64, torch.complex128}
@@ -94,9 +91,8 @@ class GradientStore(Captured):
         Raises:
             RuntimeError: in every process of the group, if any two disagree.
         """
-        if has_replicas():
-            names = (*self.rows, *self.auxiliary)
-            check(gramian, names, counter, lambda: self._squares_outside(shared, gramian))
+        names = (*self.rows, *self.auxiliary)
+        check(gramian, names, counter, lambda: self._squares_outside(shared, gramian))
 
     def _squares_outside(self, shared: Sequence[bool], like: Tensor) -> Tensor:
         """float64 `[m + k]`: squared norms of the rows over the positions that are not shared."""
@@ -109,12 +105,32 @@ class GradientStore(Captured):
                     squares[i] += norm.square().to(squares)
         return squares
 
+    def leave_out_non_finite_(self, *, replicas: bool) -> tuple[str, ...]:
+        """Drop every objective whose loss or gradient holds NaN or infinity; return their names.
+
+        If all of them do, none is dropped, and the step counts as non-finite.
+
+        Args:
+            replicas: whether there is a group whose processes train one model: an objective that
+                one process drops is dropped by all.
+        """
+        flags = []
+        for name, row in self.rows.items():
+            values = [torch.linalg.vector_norm(g) for g in row if g is not None]
+            loss = self.losses.get(name)
+            values += [] if loss is None else [loss]
+            whole = torch.stack([v.detach().double().to(values[0].device) for v in values])
+            flags.append(~whole.isfinite().all())
+        overflowed = any_process(torch.stack(flags)) if replicas else torch.stack(flags)
+        out = tuple(n for n, bad in zip(self.rows, overflowed.tolist(), strict=True) if bad)
+        if len(out) == len(self.rows):
+            return ()
+        for name in out:
+            self.drop(name)
+        return out
+
     def write_direction_(
-        self,
-        weights: Sequence[float] | Array,
-        shared: Sequence[bool],
-        *,
-        everywhere: bool = False,
+        self, weights: Sequence[float] | Array, shared: Sequence[bool], *, everywhere: bool = False
     ) -> None:
         """Add the weighted sum on shared positions, the plain sum elsewhere, to `.grad`.
 
@@ -126,7 +142,22 @@ class GradientStore(Captured):
             shared: one flag per parameter, those of the last Gramian.
             everywhere: the weights count on every position.
         """
-        self._add_to_grad_(self._direction(weights, shared, everywhere))
+        everyone = [*self.rows.values(), *self.auxiliary.values()]
+        rows = everyone[: len(weights)]
+        # In the memory of the first row that has an entry.
+        out = first_of(rows)
+        positions: Sequence[int] = range(len(out))
+        if len(rows) == 1 and weights[0] == 1.0:
+            positions = ()
+        elif self.matrix is not None and self._matrix_of == list(shared):
+            columns = out if len(rows) == len(everyone) else first_of(everyone)
+            combine_gathered_(self.matrix[: len(rows)], weights, list(compress(columns, shared)))
+            positions = () if all(shared) else [t for t in positions if not shared[t]]
+        if positions:
+            _combine_at_([t for t in positions if everywhere or shared[t]], rows, weights, out)
+            if not (everywhere or all(shared)):
+                self._sum_at_([t for t in positions if not shared[t]], out)
+        self._add_to_grad_(out)
 
     def write_given_direction_(
         self, direction: Sequence[Tensor | None], shared: Sequence[bool]
@@ -156,37 +187,10 @@ class GradientStore(Captured):
     def _sum_at_(self, positions: Sequence[int], out: Row) -> None:
         """Write the plain sum of the objectives' rows at some positions into `out`."""
         rows = list(self.rows.values())
-        several = set()
+        first, reach = first_of(rows), self._reach()
         for t in positions:
-            out[t] = None
-        for row in rows:
-            for t in positions:
-                if out[t] is None:
-                    out[t] = row[t]
-                elif row[t] is not None:
-                    several.add(t)
-        _combine_at_(sorted(several), rows, [1.0] * len(rows), out)
-
-    def _direction(
-        self, weights: Sequence[float] | Array, shared: Sequence[bool], everywhere: bool
-    ) -> Row:
-        """One entry per parameter, in the memory of the first row that has one."""
-        everyone = [*self.rows.values(), *self.auxiliary.values()]
-        rows = everyone[: len(weights)]
-        out = first_of(rows)
-        if len(rows) == 1 and weights[0] == 1.0:
-            return out
-        positions: Sequence[int] = range(len(out))
-        if self.matrix is not None and self._matrix_of == list(shared):
-            columns = out if len(rows) == len(everyone) else first_of(everyone)
-            combine_gathered_(self.matrix[: len(rows)], weights, list(compress(columns, shared)))
-            positions = () if all(shared) else [t for t in positions if not shared[t]]
-        if positions:
-            weighted = [t for t in positions if everywhere or shared[t]]
-            _combine_at_(weighted, rows, weights, out)
-            if not everywhere:
-                self._sum_at_([t for t in positions if not shared[t]], out)
-        return out
+            out[t] = first[t]
+        _combine_at_([t for t in positions if reach[t] > 1], rows, [1.0] * len(rows), out)
 
 
 def _combine_at_(

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, overload
 
@@ -10,10 +11,11 @@ from torch import Tensor
 from torch.amp import GradScaler
 
 from moopt.aggregators import GradientAggregator, TrackingAggregator
+from moopt.aggregators.base import Method
 from moopt.gradients import GradientStore
 from moopt.gradients.averaged import allocate_rows
-from moopt.gradients.capture import register, undisturbed
-from moopt.optim.closure import warn_of_unweighted, weighted_closure
+from moopt.gradients.capture import register, trainable, undisturbed
+from moopt.gradients.replicas import has_replicas
 from moopt.optim.pending_step import SCALES_CHECKED, PendingStep
 from moopt.optim.resolve_method import resolve_method
 from moopt.optim.wrapped_optimizer import WrappedOptimizer
@@ -21,17 +23,18 @@ from moopt.records.step_record import StepRecord
 from moopt.scalarizations import Scalarization
 from moopt.settings.numbers import check_number
 from moopt.step.differentiate import differentiate, ids_of, scale_of
-from moopt.step.method_state import Method, MethodState, is_stateful, missing_state
+from moopt.step.method_state import MethodState, is_stateful
 from moopt.step.objectives import (
     Losses,
     loss_value,
     named_losses,
     objective_names,
+    refuse_torch_closure,
     refuse_unknown,
     sample_losses,
 )
-from moopt.step.observe import observe_
 from moopt.step.one_pass import one_pass, weighted_backward_
+from moopt.step.step_settings import StepSettings
 from moopt.step.take_step import refuse_unused, take_step
 from moopt.weightings import Sum
 
@@ -104,13 +107,6 @@ class CommonDescent(WrappedOptimizer):
     optimization", 2012, https://doi.org/10.1016/j.crma.2012.03.014; each weighting names its own.
     """
 
-    weighting: Method
-    shared: list[Tensor] | None
-    objectives: tuple[str, ...] | None
-    inactive_tol: float
-    record_every: int
-    skip_non_finite: bool
-    check_replicas: bool
     _pending: PendingStep
 
     def __init__(
@@ -128,32 +124,27 @@ class CommonDescent(WrappedOptimizer):
         if isinstance(optimizer, CommonDescent):
             raise TypeError(
                 "`optimizer` of CommonDescent must be an instance of a torch optimizer that is not"
-                " wrapped yet; got a CommonDescent, which would combine the losses twice. Use it as"
-                " it is, or pass its `.optimizer`."
+                " wrapped yet; got a CommonDescent. Use it as it is, or pass its `.optimizer`."
             )
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise TypeError(
                 "`optimizer` of CommonDescent must be an instance of a torch optimizer; got"
-                f" {type(optimizer).__name__}. Pass for instance"
-                " torch.optim.AdamW(model.parameters())."
+                f" {type(optimizer).__name__}. Pass torch.optim.AdamW(model.parameters())."
             )
         check_number("CommonDescent", "inactive_tol", inactive_tol, "in [0, 1)", use="1e-5")
         if not isinstance(record_every, int) or record_every < 1:
             raise ValueError(f"`record_every` must be an int >= 1; got {record_every!r}. Use 1.")
-        self.__setstate__(
-            {
-                "optimizer": optimizer,
-                "weighting": resolve_method(weighting),
-                "shared": None if shared is None else list(shared),
-                "objectives": None if objectives is None else objective_names(objectives),
-                "inactive_tol": float(inactive_tol),
-                "record_every": record_every,
-                "skip_non_finite": bool(skip_non_finite),
-                "check_replicas": bool(check_replicas),
-            }
-        )
+        self.optimizer = optimizer
+        self.weighting = resolve_method(weighting)
+        self.shared = None if shared is None else list(shared)
+        self.objectives = None if objectives is None else objective_names(objectives)
+        self.inactive_tol = float(inactive_tol)
+        self.record_every = record_every
+        self.skip_non_finite = bool(skip_non_finite)
+        self.check_replicas = bool(check_replicas)
+        self.__setstate__({})
         if self.shared is not None:
-            ids_of(self.shared, self._parameters())
+            ids_of(self.shared, trainable(self.optimizer))
         self._allocate_state()
 
     def __repr__(self) -> str:
@@ -171,13 +162,10 @@ class CommonDescent(WrappedOptimizer):
         return super().__getstate__() | {"moopt_counts": kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        state = dict(state)
-        pending = PendingStep()
-        pending.step, pending.bypassed, pending.fallbacks, pending.skipped = state.pop(
-            "moopt_counts", (0, 0, 0, 0)
-        )
+        pending = PendingStep(*state.get("moopt_counts", ()))
+        kept = {key: value for key, value in state.items() if key != "moopt_counts"}
         # torch's own __setstate__ creates the hook tables, as Optimizer.__init__ would.
-        super().__setstate__(state | {"_pending": pending})
+        super().__setstate__(kept | {"_pending": pending})
         register(self)
 
     def state_dict(self) -> dict[str, Any]:
@@ -186,9 +174,8 @@ class CommonDescent(WrappedOptimizer):
         Raises:
             RuntimeError: a distributed checkpoint would drop the state of a stateful weighting.
         """
-        missing = missing_state(self.weighting, self.param_groups[0])
-        if missing is not None and self._pending.probed:
-            raise RuntimeError(missing)
+        if self._pending.probed:
+            self._memory().refuse_missing()
         return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -256,18 +243,11 @@ class CommonDescent(WrappedOptimizer):
             TypeError, ValueError: malformed losses, or one that reaches no parameter.
             RuntimeError: the previous direction was not used by `step()`, or a backward failed.
         """
-        parameters = self._parameters()
-        names, values = self._named(losses)
+        parameters = trainable(self.optimizer)
+        named = self._named(losses)
         self._pending.begin(parameters)
-        if not samples and not accumulate:
-            record = self._one_pass(names, values, parameters, scaler)
-            if record is not None:
-                return self.record
-        self._differentiate(names, values, parameters, scaler, samples)
-        if accumulate:
-            self._pending.pause(parameters)
-            return None
-        return self.combine_(scaler=scaler)
+        record = self._backward(named, parameters, scaler, samples, accumulate)
+        return None if record is None else self.record
 
     @contextlib.contextmanager
     def objective(self, name: str, loss: Tensor | None = None) -> Iterator[None]:
@@ -288,7 +268,7 @@ class CommonDescent(WrappedOptimizer):
         if self.objectives is not None:
             refuse_unknown((name,), self.objectives)
         value = None if loss is None else loss_value(name, loss)
-        with self._recorded(name):
+        with self._pending.block(name, trainable(self.optimizer)):
             yield
         self._pending.store.add_loss(name, value)
 
@@ -308,7 +288,7 @@ class CommonDescent(WrappedOptimizer):
             RuntimeError: no gradient arrived, blocks are nested, or a direction waits for `step()`.
             ValueError: an objective has that name; at `combine_`, if the method uses no such rows.
         """
-        with self._recorded(name, auxiliary=True):
+        with self._pending.block(name, trainable(self.optimizer), auxiliary=True):
             yield
 
     def combine_(self, *, scaler: GradScaler | None = None) -> StepRecord:
@@ -335,14 +315,8 @@ class CommonDescent(WrappedOptimizer):
             TypeError: the weighting does not learn from them.
             ValueError: malformed losses, or an objective that was not in the last step.
         """
-        pending = self._pending
-        observe_(
-            losses,
-            self._memory(),
-            pending.stepped,
-            left_out=pending.left_out,
-            replicas=self.check_replicas,
-        )
+        replicas = self.check_replicas and has_replicas()
+        self._memory().observe(losses, self._pending.last, replicas=replicas)
         self._pending.unobserved = 0
 
     def step(self, closure: Callable[[], Losses] | None = None) -> Any:  # type: ignore[override]
@@ -365,17 +339,10 @@ class CommonDescent(WrappedOptimizer):
         if pending.store.rows or pending.store.auxiliary:
             pending.refuse_uncombined()
         if closure is not None:
-            evaluate = weighted_closure(
-                closure,
-                parameters=self._parameters(),
-                zero_grad=self.zero_grad,
-                combine=self._combine_losses,
-                combine_again=self._combine_with,
-            )
-            result: Any = self.optimizer.step(evaluate)  # type: ignore[arg-type]
+            result: Any = self.optimizer.step(self._weighted(closure))  # type: ignore[arg-type]
         else:
             if not pending.waiting:
-                self._note_unrecorded_step()
+                pending.note_unrecorded_step(self.optimizer)
             if pending.scales_checked < SCALES_CHECKED:
                 pending.warn_of_scaled_losses()
             result = self.optimizer.step()
@@ -388,21 +355,25 @@ class CommonDescent(WrappedOptimizer):
     # optimizers; the latter run in the wrapped optimizer's step already.
     step.hooked = True  # type: ignore[attr-defined]
 
-    def _parameters(self) -> list[Tensor]:
-        """The trainable parameters, read afresh: wrappers swap them in place."""
-        groups = self.optimizer.param_groups
-        return list(dict.fromkeys(p for g in groups for p in g["params"] if p.requires_grad))
-
     def _positions(self, parameters: Sequence[Tensor]) -> list[int]:
         """The number of each parameter in the order of torch's own state dict."""
         groups = self.optimizer.param_groups
         number = {id(p): k for k, p in enumerate(p for group in groups for p in group["params"])}
         return [number[id(p)] for p in parameters]
 
-    def _lr(self) -> float | None:
-        """The learning rate of the first group; None where it is not a plain number."""
-        lr = self.optimizer.param_groups[0].get("lr")
-        return float(lr) if isinstance(lr, int | float) else None
+    def _settings(self) -> StepSettings:
+        """What a step is told; the learning rate only where it is a plain number."""
+        pending, lr = self._pending, self.optimizer.param_groups[0].get("lr")
+        return StepSettings(
+            memory=self._memory(),
+            shared=None if self.shared is None else frozenset(map(id, self.shared)),
+            inactive_tol=self.inactive_tol,
+            lr=float(lr) if isinstance(lr, int | float) else None,
+            step=pending.step,
+            checked=pending.checked if self.check_replicas and has_replicas() else None,
+            positions=self._positions,
+            skip_non_finite=self.skip_non_finite,
+        )
 
     def _memory(self) -> MethodState:
         return MethodState(self.weighting, self.optimizer.param_groups[0])
@@ -413,87 +384,49 @@ class CommonDescent(WrappedOptimizer):
             memory = self._memory()
             memory.make_room(self.objectives)
             if isinstance(self.weighting, TrackingAggregator):
-                kept = self._parameters() if self.shared is None else self.shared
+                kept = trainable(self.optimizer) if self.shared is None else self.shared
                 allocate_rows(memory, self.weighting, kept, self._positions(kept))
 
-    def _named(self, losses: Losses) -> tuple[tuple[str, ...], list[Tensor]]:
-        names, values = named_losses(losses)
+    def _named(self, losses: Losses) -> dict[str, Tensor]:
+        named = named_losses(losses)
         if not isinstance(losses, Mapping):
-            self._pending.check_unnamed_length(len(names))
+            self._pending.check_unnamed_length(len(named))
         if self.objectives is not None:
-            refuse_unknown(names, self.objectives)
-        return names, values
+            refuse_unknown(named, self.objectives)
+        return named
 
-    def _one_pass(
+    def _backward(
         self,
-        names: tuple[str, ...],
-        values: list[Tensor],
-        parameters: list[Tensor],
-        scaler: GradScaler | None = None,
-    ) -> StepRecord | None:
-        """The step where one pass is enough; None where rows are needed."""
-        pending, method = self._pending, self.weighting
-        if isinstance(method, Sum):  # its record needs the rows
-            enough = pending.step % self.record_every != 0
-        else:
-            enough = isinstance(method, Scalarization)
-        if pending.store.rows or not enough or self.skip_non_finite:
-            return None
-        with undisturbed(parameters):
-            record = one_pass(
-                names,
-                values,
-                method,  # type: ignore[arg-type]
-                self._memory(),
-                parameters,
-                scaler=scaler,
-                lr=self._lr(),
-                step=pending.step,
-                checked=pending.checked if self.check_replicas else None,
-            )
-        return pending.finish(record, self.record_every, method)
-
-    def _differentiate(
-        self,
-        names: tuple[str, ...],
-        values: list[Tensor],
+        losses: dict[str, Tensor],
         parameters: list[Tensor],
         scaler: GradScaler | None = None,
         samples: Sequence[Losses] = (),
-    ) -> None:
+        accumulate: bool = False,
+    ) -> StepRecord | None:
+        """Leave the direction in `.grad`, by one pass where that is enough; or keep the rows."""
+        pending, method = self._pending, self.weighting
+        enough = isinstance(method, Scalarization)
+        if isinstance(method, Sum):  # its record needs the rows
+            enough = pending.step % self.record_every != 0
+        rows = samples or accumulate or pending.store.rows or self.skip_non_finite
+        if enough and not rows:
+            with undisturbed(parameters):
+                record = one_pass(losses, parameters, self._settings(), scaler)
+            return pending.finish(record, self.record_every, method)
         others: dict[str, Tensor] = {}
         if samples:
-            others = sample_losses(names, samples)
-            refuse_unused(self.weighting, others)
+            others = sample_losses(losses, samples)
+            refuse_unused(method, others)
         try:
             with undisturbed(parameters):
-                differentiate(
-                    self._pending.store,
-                    [*names, *others],
-                    [*values, *others.values()],
-                    parameters,
-                    scaler,
-                    auxiliary=others,
-                )
+                differentiate(pending.store, losses | others, parameters, scaler, auxiliary=others)
         except BaseException as error:
-            self._pending.fail(error)
+            pending.fail(error)
             raise
-
-    @contextlib.contextmanager
-    def _recorded(self, name: str, *, auxiliary: bool = False) -> Iterator[None]:
-        """Make a row of what the block leaves in `.grad`."""
-        pending, parameters = self._pending, self._parameters()
-        pending.begin(parameters)
-        with pending.block(name):
-            recording = pending.store.recording(name, parameters, auxiliary=auxiliary)
-            with undisturbed(parameters), recording:
-                yield
-            if not pending.store.arrived:
-                raise RuntimeError(
-                    f"no gradient arrived in the block of {name!r}; call loss.backward() inside it,"
-                    " on a loss that depends on the optimizer's parameters."
-                )
-        pending.pause(parameters)
+        if accumulate:
+            pending.pause(parameters)
+            return None
+        return self._combine(scaler)
 
     def _combine(self, scaler: GradScaler | None = None) -> StepRecord:
         pending = self._pending
@@ -506,68 +439,75 @@ class CommonDescent(WrappedOptimizer):
                 " loss.backward()` for each one first."
             )
         try:
-            record = take_step(
-                store,
-                self.weighting,
-                self._memory(),
-                shared=None if self.shared is None else frozenset(map(id, self.shared)),
-                inactive_tol=self.inactive_tol,
-                scale=None if scaler is None else scale_of(scaler, store.parameters[0]),
-                lr=self._lr(),
-                step=pending.step,
-                checked=pending.checked if self.check_replicas else None,
-                positions=self._positions,
-                skip_non_finite=self.skip_non_finite,
-            )
+            scale = None if scaler is None else scale_of(scaler, store.parameters[0])
+            record = take_step(store, self._settings(), scale)
         except BaseException as error:
             pending.fail(error)
             raise
         if scaler is None and pending.scales_checked < SCALES_CHECKED:
-            pending.remember_length(store.parameters or self._parameters())
+            pending.remember_length(store.parameters or trainable(self.optimizer))
         return pending.finish(record, self.record_every, self.weighting)
 
-    def _combine_losses(self, losses: Losses) -> dict[str, Tensor]:
-        """The first evaluation of a closure: combine, and return this step's weights by name."""
-        if isinstance(self.weighting, GradientAggregator):
-            raise ValueError(
-                f"step(closure) needs weights, and {type(self.weighting).__name__} has none: call"
-                " backward(losses) and step()."
-            )
-        names, values = self._named(losses)
-        parameters = self._parameters()
-        record = self._one_pass(names, values, parameters)
-        if record is None:
-            self._differentiate(names, values, parameters)
-            record = self._combine()
-        return dict(zip(record.names, record.weights, strict=True))
+    def _weighted(self, closure: Callable[[], Losses]) -> Callable[[], Tensor]:
+        """A closure that returns `sum_i w_i loss_i`, for one step of the wrapped optimizer.
 
-    def _combine_with(self, names: tuple[str, ...], losses: list[Tensor], weights: Tensor) -> None:
-        """A later evaluation of a closure: the gradient of `sum_i w_i loss_i` at another point."""
-        parameters = self._parameters()
-        if isinstance(self.weighting, Scalarization):
-            with undisturbed(parameters):
-                weighted_backward_(losses, weights.tolist())
-            return
-        store = GradientStore()
-        with undisturbed(parameters):
-            differentiate(store, names, losses, parameters)
-        flags = store.shared(None if self.shared is None else frozenset(map(id, self.shared)))
-        warn_of_unweighted(type(self.optimizer).__name__, store.unweighted(flags))
-        store.write_direction_(weights.numpy(), flags)
-
-    def _note_unrecorded_step(self) -> None:
-        """Count a plain step on gradients that nobody recorded.
-
-        Distributed checkpointing builds the optimizer's state by one step with zero learning rate
-        and zero gradients: that is not a plain step, but a stateful weighting must have its state
-        by then. It must not be refused here, where torch would leave the learning rate at zero:
-        `state_dict`, which comes next, refuses it.
+        The first evaluation weighs the objectives; later ones (line searches, LBFGS) keep its
+        weights, so that the optimizer sees one function.
         """
-        gradients = [p.grad for p in self._parameters() if p.grad is not None]
-        if not gradients:
-            return
-        frozen = all(group.get("lr", 1.0) == 0 for group in self.param_groups)
-        if frozen and not any(bool(gradient.any()) for gradient in gradients):
-            self._pending.probed = True
-        else:
-            self._pending.count_unrecorded_step()
+        weights: dict[str, Tensor] = {}  # of all but the objectives that were left out
+        first: set[str] = set()
+
+        def evaluate() -> Tensor:
+            parameters = trainable(self.optimizer)
+            with torch.enable_grad():
+                self.zero_grad()
+                losses = closure()
+                refuse_torch_closure(losses, parameters)
+                named = named_losses(losses)
+                if first and named.keys() != first:
+                    raise ValueError(
+                        "the closure must return the same objectives in every evaluation; got"
+                        f" {', '.join(named)} after {', '.join(sorted(first))}. Fix the batch."
+                    )
+                if first:
+                    kept = {name: loss for name, loss in named.items() if name in weights}
+                    self._backward_again(kept, [float(weights[name]) for name in kept], parameters)
+                else:
+                    if isinstance(self.weighting, GradientAggregator):
+                        raise ValueError(
+                            f"step(closure) needs weights, and {type(self.weighting).__name__} has"
+                            " none: call backward(losses) and step()."
+                        )
+                    record = self._backward(self._named(losses), parameters)
+                    assert record is not None
+                    weights.update(zip(record.names, record.weights, strict=True))
+                    first.update(named)
+            terms = [
+                loss.detach().double() * weights[name].to(loss.device)
+                for name, loss in named.items()
+                if name in weights
+            ]
+            return torch.stack(terms).sum()
+
+        return evaluate
+
+    def _backward_again(
+        self, losses: dict[str, Tensor], weights: list[float], parameters: list[Tensor]
+    ) -> None:
+        """A later evaluation of a closure: the gradient of `sum_i w_i loss_i` at another point."""
+        with undisturbed(parameters):
+            if isinstance(self.weighting, Scalarization):
+                weighted_backward_(losses, weights)
+                return
+            store = GradientStore()
+            differentiate(store, losses, parameters)
+        flags = store.shared(self._settings().shared)
+        outside = store.unweighted(flags)
+        if outside:
+            warnings.warn(
+                f"{type(self.optimizer).__name__} evaluates the closure several times a step, and"
+                f" {outside} parameters take their gradients unweighted: its line search sees"
+                " another function than its gradient. Pass shared=model.parameters().",
+                stacklevel=1,
+            )
+        store.write_direction_(weights, flags)

@@ -8,17 +8,20 @@ import torch
 from torch import Tensor
 from torch.amp import GradScaler
 
+from moopt.aggregators.base import Method
 from moopt.gradients import GradientStore
+from moopt.gradients.capture import trainable
+from moopt.gradients.replicas import has_replicas
 from moopt.optim.common_descent import CommonDescent
 from moopt.optim.resolve_method import resolve_method
 from moopt.records.step_record import StepRecord
 from moopt.scalarizations import Scalarization
 from moopt.step.differentiate import differentiate, ids_of, scale_of
-from moopt.step.method_state import Method, MethodState, is_stateful
+from moopt.step.method_state import MethodState, is_stateful
 from moopt.step.objectives import Losses, named_losses
 from moopt.step.one_pass import one_pass
+from moopt.step.step_settings import StepSettings
 from moopt.step.take_step import take_step
-from moopt.step.weigh import DEFAULT_INACTIVE_TOL
 
 
 @overload
@@ -115,25 +118,19 @@ def backward(
             f"{type(method).__name__} learns from the losses after the step, which this function"
             " never sees. Use moopt.CommonDescent and its observe(losses)."
         )
-    names, values = named_losses(losses)
+    named = named_losses(losses)
     parameters = _parameters_of(owner)
-    memory = MethodState(method, {} if state is None else state)
-    chosen = None if shared is None else ids_of(shared, parameters)
-    # A fresh count: nothing here outlives the call, so the processes are compared in each.
-    checked: Counter[tuple[str, ...]] = Counter()
-    if isinstance(method, Scalarization):
-        return one_pass(names, values, method, memory, parameters, scaler=scaler, checked=checked)
-    store = GradientStore()
-    differentiate(store, names, values, parameters, scaler)
-    return take_step(
-        store,
-        method,
-        memory,
-        shared=chosen,
-        inactive_tol=DEFAULT_INACTIVE_TOL,
-        scale=scale_of(scaler, values[0]),
-        checked=checked,
+    settings = StepSettings(
+        memory=MethodState(method, {} if state is None else state),
+        shared=None if shared is None else ids_of(shared, parameters),
+        # A fresh count: nothing here outlives the call, so the processes are compared in each.
+        checked=Counter() if has_replicas() else None,
     )
+    if isinstance(method, Scalarization):
+        return one_pass(named, parameters, settings, scaler)
+    store = GradientStore()
+    differentiate(store, named, parameters, scaler)
+    return take_step(store, settings, scale_of(scaler, parameters[0]))
 
 
 def _unwrap(owner: Any) -> Any:
@@ -146,17 +143,12 @@ def _unwrap(owner: Any) -> Any:
 
 def _parameters_of(owner: Any) -> list[Tensor]:
     if isinstance(owner, torch.optim.Optimizer):
-        groups = owner.param_groups
-        return list(dict.fromkeys(p for g in groups for p in g["params"] if p.requires_grad))
-    if isinstance(owner, Tensor):
-        raise TypeError(
-            "`optimizer_or_parameters` must be an optimizer or an iterable of parameters; got one"
-            " tensor. Pass [tensor]."
-        )
-    if isinstance(owner, torch.nn.Module) or not isinstance(owner, Iterable):
+        return trainable(owner)
+    if isinstance(owner, Tensor | torch.nn.Module) or not isinstance(owner, Iterable):
+        remedy = "[tensor]" if isinstance(owner, Tensor) else "model.parameters()"
         raise TypeError(
             "`optimizer_or_parameters` must be an optimizer or an iterable of parameters; got"
-            f" {type(owner).__name__}. Pass model.parameters()."
+            f" {type(owner).__name__}. Pass {remedy}."
         )
     owner = list(owner)
     if not all(isinstance(p, Tensor) for p in owner):
@@ -164,10 +156,4 @@ def _parameters_of(owner: Any) -> list[Tensor]:
             "`optimizer_or_parameters` must hold parameters; got other entries, such as (name,"
             " parameter) pairs or groups. Pass model.parameters()."
         )
-    parameters = list(dict.fromkeys(p for p in owner if p.requires_grad))
-    if not parameters:
-        raise ValueError(
-            "`optimizer_or_parameters` must hold at least one parameter that requires grad; got"
-            " none. Pass model.parameters()."
-        )
-    return parameters
+    return list(dict.fromkeys(p for p in owner if p.requires_grad))

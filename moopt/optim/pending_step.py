@@ -6,14 +6,15 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
+from moopt.aggregators.base import Method
 from moopt.gradients import GradientStore
-from moopt.gradients.capture import foreign
+from moopt.gradients.capture import foreign, trainable, undisturbed
 from moopt.records.step_record import StepRecord
-from moopt.step.method_state import Method
 
 SCALES_CHECKED = 3
 """In so many first steps the direction is looked at again before it is used."""
@@ -25,49 +26,48 @@ ALWAYS_INACTIVE = 20
 """An objective at its noise floor in so many steps in a row is named in a warning, once."""
 
 
+@dataclasses.dataclass(eq=False)
 class PendingStep:
     """Hold the rows in flight and the counters, so that proxies never rebind anything.
 
     Attributes:
-        store: rows that were recorded and not yet combined, with their losses.
-        record: the last record that was kept.
         step: combined steps so far.
         bypassed: plain steps on gradients that no objective recorded.
         fallbacks: steps whose weighting broke its promise.
         skipped: objectives that were left out because they were not finite.
+        store: rows that were recorded and not yet combined, with their losses.
+        record: the last record that was kept.
+        last: that of the last combined step.
         waiting: a direction waits in `.grad` for `step()`.
         recording: the objective whose block is open.
         unnamed: the length of an unnamed sequence of losses.
         checked: how often the processes combined each set of objectives.
-        stepped: the objectives of the last combined step.
-        left_out: those that were left out of it because they were not finite.
         unobserved: steps in a row after which the losses were not observed.
         inactive: for each objective, the steps in a row in which it was at its noise floor.
-        scales_checked: in so many steps a forgotten GradScaler was looked for.
         probed: a distributed checkpoint took its trial step before the method had a state.
+        scales_checked: in so many steps a forgotten GradScaler was looked for.
+        witness: a parameter, and the largest entry of the direction there.
         marker: between two micro-batches, a parameter and what its `.grad` holds, which show
             whether somebody cleared the gradients.
     """
 
-    def __init__(self) -> None:
-        self.store = GradientStore()
-        self.record = StepRecord()
-        self.step = 0
-        self.bypassed = 0
-        self.fallbacks = 0
-        self.skipped = 0
-        self.waiting = False
-        self.recording: str | None = None
-        self.unnamed: int | None = None
-        self.checked: Counter[tuple[str, ...]] = Counter()
-        self.stepped: tuple[str, ...] = ()
-        self.left_out: tuple[str, ...] = ()
-        self.unobserved = 0
-        self.inactive: Counter[str] = Counter()
-        self.probed = False
-        self.scales_checked = 0
-        self._witness: tuple[Tensor, float] | None = None
-        self.marker: tuple[Tensor, Tensor, int, bool] | None = None
+    step: int = 0
+    bypassed: int = 0
+    fallbacks: int = 0
+    skipped: int = 0
+    store: GradientStore = dataclasses.field(default_factory=GradientStore)
+    record: StepRecord = dataclasses.field(default_factory=StepRecord)
+    last: StepRecord = dataclasses.field(default_factory=StepRecord)
+    waiting: bool = False
+    recording: str | None = None
+    unnamed: int | None = None
+    checked: Counter[tuple[str, ...]] = dataclasses.field(default_factory=Counter)
+    unobserved: int = 0
+    inactive: Counter[str] = dataclasses.field(default_factory=Counter)
+    probed: bool = False
+    scales_checked: int = 0
+    witness: tuple[Tensor, float] | None = None
+    marker: tuple[Tensor, Tensor, int, bool] | None = None
 
     def drop(self) -> None:
         """Forget what was recorded and not yet stepped along.
@@ -127,7 +127,9 @@ class PendingStep:
 
     def pause(self, parameters: Sequence[Tensor]) -> None:
         """Keep the rows for further micro-batches; leave something in `.grad` to be cleared."""
-        marked = next((p for p in parameters if not _is_free(p)), None)
+        # What another optimizer left as its marker does not count.
+        waiting = (p for p in parameters if p.grad is not None)
+        marked = next((p for p in waiting if not hasattr(p.grad, "moopt_marker")), None)
         ours = marked is None
         if marked is None:
             # Not where another optimizer has its own, if there is a choice.
@@ -141,8 +143,11 @@ class PendingStep:
         self.marker = (marked, gradient, gradient._version, ours)
 
     @contextlib.contextmanager
-    def block(self, name: str) -> Iterator[None]:
-        """Mark the block of one objective as open; blocks do not nest."""
+    def block(
+        self, name: str, parameters: Sequence[Tensor], *, auxiliary: bool = False
+    ) -> Iterator[None]:
+        """Make a row of what a block leaves in `.grad`; blocks do not nest."""
+        self.begin(parameters)
         if self.recording is not None:
             raise RuntimeError(
                 f"objective({name!r}) was entered inside objective({self.recording!r}); close one"
@@ -150,13 +155,20 @@ class PendingStep:
             )
         self.recording = name
         try:
-            yield
+            recording = self.store.recording(name, parameters, auxiliary=auxiliary)
+            with undisturbed(parameters), recording:
+                yield
+            if not self.store.arrived:
+                raise RuntimeError(
+                    f"no gradient arrived in the block of {name!r}; call loss.backward() inside it,"
+                    " on a loss that depends on the optimizer's parameters."
+                )
         except BaseException as error:
             self.recording = None
             self.fail(error)
             raise
-        finally:
-            self.recording = None
+        self.recording = None
+        self.pause(parameters)
 
     def fail(self, error: BaseException) -> None:
         """After an exception, start over: half a step's rows would mix into the next one."""
@@ -170,19 +182,17 @@ class PendingStep:
         and where an objective is at its noise floor all the time.
         """
         self.fallbacks += record.fallbacks
-        self.skipped += record.skipped
+        self.skipped += len(record.left_out)
         record = dataclasses.replace(record, fallbacks=self.fallbacks, skipped=self.skipped)
         if self.step % every == 0:
             self.record = record
-        self.stepped, self.left_out = record.names, record.left_out
-        self.waiting = True
+        self.last, self.waiting = record, True
         self.step += 1
         self.unobserved += method.observes
         if self.unobserved == 2:
             _warn(
-                f"{type(method).__name__} learns from the losses after the step and was given"
-                " none; call optimizer.observe(losses) after optimizer.step(), with the losses of"
-                " the same batch computed again."
+                f"{type(method).__name__} learns from the losses after the step and was given none;"
+                " call optimizer.observe(losses) after step(), computed again on the same batch."
             )
         if self.inactive or not record.active.all():
             self._follow_inactive(record)
@@ -190,16 +200,15 @@ class PendingStep:
 
     def remember_length(self, parameters: Sequence[Tensor]) -> None:
         """Remember how long one gradient of the direction is, for `warn_of_scaled_losses`."""
-        smallest = min(
-            (p for p in parameters if p.grad is not None), key=Tensor.numel, default=None
-        )
-        if smallest is not None:
-            self._witness = (smallest, _largest(smallest))
+        filled = [p for p in parameters if p.grad is not None]
+        if filled:
+            smallest = min(filled, key=Tensor.numel)
+            self.witness = (smallest, _largest(smallest))
 
     def warn_of_scaled_losses(self) -> None:
         """Warn if a GradScaler divided the direction by a factor that it never carried."""
         self.scales_checked += 1
-        witness, self._witness = self._witness, None
+        witness, self.witness = self.witness, None
         if witness is None or witness[0].grad is None:
             return
         before, now = witness[1], _largest(witness[0])
@@ -208,9 +217,8 @@ class PendingStep:
             self.scales_checked = SCALES_CHECKED
             _warn(
                 f"the direction was divided by {ratio:.0f} between backward and step(), as a"
-                " GradScaler does with scaled losses, but nothing told moopt of a scale, and most"
-                " methods' directions do not carry it. Pass the losses unscaled, and the scaler:"
-                " optimizer.backward(losses, scaler=scaler), or combine_(scaler=scaler)."
+                " GradScaler does, but nothing told moopt of a scale. Pass the losses unscaled, and"
+                " the scaler: optimizer.backward(losses, scaler=scaler) or combine_(scaler=scaler)."
             )
 
     def _follow_inactive(self, record: StepRecord) -> None:
@@ -222,9 +230,8 @@ class PendingStep:
             if self.inactive[name] == ALWAYS_INACTIVE:
                 _warn(
                     f"objective {name!r} was left out of {ALWAYS_INACTIVE} steps in a row: its"
-                    " gradient is below `inactive_tol` of the longest one, which looks like"
-                    " rounding. If the loss is only small, multiply it by a constant, or pass"
-                    " CommonDescent(inactive_tol=0)."
+                    " gradient is below `inactive_tol` of the longest one. If it is not rounding,"
+                    " multiply the loss by a constant, or pass CommonDescent(inactive_tol=0)."
                 )
 
     def check_unnamed_length(self, length: int) -> None:
@@ -236,33 +243,35 @@ class PendingStep:
             )
         self.unnamed = length
 
-    def refuse_uncombined(self) -> None:
-        """Refuse a step while rows wait to be combined.
+    def refuse_uncombined(self) -> NoReturn:
+        """Refuse a step while rows wait to be combined."""
+        rows = (*self.store.rows, *self.store.auxiliary)
+        raise RuntimeError(
+            f"step() found rows of {', '.join(map(repr, rows))} that were never combined; call"
+            " optimizer.combine_() first, or backward(...) without accumulate=True."
+        )
 
-        Raises:
-            RuntimeError: rows were recorded and never combined.
+    def note_unrecorded_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Count a plain step on gradients that no objective recorded; warn the first time.
+
+        Distributed checkpointing builds the optimizer's state by one step with zero learning rate
+        and zero gradients: that is not a plain step, but a stateful weighting must have its state
+        by then. It must not be refused here, where torch would leave the learning rate at zero:
+        `state_dict`, which comes next, refuses it.
         """
-        if self.store.rows or self.store.auxiliary:
-            rows = (*self.store.rows, *self.store.auxiliary)
-            raise RuntimeError(
-                f"step() found rows of {', '.join(map(repr, rows))} that were never combined;"
-                " call optimizer.combine_() first (before clipping), or backward(...)"
-                " without accumulate=True."
-            )
-
-    def count_unrecorded_step(self) -> None:
-        """Count a plain step on gradients that no objective recorded; warn the first time."""
-        self.bypassed += 1
-        if self.bypassed == 1:
-            _warn(
-                "CommonDescent.step() ran on gradients that no objective recorded: a plain step of"
-                " the wrapped optimizer. Call optimizer.backward(losses), not loss.backward()."
-            )
-
-
-def _is_free(parameter: Tensor) -> bool:
-    """Whether nothing waits in `.grad`, or what another optimizer left there as its marker."""
-    return parameter.grad is None or hasattr(parameter.grad, "moopt_marker")
+        gradients = [p.grad for p in trainable(optimizer) if p.grad is not None]
+        frozen = all(group.get("lr", 1.0) == 0 for group in optimizer.param_groups)
+        if gradients and frozen and not any(bool(gradient.any()) for gradient in gradients):
+            self.probed = True
+        elif gradients:
+            self.bypassed += 1
+            if self.bypassed == 1:
+                warnings.warn(
+                    "CommonDescent.step() ran on gradients that no objective recorded: a plain step"
+                    " of the wrapped optimizer. Call optimizer.backward(losses), not"
+                    " loss.backward().",
+                    stacklevel=3,
+                )
 
 
 def _largest(parameter: Tensor) -> float:

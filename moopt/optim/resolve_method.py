@@ -1,8 +1,8 @@
 """resolve_method: None, a registered name or an instance, as a method."""
 
 from moopt.aggregators import AGGREGATORS, GradientAggregator
+from moopt.aggregators.base import Method
 from moopt.scalarizations import SCALARIZATIONS
-from moopt.step.method_state import Method
 from moopt.weightings import MGDA, WEIGHTINGS, Weighting, weighting_from_name
 from moopt.weightings.base import refuse_old_contract
 

@@ -1,8 +1,18 @@
 """WrappedOptimizer: a torch optimizer whose groups, state and defaults are another's."""
 
+from operator import attrgetter
 from typing import Any
 
 import torch
+
+
+def _of_the_wrapped(name: str, doc: str) -> Any:
+    """A property that reads and writes an attribute of the wrapped optimizer."""
+
+    def write(owner: Any, value: Any) -> None:
+        setattr(owner.optimizer, name, value)
+
+    return property(attrgetter(f"optimizer.{name}"), write, doc=doc)
 
 
 class WrappedOptimizer(torch.optim.Optimizer):
@@ -19,32 +29,13 @@ class WrappedOptimizer(torch.optim.Optimizer):
 
     optimizer: torch.optim.Optimizer
 
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        """The wrapped optimizer's parameter groups (the same object, always)."""
-        return self.optimizer.param_groups
-
-    @param_groups.setter
-    def param_groups(self, value: list[dict[str, Any]]) -> None:
-        self.optimizer.param_groups = value
-
-    @property
-    def state(self) -> Any:
-        """The wrapped optimizer's state."""
-        return self.optimizer.state
-
-    @state.setter
-    def state(self, value: Any) -> None:
-        self.optimizer.state = value
-
-    @property
-    def defaults(self) -> dict[str, Any]:
-        """The wrapped optimizer's default hyper-parameters."""
-        return self.optimizer.defaults
-
-    @defaults.setter
-    def defaults(self, value: dict[str, Any]) -> None:
-        self.optimizer.defaults = value
+    param_groups: list[dict[str, Any]] = _of_the_wrapped(
+        "param_groups", "The wrapped optimizer's parameter groups (the same object, always)."
+    )
+    state: Any = _of_the_wrapped("state", "The wrapped optimizer's state.")
+    defaults: dict[str, Any] = _of_the_wrapped(
+        "defaults", "The wrapped optimizer's default hyper-parameters."
+    )
 
     def __getstate__(self) -> dict[str, Any]:
         # Schedulers patch `step` on the instance with a closure that cannot be pickled.
@@ -78,9 +69,7 @@ class WrappedOptimizer(torch.optim.Optimizer):
         args: tuple[Any, ...] = (self, closure)
         kwargs: dict[str, Any] = {}
         for hook in self._optimizer_step_pre_hooks.values():
-            replaced = hook(self, args, kwargs)
-            if replaced is not None:
-                args, kwargs = replaced
+            args, kwargs = hook(self, args, kwargs) or (args, kwargs)
         return kwargs.get("closure", args[1] if len(args) > 1 else None)
 
     def _after_step(self, closure: Any) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 
 import torch
@@ -127,11 +128,9 @@ class StepRecord:
             )
         self._refuse_unmeasured("conflicts")
         cosines, active = self.cosines.tolist(), self.active.tolist()
-        m = len(self.names)
         return tuple(
-            (self.names[i], self.names[j])
-            for i in range(m)
-            for j in range(i + 1, m)
+            (a, b)
+            for (i, a), (j, b) in itertools.combinations(enumerate(self.names), 2)
             if active[i] and active[j] and cosines[i][j] < -CONFLICT_TOL
         )
 
@@ -199,11 +198,9 @@ class StepRecord:
     def _of_gradients(self) -> dict[str, float]:
         """The part of `as_dict` that compares gradients."""
         cosines = self.cosines.tolist()
-        out: dict[str, float] = {}
-        for i, first in enumerate(self.names):
-            later = list(enumerate(self.names))[i + 1 :]
-            out |= {cosine_key(first, second): cosines[i][j] for j, second in later}
-        return out | {
+        pairs = itertools.combinations(enumerate(self.names), 2)
+        return {
+            **{cosine_key(a, b): cosines[i][j] for (i, a), (j, b) in pairs},
             **{f"inactive/{n}": float(n in self.inactive) for n in self.names},
             "stationarity": self.stationarity,
             "conflicts": float(len(self.conflicts)),
@@ -213,9 +210,8 @@ class StepRecord:
     def _refuse_unmeasured(self, what: str) -> None:
         if not self.measured:
             raise RuntimeError(
-                f"`{what}` is unknown: the single backward pass of a scalarization sees no gradient"
-                " of one objective. Record them one by one, with optimizer.objective(name, loss)"
-                " and combine_(), or use a weighting."
+                f"`{what}` is unknown: the one backward pass of a scalarization sees no gradient of"
+                " an objective. Use optimizer.objective(name, loss) and combine_(), or a weighting."
             )
 
     def __str__(self) -> str:
@@ -224,12 +220,8 @@ class StepRecord:
         what, sign, values = "weight", "", self.weights
         if not self.weighted and self.slopes is not None:
             what, sign, values = "slope", "+", self.slopes
-        parts = [
-            f"{n} loss {loss:.4g} {what} {value:{sign}.3g}"
-            for n, loss, value in zip(
-                self.names, self.losses.tolist(), values.tolist(), strict=True
-            )
-        ]
+        rows = zip(self.names, self.losses.tolist(), values.tolist(), strict=True)
+        parts = [f"{n} loss {loss:.4g} {what} {value:{sign}.3g}" for n, loss, value in rows]
         tail = self._findings() if self.measured else ["one backward pass: conflicts not measured"]
         if self.status is not SolverStatus.CONVERGED:
             tail.append(str(self.status))
@@ -240,15 +232,14 @@ class StepRecord:
         if math.isnan(self.stationarity) and bool(torch.isfinite(self.gramian).all()):
             return ["the losses share no parameter: each took its own gradient"]
         found = [f"stationarity {self.stationarity:.2g}"]
-        if self.conflicts:
-            found.append("conflict " + ", ".join(f"{a}-{b}" for a, b in self.conflicts))
-        if self.inactive:
-            found.append("inactive " + ", ".join(self.inactive))
-        if self.left_out:
-            found.append("left out, not finite: " + ", ".join(self.left_out))
-        if self.raised:
-            found.append("raises " + ", ".join(self.raised))
-        elif not self.descent:
+        listed = {
+            "conflict": [f"{a}-{b}" for a, b in self.conflicts],
+            "inactive": self.inactive,
+            "left out, not finite:": self.left_out,
+            "raises": self.raised,
+        }
+        found += [f"{what} {', '.join(names)}" for what, names in listed.items() if names]
+        if not self.raised and not self.descent:
             found.append("NOT a common descent direction: the gradients cancel or are not finite")
         if self.fell_back:
             found.append("fell back to l2-normalised MGDA")

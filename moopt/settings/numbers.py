@@ -72,16 +72,13 @@ def frozen_numbers(
         TypeError: `preference` of `Mine` must be a sequence of numbers, or a mapping from name to \
 number; got 5. Pass one number per objective, such as [1.0, 2.0] or {'forget': 1.0, 'retain': 2.0}.
     """
-    named = isinstance(given, Mapping)
+    names, entries = (given, given.values()) if isinstance(given, Mapping) else ((), given)
     try:
-        if isinstance(given, str | bytes | Set) or (
-            named and not all(isinstance(key, str) for key in given)
-        ):
-            raise TypeError("neither in order nor by name")
-        entries = list(given.values() if isinstance(given, Mapping) else given)
-        if not all(map(_is_real, entries)):
-            raise TypeError("an entry is not a real number")
-        values = tuple(float(entry) for entry in entries)
+        numbers: list[Any] = list(entries)
+        odd = isinstance(given, str | bytes | Set) or not all(isinstance(n, str) for n in names)
+        if odd or not all(map(_is_real, numbers)):
+            raise TypeError("not a real number for each, in order or by name")
+        values = tuple(map(float, numbers))
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise TypeError(
             f"{what} must be a sequence of numbers, or a mapping from name to number; got"

@@ -33,8 +33,7 @@ def checked_preference(
     if frozen is not None and (min(entries(frozen)) < 0.0 or max(entries(frozen)) == 0.0):
         raise ValueError(
             f"`{field}` of `{owner}` must hold finite numbers >= 0, not all zero; got"
-            f" {preference!r}. A larger number asks for more of that objective; leave out those"
-            " that do not count."
+            f" {preference!r}. A larger number asks for more of that objective."
         )
     return frozen
 

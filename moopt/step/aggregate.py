@@ -3,14 +3,13 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from moopt.aggregators import EntrywiseAggregator, GradientAggregator, TrackingAggregator
+from moopt.aggregators import EntrywiseAggregator, TrackingAggregator
 from moopt.aggregators.tracking import NUM_STEPS
 from moopt.gradients import GradientStore, Row
 from moopt.gradients.averaged import allocate_rows, stacked
@@ -19,78 +18,78 @@ from moopt.kernels.gramian import measured_gramian
 from moopt.records.result import Array
 from moopt.records.status import SolverStatus
 from moopt.step.method_state import REACHED_KEY, MethodState
-from moopt.step.weigh import DEFAULT_INACTIVE_TOL, DESCENT_TOL, INNER_ROUNDING, above_noise_floor
+from moopt.step.step_settings import StepSettings
+from moopt.step.weigh import DESCENT_TOL, INNER_ROUNDING, Weighed, above_noise_floor, unit_hull
 from moopt.weightings.cleared import Mask, Step, merged, weigh_cleared
 from moopt.weightings.problem import Problem
 
 
-class Aggregated(NamedTuple):
-    """What came out of a step of an aggregator.
-
-    Attributes:
-        weights: float64 `[m]`, NaN where the gradients are not finite; None for a method that
-            works entry by entry.
-        slopes: float64 `[m]`, `-g_i . d` over the shared parameters, unscaled.
-        active: bool `[m]`.
-        descent: whether d raises no active objective, up to rounding.
-        status: how the weights were found, where the gradients of the step alone do not tell.
-    """
-
-    weights: Array | None
-    slopes: Array
-    active: Mask
-    descent: bool
-    status: SolverStatus | None = None
-
-
 def aggregate_(
     store: GradientStore,
-    aggregator: GradientAggregator,
     given: Step,
-    memory: MethodState,
+    settings: StepSettings,
     shared: Sequence[bool],
-    *,
-    positions: Sequence[int],
     scale: float,
-    inactive_tol: float = DEFAULT_INACTIVE_TOL,
-) -> Aggregated:
+    finite_losses: bool,
+) -> Weighed:
     """Combine the rows by an aggregator and add the direction to `.grad`; the rows are consumed.
 
     Args:
         store: at least two rows that share a parameter; one, if absent objectives count.
-        aggregator: the method.
         given: the step, with names; its Gramian is unscaled and over the shared parameters.
-        memory: what the method keeps; read and written.
+        settings: with the aggregator, and what it keeps: read and written.
         shared: one flag per parameter; the others take the sum of their gradients.
-        positions: the number of each parameter among all of the optimizer's.
         scale: the factor of a GradScaler that the rows carry; 1 without.
-        inactive_tol: relative noise floor of the rows of an aggregator that combines absent ones.
+        finite_losses: False where a loss that was given is not finite.
+
+    Returns:
+        What the record says, with the slopes that were measured along the direction.
     """
+    memory, gramian = settings.memory, given.gramian
+    aggregator, parameters = memory.method, store.parameters
+    assert gramian is not None
+    positions = settings.positions(parameters) if settings.positions else range(len(parameters))
     chosen = [t for t, on in enumerate(shared) if on]
     reached = [t for t in chosen if any(row[t] is not None for row in store.rows.values())]
     with np.errstate(all="ignore"):
+        norms = np.sqrt(np.maximum(gramian.diagonal(), 0.0))
+        active = above_noise_floor(norms, given.losses, settings.inactive_tol)
+        given = dataclasses.replace(given, active=active)
+        finite = bool(np.isfinite(gramian).all())
+        status, stationarity = SolverStatus.NON_FINITE, math.nan
+        if finite and finite_losses:
+            hull, stationarity = unit_hull(gramian, norms, active)
+            status = SolverStatus(int(hull.status or 0))
         if isinstance(aggregator, TrackingAggregator):
             if aggregator.combines_absent:
                 known = {*memory.mapping.get(REACHED_KEY, ()), *(positions[t] for t in reached)}
                 memory.mapping[REACHED_KEY] = tuple(sorted(known))
                 reached = [t for t in chosen if positions[t] in known]
-            numbers = [positions[t] for t in reached]
-            direction, done = _averaged(
-                store, aggregator, given, memory, reached, numbers, scale, inactive_tol
+            direction, weights, active, ended = _averaged(
+                store, aggregator, given, settings, reached, positions, scale
             )
+            status = status if ended is None else SolverStatus(int(ended))
         else:
             assert isinstance(aggregator, EntrywiseAggregator)
             direction = _entrywise(store, aggregator, given, memory, reached, positions)
-            done = Aggregated(None, np.zeros(0), given.active, False)
+            weights = np.full(len(active), math.nan)
         # Measured against the whole rows, so the direction has memory of its own.
         rows = [[row[t] for t in chosen] for row in (*store.rows.values(), direction)]
         products = inner_products(rows).cpu().numpy()
         falls, norms = products[:-1, -1], np.sqrt(np.maximum(products.diagonal(), 0.0))
         slack = (DESCENT_TOL + INNER_ROUNDING) * norms[:-1] * norms[-1]
-        descent = bool(((falls >= -slack) | ~done.active).all() and np.isfinite(falls).all())
+        descent = bool(((falls >= -slack) | ~active).all() and np.isfinite(falls).all())
         slopes = (0.0 - falls) / scale / scale  # subtracted from 0: no -0.0
     store.write_given_direction_(direction, shared)
-    return done._replace(slopes=slopes, descent=descent)
+    return Weighed(
+        weights=weights,
+        active=active,
+        status=status,
+        stationarity=stationarity,
+        descent=descent,
+        slopes=slopes,
+        weighted=isinstance(aggregator, TrackingAggregator),
+    )
 
 
 def _entrywise(
@@ -121,57 +120,70 @@ def _averaged(
     store: GradientStore,
     aggregator: TrackingAggregator,
     given: Step,
-    memory: MethodState,
+    settings: StepSettings,
     reached: Sequence[int],
-    numbers: Sequence[int],
+    positions: Sequence[int],
     scale: float,
-    inactive_tol: float,
-) -> tuple[Row, Aggregated]:
+) -> tuple[Row, Array, Mask, SolverStatus | None]:
     """Let the averaged rows follow this step's gradients, and combine them.
 
     Nothing is written before the weights are known: a method that raises changes nothing.
 
     Returns:
-        The direction at the positions `reached` (None elsewhere), and all but what is measured
-        along it.
+        The direction at the positions `reached` (None elsewhere); for the objectives of the step
+        the weights, NaN where the gradients are not finite, and who is active; and how the weights
+        were found, where the gradients of the step alone do not tell.
     """
-    names, absent = list(store.rows), aggregator.combines_absent
+    memory, names, absent = settings.memory, list(store.rows), aggregator.combines_absent
     memory.make_room(names)
-    kept = allocate_rows(memory, aggregator, [store.parameters[t] for t in reached], numbers)
-    # Whose rows follow the gradients, whose are combined, and whom the method weighs.
+    tracked, numbers = [store.parameters[t] for t in reached], [positions[t] for t in reached]
+    kept = allocate_rows(memory, aggregator, tracked, numbers)
+    # Whose rows follow the gradients, whom the method weighs, and whose rows are combined.
     following = [n for n, on in zip(names, given.active, strict=True) if on or absent]
-    combined = memory.names if absent else following
     weighed = memory.names if absent else names
+    combined = weighed if absent else following
     # The step counted, for methods that count.
     own = {key: value + (key == NUM_STEPS) for key, value in memory.read(following).items()}
     before = memory.read(weighed)
     state = merged(before, own, aggregator.state_axes, _places(following, weighed))
 
-    problem = _problem_of_gradients(aggregator, given, _places(following, names))
+    assert given.gramian is not None
+    assert given.losses is not None
+    finite, places = bool(np.isfinite(given.gramian).all()), _places(following, names)
+    # What factors and shares are made of: the gradients, those that are zero included.
+    problem = Problem.of(
+        given.gramian[np.ix_(places, places)],
+        losses=given.losses[places] if "losses" in aggregator.needs else None,
+        names=tuple(following),
+        step=given.step,
+    )
     factors = torch.from_numpy(aggregator.factors(problem) / scale)
     gradients = [store.rows[name] for name in following]
-    at, index = _index(following, combined), _index(combined, memory.names)
+    at: slice | Tensor = slice(None)  # without a copy if they are all
+    if following != memory.names:
+        at = torch.tensor(_places(following, memory.names))
     rows, compared = [], []
     for t, whole in zip(reached, kept, strict=True):
-        old, terms = whole[index], stacked(gradients, t, factors, whole)
-        new = aggregator.follow(old[at], terms, problem, own)
-        rows.append(new if isinstance(at, slice) else old.index_copy(0, at.to(old.device), new))
-        compared.append(aggregator.compared(rows[-1], terms))
+        terms = stacked(gradients, t, factors, whole)
+        new = aggregator.follow(whole[at], terms, problem, own)
+        if absent and isinstance(at, Tensor):
+            new = whole.index_copy(0, at.to(whole.device), new)
+        rows.append(new)
+        compared.append(aggregator.compared(new, terms))
     product, noise = measured_gramian([[one[i] for one in compared] for i in range(len(combined))])
 
-    active, losses, places = given.active, given.losses, _places(combined, weighed)
+    active, places = given.active, _places(combined, weighed)
     gramian = np.zeros((len(weighed), len(weighed)))
     gramian[np.ix_(places, places)] = product.cpu().numpy()
     if absent:
         norms = np.sqrt(np.maximum(gramian.diagonal(), 0.0))
-        active, losses = above_noise_floor(norms, None, inactive_tol), None
+        active = above_noise_floor(norms, None, settings.inactive_tol)
+        given = dataclasses.replace(given, losses=None)
     step = dataclasses.replace(
-        given, gramian=gramian, active=active, losses=losses, names=tuple(weighed), noise=noise
+        given, gramian=gramian, active=active, names=tuple(weighed), noise=noise
     )
     solved = weigh_cleared(aggregator, step, state)
-    finite = solved.status != SolverStatus.NON_FINITE and bool(
-        np.isfinite(gramian).all() and np.isfinite(given.gramian).all()  # type: ignore[arg-type]
-    )
+    finite &= bool(np.isfinite(gramian).all()) and solved.status != SolverStatus.NON_FINITE
     weights = solved.weights if finite else np.full(len(weighed), math.nan)
 
     outer = torch.from_numpy(weights[places] * scale)
@@ -181,36 +193,14 @@ def _averaged(
         total = torch.tensordot(outer.to(terms), terms, 1)
         direction[t] = total.to(store.parameters[t].dtype)
         if finite:
-            whole[index] = new
+            whole[slice(None) if absent else at] = new
     memory.write(weighed, (solved.state or {}) if finite else before)
-    status = None
-    if absent:
-        # A single gradient that is zero says nothing about the objectives that are not known yet.
-        status = solved.status if len(weighed) > 1 else SolverStatus.CONVERGED
-        status = status if finite else SolverStatus.NON_FINITE
+    # A single gradient that is zero says nothing about the objectives that are not known yet.
+    ended = solved.status if len(weighed) > 1 else SolverStatus.CONVERGED
+    ended = ended if finite else SolverStatus.NON_FINITE
     places = _places(names, weighed)
-    return direction, Aggregated(weights[places], np.zeros(0), active[places], False, status)
+    return direction, weights[places], active[places], ended if absent else None
 
 
 def _places(names: Sequence[str], among: Sequence[str]) -> NDArray[np.intp]:
     return np.array([among.index(name) for name in names], dtype=np.intp)
-
-
-def _index(names: Sequence[str], among: Sequence[str]) -> slice | Tensor:
-    """The places of names among others, to index a tensor; without a copy if it is all of them."""
-    return slice(None) if list(names) == list(among) else torch.tensor(_places(names, among))
-
-
-def _problem_of_gradients(
-    aggregator: TrackingAggregator, given: Step, places: NDArray[np.intp]
-) -> Problem:
-    """What factors and shares are made of: the gradients, those that are zero included."""
-    assert given.gramian is not None
-    assert given.names is not None
-    needed = "losses" in aggregator.needs and given.losses is not None
-    return Problem.of(
-        given.gramian[np.ix_(places, places)],
-        losses=given.losses[places] if needed else None,  # type: ignore[index]
-        names=tuple(given.names[i] for i in places),
-        step=given.step,
-    )

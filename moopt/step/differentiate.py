@@ -1,6 +1,6 @@
 """differentiate: one backward pass per loss, each into its row of a store."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NoReturn
 
 import torch
@@ -14,8 +14,7 @@ from moopt.gradients import GradientStore
 
 def differentiate(
     store: GradientStore,
-    names: Sequence[str],
-    losses: Sequence[Tensor],
+    losses: Mapping[str, Tensor],
     parameters: Sequence[Tensor],
     scaler: GradScaler | None = None,
     *,
@@ -28,8 +27,7 @@ def differentiate(
 
     Args:
         store: what receives the rows, and the values of the losses.
-        names: one per loss.
-        losses: scalars with a graph.
+        losses: scalars with a graph, by name.
         parameters: of the optimizer.
         scaler: a GradScaler; the rows then carry its factor.
         auxiliary: the names that are not objectives.
@@ -43,29 +41,29 @@ def differentiate(
             " pass model.parameters() to the optimizer."
         )
     silent = []
-    for name, loss, retain in zip(names, losses, shares_graph(losses), strict=True):
+    again = shares_graph(list(losses.values()))
+    for (name, loss), retain in zip(losses.items(), again, strict=True):
         with store.recording(name, parameters, auxiliary=name in auxiliary):
             (loss if scaler is None else scaler.scale(loss)).backward(retain_graph=retain)
         if not store.arrived:
             silent.append(name)
-    if store.is_empty():
-        raise ValueError(
-            "no loss reaches a parameter of the optimizer, so there is nothing to combine. Build"
-            " the optimizer from the parameters of the model that computes the losses."
-        )
     if silent:
-        refuse_unreached(silent[0])
-    for name, loss in zip(names, losses, strict=True):
+        refuse_unreached(silent, everyone=store.is_empty())
+    for name, loss in losses.items():
         if name not in auxiliary:
             store.add_loss(name, loss)
 
 
-def refuse_unreached(name: str) -> NoReturn:
-    """Raise for a loss that trains nothing."""
+def refuse_unreached(silent: Sequence[str], *, everyone: bool) -> NoReturn:
+    """Raise for losses that train nothing: the first of them, or `everyone`."""
+    if everyone:
+        raise ValueError(
+            "no loss reaches a parameter of the optimizer, so there is nothing to combine. Build"
+            " the optimizer from the parameters of the model that computes the losses."
+        )
     raise ValueError(
-        f"loss {name!r} reaches no parameter of the optimizer, so it would be dropped silently."
-        " Build the optimizer from the parameters of the model that computes the loss, or leave an"
-        " objective that trains nothing out of the losses."
+        f"loss {silent[0]!r} reaches no parameter of the optimizer. Build the optimizer from the"
+        " parameters of the model that computes the loss, or leave it out of the losses."
     )
 
 
@@ -84,18 +82,16 @@ def shares_graph(losses: Sequence[Tensor]) -> list[bool]:
     later: set[Node] = set()
     flags = [False] * len(losses)
     for i in range(len(losses) - 1, -1, -1):
-        root = losses[i].grad_fn
-        stack = [] if root is None else [root]
+        stack = [losses[i].grad_fn]
         own: set[Node] = set()
         while stack:
             node = stack.pop()
             if node in later:
                 flags[i] = True
-            elif node not in own:
-                following = node.next_functions
-                if following:  # AccumulateGrad, and nodes without inputs, have none
-                    own.add(node)
-                    stack += [parent for parent, _ in following if parent is not None]
+            # AccumulateGrad, and nodes without inputs, have none.
+            elif node is not None and node not in own and (following := node.next_functions):
+                own.add(node)
+                stack += [parent for parent, _ in following if parent is not None]
         later |= own
     return flags
 
@@ -128,11 +124,11 @@ def ids_of(shared: Iterable[Tensor], parameters: Sequence[Tensor]) -> frozenset[
     """The `id`s of `shared`, checked to be among `parameters`."""
     chosen = list(shared)
     known = {id(p) for p in parameters}
-    if not chosen or any(id(p) not in known for p in chosen):
+    strangers = sum(id(p) not in known for p in chosen)
+    if not chosen or strangers:
         raise ValueError(
-            "`shared` must be trainable parameters of the optimizer, at least one;"
-            f" {sum(id(p) not in known for p in chosen)} of {len(chosen)} are not. Pass for"
-            " instance model.backbone.parameters()."
+            f"`shared` must be trainable parameters of the optimizer, at least one; {strangers} of"
+            f" {len(chosen)} are not. Pass for instance model.backbone.parameters()."
         )
     return frozenset(id(p) for p in chosen)
 

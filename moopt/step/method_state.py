@@ -1,20 +1,20 @@
 """MethodState: what a method keeps from step to step, by objective name."""
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from moopt.aggregators import GradientAggregator, TrackingAggregator
+from moopt.aggregators.base import Method
 from moopt.gradients.averaged import rows_key
+from moopt.gradients.replicas import mean_over_processes
 from moopt.records.result import State
-from moopt.weightings import Weighting
+from moopt.records.step_record import StepRecord
+from moopt.step.objectives import Losses, named_losses
 from moopt.weightings.cleared import merged, restricted
 from moopt.weightings.draws import COUNTER
-
-Method = Weighting | GradientAggregator
-"""What `CommonDescent` accepts."""
 
 NAMES_KEY = "moopt_names"
 REACHED_KEY = "moopt_reached"  # positions of parameters that an objective ever reached
@@ -44,7 +44,7 @@ class MethodState:
     def __init__(self, method: Method, mapping: MutableMapping[str, Any]) -> None:
         self.method, self.mapping = method, mapping
         self.entries = method.state_entries
-        self.is_stateful = bool(self.entries) or isinstance(method, TrackingAggregator)
+        self.is_stateful = is_stateful(method)
 
     @property
     def names(self) -> list[str]:
@@ -107,6 +107,44 @@ class MethodState:
             self.mapping[_PREFIX + key] = torch.from_numpy(np.array(state[key]))
         self.mapping[STEP_KEY] += steps
 
+    def observe(self, losses: Losses, last: StepRecord, *, replicas: bool) -> None:
+        """Let the method learn from the losses of the last batch, computed again after the step.
+
+        Args:
+            losses: mapping name -> scalar, sequence of scalars or 1-D tensor, unscaled; only the
+                values are looked at, and not those of objectives that the step left out.
+            last: the record of the last step.
+            replicas: whether there is a group whose processes train one model: their losses are
+                averaged.
+
+        Raises:
+            TypeError: the method does not learn from them.
+            ValueError: malformed losses, or an objective that was not in the last step.
+        """
+        method = self.method
+        if isinstance(method, GradientAggregator) or not method.observes:
+            raise TypeError(
+                f"{type(method).__name__} does not learn from the losses after the step; leave"
+                " observe(...) out, or use a weighting that does, such as FAMO."
+            )
+        named, stepped = named_losses(losses, graph=False), last.names
+        values = {name: value for name, value in named.items() if name not in last.left_out}
+        unknown = [name for name in values if name not in stepped]
+        if unknown:
+            raise ValueError(
+                f"observe() takes losses of the last step, which combined"
+                f" {', '.join(stepped) or 'nothing'}; got {', '.join(unknown)}. Use the same names."
+            )
+        if len(stepped) < 2 or not values:
+            return  # nothing was weighed, so there is nothing to learn from
+        names = tuple(values)
+        device = values[names[0]].device
+        after = torch.stack([value.detach().to(device, torch.float64) for value in values.values()])
+        if replicas:
+            after = mean_over_processes(after)
+        state = method.learn(self.read(names), after.cpu().numpy(), names)
+        self.write(names, state, steps=0)
+
     def refuse_other(self) -> None:
         """Raise where a checkpoint's state is of another method.
 
@@ -123,9 +161,8 @@ class MethodState:
         if self._is_random and mapping.get(DRAWS_KEY) != DRAWS:
             raise ValueError(
                 f"the loaded state of {type(method).__name__} is of a version of moopt that drew"
-                " other random numbers, so the run would go on differently. Finish it with the"
-                " version that saved it, or delete the keys `moopt_...` of the first parameter"
-                " group to begin with fresh draws."
+                " other random numbers. Finish the run with that version, or delete the keys"
+                " `moopt_...` of the first parameter group to begin with fresh draws."
             )
         missing = [key for key in self.entries if _PREFIX + key not in mapping]
         if isinstance(method, TrackingAggregator):
@@ -133,6 +170,18 @@ class MethodState:
             missing += [] if any(key.startswith(prefix) for key in mapping) else [method.row_name]
         if missing:
             raise ValueError(f"{told}: it lacks {', '.join(missing)}. {remedy}")
+
+    def refuse_missing(self) -> None:
+        """Raise where a distributed checkpoint would drop the state, because there is none yet.
+
+        Raises:
+            RuntimeError: no objective has a place.
+        """
+        if self.is_stateful and NAMES_KEY not in self.mapping:
+            raise RuntimeError(
+                f"the state of {type(self.method).__name__} does not exist before the first step: a"
+                " distributed checkpoint would drop it; pass objectives=(names) to CommonDescent."
+            )
 
     @property
     def _is_random(self) -> bool:
@@ -144,13 +193,3 @@ class MethodState:
     def _places(self, names: Sequence[str]) -> Any:
         known = self.names
         return np.array([known.index(name) for name in names], dtype=np.intp)
-
-
-def missing_state(method: Method, mapping: Mapping[str, Any]) -> str | None:
-    """Why a distributed checkpoint would drop the state of `method`; None where it would not."""
-    if not is_stateful(method) or NAMES_KEY in mapping:
-        return None
-    return (
-        f"the state of {type(method).__name__} does not exist before the first step, so a"
-        " distributed checkpoint would drop it silently; pass objectives=(names) to CommonDescent."
-    )

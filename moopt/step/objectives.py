@@ -1,4 +1,4 @@
-"""named_losses: whatever the caller passes as `losses`, as names and scalar tensors."""
+"""named_losses: whatever the caller passes as `losses`, as scalar tensors by name."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
@@ -12,8 +12,8 @@ Losses: TypeAlias = Mapping[str, Tensor] | Sequence[Tensor] | Tensor
 """Named scalars, a sequence of scalars, or a 1-D tensor."""
 
 
-def named_losses(losses: Losses, *, graph: bool = True) -> tuple[tuple[str, ...], list[Tensor]]:
-    """Check `losses` and split it into names and scalars.
+def named_losses(losses: Losses, *, graph: bool = True) -> dict[str, Tensor]:
+    """Check `losses`, and give them by name, in their order.
 
     Args:
         losses: a mapping name -> scalar, a sequence of scalars, or a 1-D tensor `[m]`; each a
@@ -22,44 +22,40 @@ def named_losses(losses: Losses, *, graph: bool = True) -> tuple[tuple[str, ...]
 
     Raises:
         TypeError: an entry is not a tensor.
-        ValueError: no entry, a repeated name, an entry that is not a scalar or has no graph.
+        ValueError: no entry, an entry that is not a scalar or has no graph.
     """
-    if isinstance(losses, Mapping):
-        names = tuple(losses)
-        values = list(losses.values())
-        odd = [name for name in names if not isinstance(name, str)]
-        if odd:
-            raise TypeError(f"names of `losses` must be str; got {odd[0]!r}. Use str(name).")
-    elif isinstance(losses, Tensor):
+    if isinstance(losses, Tensor):
         if losses.dim() != 1:
             raise ValueError(
                 "`losses` as a tensor must be 1-D, one entry per objective; got shape"
                 f" {list(losses.shape)}. For a single objective pass {{'name': loss}} or [loss]."
             )
-        values = list(losses.unbind())
-        names = tuple(map(str, range(len(values))))
+        losses = losses.unbind()
+    if isinstance(losses, Mapping):
+        named = dict(losses)
+        odd = [name for name in named if not isinstance(name, str)]
+        if odd:
+            raise TypeError(f"names of `losses` must be str; got {odd[0]!r}. Use str(name).")
     elif isinstance(losses, Sequence) and not isinstance(losses, str):
-        values = list(losses)
-        names = tuple(map(str, range(len(values))))
+        named = {str(i): value for i, value in enumerate(losses)}
     else:
         raise TypeError(
             "`losses` must be a mapping name -> scalar, a sequence of scalars or a 1-D tensor; got"
             f" {type(losses).__name__}. Pass for instance {{'forget': loss_a, 'retain': loss_b}}."
         )
-    if not values:
+    if not named:
         raise ValueError(
             "`losses` must hold at least one objective; got none. Pass one scalar each."
         )
-    for i, value in enumerate(values):
+    for name, value in named.items():
         if not (isinstance(value, Tensor) and value.ndim == 0 and value.is_floating_point()):
-            values[i] = _scalar(names[i], value)
+            named[name] = _scalar(name, value)
         if graph and not value.requires_grad:
             raise ValueError(
-                f"loss {names[i]!r} must have a graph; got a tensor that does not require grad."
-                " Compute it outside torch.no_grad() from trainable parameters, and do not detach"
-                " it. An objective that this batch does not have: leave it out of the losses."
+                f"loss {name!r} must have a graph; got a tensor that does not require grad. Compute"
+                " it outside torch.no_grad() and do not detach it, or leave it out of the losses."
             )
-    return names, values
+    return named
 
 
 def loss_value(name: str, loss: Tensor | float) -> Tensor:
@@ -71,7 +67,7 @@ def loss_value(name: str, loss: Tensor | float) -> Tensor:
     """
     if isinstance(loss, int | float):
         loss = torch.tensor(float(loss), dtype=torch.float64)
-    return named_losses({name: loss}, graph=False)[1][0]
+    return named_losses({name: loss}, graph=False)[name]
 
 
 def _scalar(name: str, value: object) -> Tensor:
@@ -92,22 +88,22 @@ def _scalar(name: str, value: object) -> Tensor:
     return value.reshape(())
 
 
-def sample_losses(names: tuple[str, ...], samples: Sequence[Losses]) -> dict[str, Tensor]:
+def sample_losses(losses: Mapping[str, Tensor], samples: Sequence[Losses]) -> dict[str, Tensor]:
     """The losses of the same objectives on other batches, by the names of their rows.
 
     Raises:
-        ValueError: the objectives are not those in `names`, or a name is a row's already.
+        ValueError: the objectives are not those of `losses`, or a name is a row's already.
     """
     values: dict[str, Tensor] = {}
     for k, sample in enumerate(samples, 1):
-        others, losses = named_losses(sample)
-        if set(others) != set(names):
+        others = named_losses(sample)
+        if others.keys() != losses.keys():
             raise ValueError(
-                f"`samples` must hold the objectives of `losses`, {', '.join(names)}; got"
+                f"`samples` must hold the objectives of `losses`, {', '.join(losses)}; got"
                 f" {', '.join(others)}. Compute the same losses on another batch."
             )
-        values |= {sample_name(n, k): v for n, v in zip(others, losses, strict=True)}
-    taken = [name for name in names if name in values]
+        values |= {sample_name(name, k): value for name, value in others.items()}
+    taken = [name for name in losses if name in values]
     if taken:
         raise ValueError(
             f"objectives must not be named like the rows of samples; got {', '.join(taken)},"
@@ -131,15 +127,35 @@ def objective_names(objectives: Iterable[str]) -> tuple[str, ...]:
     return names
 
 
-def refuse_unknown(names: Iterable[str], objectives: Sequence[str] | None) -> None:
-    """Raise where a name is not among those given as `objectives`; None allows every name.
+def refuse_unknown(names: Iterable[str], objectives: Sequence[str]) -> None:
+    """Raise where a name is not among those given as `objectives`.
 
     Raises:
         ValueError: an unknown name, whose state a distributed checkpoint could not load.
     """
-    unknown = [n for n in names if n not in objectives] if objectives is not None else []
+    unknown = [name for name in names if name not in objectives]
     if unknown:
         raise ValueError(
-            f"`objectives` of CommonDescent names {', '.join(objectives or ())}; got"
+            f"`objectives` of CommonDescent names {', '.join(objectives)}; got"
             f" {', '.join(unknown)}. Use the same names, or leave `objectives` out."
+        )
+
+
+def refuse_torch_closure(returned: object, parameters: Sequence[Tensor]) -> None:
+    """Refuse the closure that torch's own optimizers take: it returns one loss, or calls backward.
+
+    Raises:
+        RuntimeError: gradients arrived while it ran.
+        ValueError: it returned a single scalar, or nothing.
+    """
+    if any(p.grad is not None and bool(p.grad.any()) for p in parameters):
+        raise RuntimeError(
+            "the closure of CommonDescent.step must not call backward: step() differentiates each"
+            " loss itself. Return the losses, for instance {'forget': loss_a, 'retain': loss_b}."
+        )
+    if returned is None or (isinstance(returned, Tensor) and returned.dim() == 0):
+        raise ValueError(
+            "the closure of CommonDescent.step must return the losses by name, and call no"
+            f" backward; got {'nothing' if returned is None else 'one scalar'}, as torch's own"
+            " closures return. Return for instance {'forget': loss_a, 'retain': loss_b}."
         )

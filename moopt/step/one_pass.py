@@ -1,43 +1,31 @@
 """one_pass: weigh the losses first, then one backward pass of their weighted sum."""
 
 import math
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.amp import GradScaler
 
-from moopt.gradients.replicas import (
-    is_checked_step,
-    mean_over_processes,
-    refuse_other_gradients,
-    refuse_other_names,
-)
+from moopt.gradients.replicas import is_checked_step, mean_over_processes, refuse_other_gradients
 from moopt.gradients.shards import is_sharded
+from moopt.records.result import Solved
 from moopt.records.status import SolverStatus
 from moopt.records.step_record import StepRecord
-from moopt.scalarizations import Scalarization
 from moopt.step.differentiate import reaches, refuse_unreached, scale_of
-from moopt.step.method_state import MethodState
+from moopt.step.step_settings import StepSettings
 from moopt.step.take_step import record_of
 from moopt.step.weigh import Weighed
-from moopt.weightings import Sum
+from moopt.weightings import Weighting
 from moopt.weightings.cleared import Step, weigh_cleared
 
 
 def one_pass(
-    names: tuple[str, ...],
-    values: Sequence[Tensor],
-    method: Scalarization | Sum,
-    memory: MethodState,
+    losses: Mapping[str, Tensor],
     parameters: Sequence[Tensor],
-    *,
+    settings: StepSettings,
     scaler: GradScaler | None = None,
-    lr: float | None = None,
-    step: int = 0,
-    checked: Counter[tuple[str, ...]] | None = None,
 ) -> StepRecord:
     """Take one backward pass of `sum_i w_i loss_i` with fixed weights, added to every `.grad`.
 
@@ -45,15 +33,10 @@ def one_pass(
     the weighted sum, and a pass that fails may leave a part of it in `.grad`.
 
     Args:
-        names: of the objectives.
-        values: their unscaled losses, scalars with a graph.
-        method: one that looks at the losses only, or at nothing.
-        memory: what it keeps from step to step.
+        losses: unscaled scalars with a graph, by name.
         parameters: those of the optimizer.
+        settings: with a method that looks at the losses only, or at nothing.
         scaler: the pass runs scaled; the weights are those without a scaler.
-        lr: learning rate, for methods that use it.
-        step: number of combined steps before this one.
-        checked: for `is_checked_step`; None compares no processes and averages no losses.
 
     Returns:
         A record that is not `measured`: losses and weights, and NaN for what compares gradients.
@@ -62,53 +45,44 @@ def one_pass(
         ValueError: a loss reaches no parameter.
         RuntimeError: the processes hold different objectives or gradients.
     """
-    device, m = values[0].device, len(names)
-    own = set(map(id, parameters))
-    unreached = [n for n, value in zip(names, values, strict=True) if not reaches(value, own)]
-    if len(unreached) == m:
-        raise ValueError(
-            "no loss reaches a parameter of the optimizer, so there is nothing to step along. Build"
-            " the optimizer from the parameters of the model that computes the losses."
-        )
+    names, m = tuple(losses), len(losses)
+    memory, checked = settings.memory, settings.checked
+    method = memory.method
+    assert isinstance(method, Weighting)
+    first, own = next(iter(losses.values())), set(map(id, parameters))
+    unreached = [name for name, loss in losses.items() if not reaches(loss, own)]
     if unreached:
-        refuse_unreached(unreached[0])
-    local = torch.stack([value.detach().to(device, torch.float64) for value in values])
-    compared = checked is not None and is_checked_step(names, checked)
-    if compared:
-        refuse_other_names(names, device)
-    averaged = checked is not None and "losses" in method.needs
-    losses = local.cpu().numpy()
+        refuse_unreached(unreached, everyone=len(unreached) == m)
+    device = first.device
+    local = torch.stack([loss.detach().to(device, torch.float64) for loss in losses.values()])
+    compared = checked is not None and is_checked_step(names, checked, device)
+    values = averaged = local.cpu().numpy()
+    if checked is not None and "losses" in method.needs:
+        averaged = mean_over_processes(local).cpu().numpy()
+    active = np.ones(m, dtype=bool)
     given = Step(
         gramian=None,
-        active=np.ones(m, dtype=bool),
-        losses=mean_over_processes(local).cpu().numpy() if averaged else losses,
+        active=active,
+        losses=averaged,
         names=names,
-        lr=lr,
-        step=memory.step(step),
+        lr=settings.lr,
+        step=memory.step(settings.step),
     )
-    found = _weighed(method, given, memory)
-    weighted_backward_(values, found.weights.tolist(), scale_of(scaler, values[0]))
+    solved = Solved(np.ones(1))
+    if m > 1:
+        solved = weigh_cleared(method, given, memory.read(names))
+    weighted_backward_(losses, solved.weights.tolist(), scale_of(scaler, first))
     if compared:
         _refuse_drifting(parameters)
     if m > 1:  # only now: a pass that failed was no step
-        memory.write(names, found.state)
+        memory.write(names, solved.state or {})
+    status = solved.status
+    if status is None:
+        finite = np.isfinite(averaged).all()
+        status = SolverStatus.CONVERGED if finite else SolverStatus.NON_FINITE
+    found = Weighed(solved.weights, active, SolverStatus(int(status)))
     unknown = np.full((m, m), math.nan)
-    return record_of(found, names, losses, unknown, step, measured=False)
-
-
-def _weighed(method: Scalarization | Sum, given: Step, memory: MethodState) -> Weighed:
-    """The weights of the losses; 1 for a single one."""
-    m, nan = len(given.active), math.nan
-    assert given.losses is not None
-    finite = bool(np.isfinite(given.losses).all())
-    status = SolverStatus.CONVERGED if finite else SolverStatus.NON_FINITE
-    if m == 1:
-        return Weighed(np.ones(1), {}, given.active, nan, status, nan, False, False)
-    state = memory.read(given.names or ())
-    solved = weigh_cleared(method, given, state)
-    status = status if solved.status is None else SolverStatus(int(solved.status))
-    following = state if solved.state is None else solved.state
-    return Weighed(solved.weights, following, given.active, nan, status, nan, False, False)
+    return record_of(found, values, unknown, names=names, step=settings.step, measured=False)
 
 
 def _refuse_drifting(parameters: Sequence[Tensor]) -> None:
@@ -127,16 +101,17 @@ def _refuse_drifting(parameters: Sequence[Tensor]) -> None:
 
 
 def weighted_backward_(
-    values: Sequence[Tensor], weights: Sequence[float], scale: Tensor | None = None
+    losses: Mapping[str, Tensor], weights: Sequence[float], scale: Tensor | None = None
 ) -> None:
     """The backward pass of `sum_i w_i loss_i` with fixed weights, without building the sum.
 
     Args:
-        values: scalars with a graph.
+        losses: scalars with a graph, by name.
         weights: `[m]`.
         scale: the factor of a GradScaler.
     """
+    values = list(losses.values())
     seeds = [torch.full_like(v, float(w)) for v, w in zip(values, weights, strict=True)]
     if scale is not None:
         seeds = [(seed.double() * scale.to(seed.device)).to(seed.dtype) for seed in seeds]
-    torch.autograd.backward(list(values), grad_tensors=seeds)
+    torch.autograd.backward(values, grad_tensors=seeds)

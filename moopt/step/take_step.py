@@ -1,149 +1,110 @@
 """take_step: the whole flow of one step. Rows in, a direction in `.grad` and a record out."""
 
-import dataclasses
 import math
-from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from moopt.aggregators import EntrywiseAggregator, GradientAggregator, TrackingAggregator
+from moopt.aggregators import GradientAggregator, TrackingAggregator
+from moopt.aggregators.base import Method
 from moopt.gradients import GradientStore
-from moopt.gradients.replicas import has_replicas, mean_over_processes
+from moopt.gradients.replicas import mean_over_processes
 from moopt.records.result import Array
 from moopt.records.status import SolverStatus
 from moopt.records.step_record import StepRecord
 from moopt.scalarizations import Scalarization
 from moopt.step.aggregate import aggregate_
-from moopt.step.leave_out import leave_out_non_finite_
-from moopt.step.method_state import Method, MethodState
-from moopt.step.weigh import Weighed, above_noise_floor, unit_hull, weigh
+from moopt.step.step_settings import StepSettings
+from moopt.step.weigh import Weighed, weigh
 from moopt.weightings import Constant
 from moopt.weightings.cleared import Step
 
 
 def take_step(
-    store: GradientStore,
-    method: Method,
-    memory: MethodState,
-    *,
-    shared: Collection[int] | None,
-    inactive_tol: float,
-    scale: Tensor | None = None,
-    lr: float | None = None,
-    step: int = 0,
-    checked: Counter[tuple[str, ...]] | None = None,
-    positions: Callable[[Sequence[Tensor]], Sequence[int]] | None = None,
-    skip_non_finite: bool = False,
+    store: GradientStore, settings: StepSettings, scale: Tensor | None = None
 ) -> StepRecord:
     """Combine the rows of `store` into a direction and add it to `.grad`; the rows are consumed.
 
     Args:
         store: one row per objective, with the losses; on return it is empty.
-        method: a weighting, scalarization or gradient aggregator.
-        memory: what the method keeps from step to step; read once and written once.
-        shared: `id`s of the parameters that enter the Gramian; None for the default rule. The
-            others take their gradients unweighted, except under a scalarization, which weighs
-            every parameter.
-        inactive_tol: relative noise floor of a gradient.
+        settings: with the method and what it keeps.
         scale: the factor of a GradScaler that the rows carry; what the method sees is unscaled,
             what lands in `.grad` keeps the factor.
-        lr: learning rate, for methods that use it.
-        step: number of combined steps before this one.
-        checked: for `store.check_replicas`; None compares no processes and averages no losses.
-        positions: the numbers of the store's parameters among all of the optimizer's; None if the
-            store holds them all.
-        skip_non_finite: leave out objectives whose loss or gradient is not finite.
 
     Raises:
         ValueError: the method needs losses and one is missing, uses no auxiliary rows and there
             are some, or asks for ascent on parameters that take their gradients unweighted.
         RuntimeError: the processes hold different gradients.
     """
+    memory, shared, checked = settings.memory, settings.shared, settings.checked
+    method = memory.method
     left_out: tuple[str, ...] = ()
-    if skip_non_finite:
-        left_out = leave_out_non_finite_(store, replicas=checked is not None)
+    if settings.skip_non_finite:
+        left_out = store.leave_out_non_finite_(replicas=checked is not None)
     names, auxiliary = tuple(store.rows), tuple(store.auxiliary)
+    m = len(names)
     remembers = isinstance(method, TrackingAggregator) and method.combines_absent
     if remembers and shared is None:  # which ones the absent objectives reach is not known here
         shared = {id(parameter) for parameter in store.parameters}
-    needs = method.needs
     flags = store.shared(shared)
-    unknown = any(loss is None for loss in store.losses.values())
-    if auxiliary or unknown or isinstance(method, Constant):
-        refuse_unfit(method, store, flags, needs)
+    known = [loss is not None for loss in store.losses.values()]
+    if auxiliary or not all(known) or isinstance(method, Constant):
+        refuse_unfit(method, store, flags)
 
     gramian = store.gramian(flags)
-    if checked is not None and has_replicas():
+    if checked is not None:
         store.check_replicas(gramian, flags, checked)
     products, losses, factor = _on_host(gramian, list(store.losses.values()), scale)
     averaged = losses
-    if checked is not None and has_replicas():  # they decide who is active, and what is finite
+    if checked is not None:  # they decide who is active, and what is finite
         local = torch.from_numpy(losses).to(gramian.device)
         averaged = mean_over_processes(local).cpu().numpy()
-    finite_losses = bool(np.isfinite(averaged).all()) or _all_finite(store, averaged)
+    finite_losses = bool(np.isfinite(averaged if all(known) else averaged[known]).all())
     given = Step(
         gramian=products,
-        active=np.ones(len(names), dtype=bool),
+        active=np.ones(m, dtype=bool),
         losses=averaged,
         names=names,
         auxiliary=auxiliary,
         noise=store.noise,
-        lr=lr,
-        step=memory.step(step),
+        lr=settings.lr,
+        step=memory.step(settings.step),
     )
     everywhere = isinstance(method, Scalarization)
     combines_auxiliary = bool(auxiliary) and method.combines_auxiliary
-    alone = len(names) == 1 and not combines_auxiliary and not remembers
-    slopes = None
+    alone = m == 1 and not combines_auxiliary and not remembers
     if alone or not (everywhere or any(flags)):
-        found = unweighted(products[: len(names), : len(names)], finite_losses)
+        found = _unweighted(products[:m, :m], finite_losses)
     elif isinstance(method, GradientAggregator):
-        everyone = range(len(flags)) if positions is None else positions(store.parameters)
-        found, slopes = _aggregated(
-            store, method, given, memory, flags, inactive_tol, everyone, factor, finite_losses
-        )
+        found = aggregate_(store, given, settings, flags, factor, finite_losses)
     else:
         found = weigh(
             method,
             given,
             memory.read(names),
-            inactive_tol=inactive_tol,
+            inactive_tol=settings.inactive_tol,
             eps=store.accumulation_eps(),
             finite_losses=finite_losses,
         )
         memory.write(names, found.state)
-    m = len(names)
+    if combines_auxiliary:  # subtracted from 0: no -0.0
+        found = found._replace(slopes=0.0 - (products @ found.weights)[:m])
     if store.rows:
         used = found.weights if combines_auxiliary else found.weights[:m]
-        if combines_auxiliary:
-            slopes = 0.0 - (products @ found.weights)[:m]  # subtracted from 0: no -0.0
         store.write_direction_(used, flags, everywhere=everywhere)
-    weighted = not isinstance(method, EntrywiseAggregator) or slopes is None
     return record_of(
-        found, names, losses, products[:m, :m], step, slopes, left_out, weighted=weighted
+        found, losses, products[:m, :m], names=names, step=settings.step, left_out=left_out
     )
 
 
-def record_of(
-    found: Weighed,
-    names: tuple[str, ...],
-    losses: Array,
-    gramian: Array,
-    step: int,
-    slopes: Array | None = None,
-    left_out: tuple[str, ...] = (),
-    *,
-    measured: bool = True,
-    weighted: bool = True,
-) -> StepRecord:
-    """The record of a step: the one place that makes one."""
+def record_of(found: Weighed, losses: Array, gramian: Array, **known: Any) -> StepRecord:
+    """The record of a step: the one place that makes one; `known` are further fields."""
     return StepRecord(
-        names=names,
         losses=torch.from_numpy(losses),
-        weights=torch.from_numpy(found.weights[: len(names)]),
+        weights=torch.from_numpy(found.weights[: len(losses)]),
         gramian=torch.from_numpy(gramian),
         active=torch.from_numpy(found.active),
         stationarity=found.stationarity,
@@ -152,79 +113,27 @@ def record_of(
         descent=found.descent,
         fell_back=found.fell_back,
         fallbacks=int(found.fell_back),
-        left_out=left_out,
-        skipped=len(left_out),
-        step=step,
-        measured=measured,
-        slopes=None if slopes is None else torch.from_numpy(slopes),
-        weighted=weighted,
+        slopes=None if found.slopes is None else torch.from_numpy(found.slopes),
+        weighted=found.weighted,
+        **known,
     )
 
 
-def _aggregated(
-    store: GradientStore,
-    method: GradientAggregator,
-    given: Step,
-    memory: MethodState,
-    shared: Sequence[bool],
-    inactive_tol: float,
-    positions: Sequence[int],
-    scale: float,
-    finite_losses: bool,
-) -> tuple[Weighed, Array]:
-    """What the record says of an aggregator's step, and the slopes that were measured."""
-    gramian = given.gramian
-    assert gramian is not None
-    with np.errstate(all="ignore"):
-        norms = np.sqrt(np.maximum(gramian.diagonal(), 0.0))
-        active = above_noise_floor(norms, given.losses, inactive_tol)
-        finite = finite_losses and bool(np.isfinite(gramian).all())
-        hull, stationarity = unit_hull(gramian, norms, active) if finite else (None, math.nan)
-    done = aggregate_(
-        store,
-        method,
-        dataclasses.replace(given, active=active),
-        memory,
-        shared,
-        positions=positions,
-        scale=scale,
-        inactive_tol=inactive_tol,
-    )
-    status = SolverStatus.NON_FINITE if hull is None else SolverStatus(int(hull.status or 0))
-    nothing = np.full(len(active), math.nan)
-    found = Weighed(
-        weights=nothing if done.weights is None else done.weights,
-        state={},
-        active=done.active,
-        stationarity=stationarity,
-        status=status if done.status is None else SolverStatus(int(done.status)),
-        gap=math.nan,
-        descent=done.descent,
-        fell_back=False,
-    )
-    return found, done.slopes
-
-
-def unweighted(gramian: Array, finite_losses: bool) -> Weighed:
+def _unweighted(gramian: Array, finite_losses: bool) -> Weighed:
     """Weight one for each: a single objective, or objectives that share no parameter."""
     m = len(gramian)
     finite = finite_losses and bool(np.isfinite(gramian).all())
-    alone = m == 1
     return Weighed(
         weights=np.ones(m),
-        state={},
         active=np.ones(m, dtype=bool),
-        stationarity=float(gramian[0, 0] > 0.0) if alone else math.nan,
         status=SolverStatus.CONVERGED if finite else SolverStatus.NON_FINITE,
-        gap=0.0 if alone else math.nan,
+        stationarity=float(gramian[0, 0] > 0.0) if m == 1 else math.nan,
+        gap=0.0 if m == 1 else math.nan,
         descent=finite,
-        fell_back=False,
     )
 
 
-def refuse_unfit(
-    method: Method, store: GradientStore, shared: Sequence[bool], needs: frozenset[str]
-) -> None:
+def refuse_unfit(method: Method, store: GradientStore, shared: Sequence[bool]) -> None:
     """Raise where the method cannot work on the rows of `store`.
 
     Raises:
@@ -233,21 +142,19 @@ def refuse_unfit(
             unweighted.
     """
     missing = [key for key, loss in store.losses.items() if loss is None]
-    if "losses" in needs and missing:
+    if "losses" in method.needs and missing:
         raise ValueError(
             f"{type(method).__name__} needs the value of every loss; none was given for"
             f" {', '.join(map(repr, missing))}. Pass it: optimizer.objective(name, loss)."
         )
-    if store.auxiliary:
-        refuse_unused(method, store.auxiliary)
+    refuse_unused(method, store.auxiliary)
     if isinstance(method, Constant) and method.has_negative:
         outside = store.unweighted(shared)
         if len(store.rows) == 1 or outside:
             raise ValueError(
                 "Constant with a negative weight needs every objective in every step and every"
-                f" parameter in `shared`; got {len(store.rows)} objective(s) and {outside}"
-                " parameters outside. Pass shared=model.parameters(), or negate the loss instead of"
-                " its weight."
+                f" parameter in `shared`; got {len(store.rows)} objective(s) and {outside} outside."
+                " Pass shared=model.parameters(), or negate the loss instead of its weight."
             )
 
 
@@ -281,9 +188,3 @@ def _on_host(
         with np.errstate(all="ignore"):
             products = products / factor / factor
     return products, numbers, factor
-
-
-def _all_finite(store: GradientStore, losses: Array) -> bool:
-    """Whether every loss that was given is finite."""
-    known = [loss is not None for loss in store.losses.values()]
-    return bool(np.isfinite(losses[known]).all())

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -12,9 +13,6 @@ from moopt.scalarizations import Scalarization
 from moopt.weightings import Sum, Weighting
 from moopt.weightings.cleared import Mask, Step, weigh_and_tell
 from moopt.weightings.problem import EPS, Problem
-
-DEFAULT_INACTIVE_TOL = 1e-5
-"""A gradient this small relative to the largest is noise: float32 rounding leaves about 4e-6."""
 
 DESCENT_TOL = 1e-9
 """(G w)_i >= -DESCENT_TOL ||g_i|| ||d|| counts as descent: ten times the solvers' tolerance."""
@@ -33,13 +31,15 @@ class Weighed(NamedTuple):
     """Weights `[m + k]`, the method's next state, and what `StepRecord` says about them."""
 
     weights: Array
-    state: State
     active: Mask
-    stationarity: float
     status: SolverStatus
-    gap: float
-    descent: bool
-    fell_back: bool
+    state: State = MappingProxyType({})
+    stationarity: float = math.nan
+    gap: float = math.nan
+    descent: bool = False
+    fell_back: bool = False
+    slopes: Array | None = None
+    weighted: bool = True
 
 
 def weigh(
@@ -69,7 +69,7 @@ def weigh(
 
     Args:
         method: the weighting.
-        given: the step; `active` is False for objectives that were left out.
+        given: the step, with every objective active.
         state: the method's, aligned with the objectives of `given`.
         inactive_tol: relative noise floor, >= 0; 0 disables the rule.
         eps: unit of rounding of the combination, relative to `sum_i |w_i| ||g_i||`.
@@ -80,39 +80,44 @@ def weigh(
     m = len(given.active)
     with np.errstate(all="ignore"):
         norms = np.sqrt(np.maximum(gramian.diagonal(), 0.0))
-        active = above_noise_floor(norms[:m], given.losses, inactive_tol, given.active)
+        active = above_noise_floor(norms[:m], given.losses, inactive_tol)
         plain = isinstance(method, Sum | Scalarization)
         marked = given if plain else dataclasses.replace(given, active=active)
         solved, problem = weigh_and_tell(method, marked, state)
         total = np.add.reduce(gramian, axis=None)
         finite = total - total == 0.0 or bool(np.isfinite(gramian).all())
         if not (finite and finite_losses):
-            return _not_finite(method, solved.weights, method.unweighed(state), given.active)
+            weights, following = solved.weights, method.unweighed(state)
+            if method.reads_gradients:
+                weights = np.zeros(len(weights))
+                weights[:m] = 1.0 / m
+            return Weighed(weights, given.active, SolverStatus.NON_FINITE, following)
         hull, stationarity = unit_hull(gramian, norms, active, problem)
         weights, status = solved.weights, solved.status
         descent, resolved = certified(gramian, norms, weights, active, eps)
         fell_back = False
         if not (descent and resolved) and method.claims_common_descent:
-            others = _fallback(hull, norms, active, len(weights))
+            # l2-normalised MGDA at the scale of the mean gradient norm.
+            lengths, others = norms[:m][active], np.zeros(len(weights))
+            units = hull.weights / np.where(lengths > 0.0, lengths, 1.0)
+            others[:m][active] = units * lengths.mean()
             descent, resolved = certified(gramian, norms, others, active, eps)
             fell_back, weights = resolved, others
             if not resolved:
                 weights, status = np.zeros(len(weights)), SolverStatus.DEGENERATE
     return Weighed(
         weights=weights,
-        state=state if solved.state is None else solved.state,
         active=active,
-        stationarity=stationarity,
         status=SolverStatus(int((hull.status or 0) if status is None else status)),
+        state=solved.state or {},
+        stationarity=stationarity,
         gap=solved.gap,
         descent=descent and resolved,
         fell_back=fell_back,
     )
 
 
-def above_noise_floor(
-    norms: Array, losses: Array | None, inactive_tol: float, present: Mask | None = None
-) -> Mask:
+def above_noise_floor(norms: Array, losses: Array | None, inactive_tol: float) -> Mask:
     """bool `[m]`: the objectives whose gradient is above the noise floor.
 
     The floor is `inactive_tol` of the largest norm. Below it an objective stays active if its loss
@@ -128,12 +133,11 @@ def above_noise_floor(
         norms: float64 `[m]`.
         losses: float64 `[m]`, NaN where unknown; or None.
         inactive_tol: >= 0; 0 disables the rule.
-        present: bool `[m]`; the others are not active. None means all.
     """
-    everyone = np.ones(len(norms), dtype=bool) if present is None else present
+    everyone = np.ones(len(norms), dtype=bool)
     if len(norms) == 1 or inactive_tol == 0:
         return everyone
-    longest = int(np.where(everyone, norms, 0.0).argmax())
+    longest = int(norms.argmax())
     largest = norms[longest]
     low = norms <= inactive_tol * largest
     if not (0.0 < largest < math.inf) or not low.any():
@@ -142,7 +146,7 @@ def above_noise_floor(
         sizes = np.abs(losses)
         proportion = (sizes / sizes[longest]) / (norms / largest)
         low &= ~((proportion > 1.0 / PROPORTIONATE) & (proportion < PROPORTIONATE))
-    return everyone & ~low
+    return ~low
 
 
 def certified(
@@ -178,8 +182,6 @@ def unit_hull(
 ) -> tuple[Solved, float]:
     """The minimum-norm point of the active unit gradients, and its norm: the stationarity."""
     index = active.nonzero()[0]
-    if not len(index):
-        return Solved(np.zeros(0), SolverStatus.DEGENERATE), math.nan
     zero = norms[index] <= 0.0
     if zero.any():
         return Solved(zero / zero.sum(), SolverStatus.DEGENERATE, 0.0), 0.0
@@ -191,20 +193,3 @@ def unit_hull(
         return hull, 0.0
     u = hull.weights
     return hull, math.sqrt(max(float(u @ problem.cosines @ u), 0.0))
-
-
-def _fallback(hull: Solved, norms: Array, active: Mask, size: int) -> Array:
-    """l2-normalised MGDA at the scale of the mean gradient norm, `[m + k]`."""
-    weights = np.zeros(size)
-    lengths: Array = norms[: len(active)][active]
-    weights[: len(active)][active] = hull.weights / np.where(lengths > 0.0, lengths, 1.0)
-    scaled: Array = weights * lengths.mean()
-    return scaled
-
-
-def _not_finite(method: Weighting, weights: Array, state: State, active: Mask) -> Weighed:
-    if method.reads_gradients:
-        weights = np.zeros(len(weights))
-        weights[: len(active)][active] = 1.0 / max(int(np.count_nonzero(active)), 1)
-    status, nan = SolverStatus.NON_FINITE, math.nan
-    return Weighed(weights, state, active, nan, status, nan, False, False)
