@@ -8,7 +8,7 @@ from torch import Tensor
 
 from moopt.records.result import Array, Solved, SolverResult
 from moopt.records.status import SolverStatus
-from moopt.solvers.cone_active_set import cone_active_set
+from moopt.solvers.active_set import cone_active_set
 from moopt.solvers.door import check_gramian, check_limits, each_gramian, rounding_of
 from moopt.solvers.equilibrated import hidden_gap
 from moopt.solvers.exchanged_faces import exchanged_faces
