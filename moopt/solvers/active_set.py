@@ -150,11 +150,14 @@ def _pivoted(
         while pivot != enter and pivots < max_iter:
             slope = table[enter]
             on_face = slope * inside
-            blocked, length = on_face > 0.0, math.inf
-            if slope[enter] > DEPENDENT:
-                length = float(z[enter] / slope[enter])
-                blocked &= z * inside < length * on_face
-            pivot, blocking = enter, blocked.nonzero()[0]
+            diagonal = float(slope[enter])
+            if diagonal > DEPENDENT:
+                length = float(z[enter]) / diagonal
+                blocking = (z * inside < length * on_face).nonzero()[0]
+            else:
+                length = math.inf
+                blocking = (on_face > 0.0).nonzero()[0]
+            pivot = enter
             if blocking.size:
                 ratios = z[blocking] / on_face[blocking]
                 first = int(ratios.argmin())
@@ -165,10 +168,12 @@ def _pivoted(
             z -= length * slope
             fixed[enter] += length
             z[pivot], fixed[pivot] = fixed[pivot], 0.0
-            joins = pivot == enter
-            inside[pivot] = float(joins)
-            outside = outside * (1.0 - inside) if joins else 1.0 - inside
-            sweep(table, pivot, 1.0 if joins else -1.0)
+            if pivot == enter:
+                inside[pivot], outside[pivot] = 1.0, 0.0
+            else:
+                inside[pivot] = 0.0
+                outside = 1.0 - inside
+            sweep(table, pivot, 1.0 if pivot == enter else -1.0)
             pivots += 1
     return np.maximum(z, 0.0) * inside + fixed, pivots
 
@@ -191,5 +196,5 @@ def sweep(table: Array, p: int, sign: float) -> None:
     row = table[p].copy()
     scaled = row / row[p]
     table -= row[:, None] * scaled
-    table[p] = table[:, p] = sign * scaled
+    table[p] = table[:, p] = scaled if sign > 0.0 else -scaled
     table[p, p] = -1.0 / row[p]
