@@ -4,16 +4,16 @@ import math
 
 import numpy as np
 
+from moopt.kernels.min_norm.tolerances import EPS
 from moopt.records.result import Array, Solved
 from moopt.records.status import SolverStatus
 from moopt.solvers.dual_cone import dual_cone
-from moopt.solvers.tolerances import EPS
 
 FARTHEST = 1e4
 """Distance, in units of the problem's lengths, from which quotas count as infeasible: gradients
 opposite up to an angle of 1e-4 or so."""
 
-RESIDUAL_TOL = 1e-9
+QUOTA_TOL = 1e-9
 """Residual of the optimality conditions, in units of the problem's lengths, that is zero: the
 rounding 2e-16, times `FARTHEST`, with two digits to spare."""
 
@@ -69,5 +69,5 @@ def quota_point(
     gap = float(np.maximum.reduce(np.abs(np.minimum(shift, slack)))) / unit
     weights = start.copy()
     weights[index] += shift
-    status = SolverStatus.CONVERGED if gap <= RESIDUAL_TOL else SolverStatus.INFEASIBLE
+    status = SolverStatus.CONVERGED if gap <= QUOTA_TOL else SolverStatus.INFEASIBLE
     return Solved(weights, status, gap, solved.num_iter)

@@ -6,12 +6,12 @@ from typing import ClassVar
 
 import numpy as np
 
+from moopt.kernels.min_norm.tolerances import RESOLUTION
 from moopt.records.result import Array, Solved, State
 from moopt.settings.numbers import check_number, check_solver_settings
 from moopt.settings.preference import Preference, checked_preference, names_needed
 from moopt.solvers.gramian_hull import gramian_hull
 from moopt.solvers.linear_program import best_vertex
-from moopt.solvers.tolerances import RESOLUTION
 from moopt.weightings.base import Guarantee, Weighting
 from moopt.weightings.problem import EPS, Problem
 
