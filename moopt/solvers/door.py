@@ -90,22 +90,24 @@ def each_problem(solve: Callable[..., Solved], *parts: tuple[Tensor, int]) -> So
         A `SolverResult` on the device of the first part.
     """
     first = parts[0][0]
-    batch = np.broadcast_shapes(*(part.shape[: part.ndim - ndim] for part, ndim in parts))
+    leading = [part.shape[: part.ndim - ndim] for part, ndim in parts]
+    batch = np.broadcast_shapes(*leading) if any(leading) else ()
     columns = []
     for part, ndim in parts:
         dtype = torch.bool if part.dtype == torch.bool else torch.float64
         array = part.detach().to("cpu", dtype).numpy()
-        own = array.shape[array.ndim - ndim :]
-        columns.append(
-            np.broadcast_to(array, (*batch, *own)).reshape(-1, *own) if batch else [array]
-        )
+        if batch:
+            own = array.shape[array.ndim - ndim :]
+            array = np.broadcast_to(array, (*batch, *own)).reshape(-1, *own)
+        columns.append(array if batch else [array])
     # Extreme ratios may overflow on the way; the certificate is the judge.
     with np.errstate(all="ignore"):
         solved = [solve(*one) for one in zip(*columns, strict=True)]
 
     def joined(values: list[object], dtype: type, *shape: int) -> Tensor:
-        array: Array = np.array(values, dtype=dtype).reshape((*batch, *shape))
-        return torch.from_numpy(array).to(first.device)
+        array: Array = np.array(values if batch else values[0], dtype=dtype)
+        whole = torch.from_numpy(array.reshape((*batch, *shape)) if batch else array)
+        return whole if first.is_cpu else whole.to(first.device)
 
     return SolverResult(
         joined([s.weights for s in solved], np.float64, first.shape[-1]),

@@ -183,7 +183,7 @@ def _check(
 ) -> None:
     owner = "`min_norm_point`"
     check_gramian(gramian, "min_norm_point")
-    *batch, m, _ = gramian.shape
+    m = gramian.shape[-1]
     if solver not in SOLVERS:
         raise ValueError(f"`solver` of {owner} must be in {SOLVERS}; got {solver!r}. Use 'auto'.")
     if solver == "exhaustive" and m > LARGEST_EXHAUSTIVE:
@@ -202,7 +202,7 @@ def _check(
             f"`active` of {owner} must be a tensor of dtype torch.bool; got {active!r}. Pass"
             " `active.bool()`, or `torch.tensor(active)`."
         )
-    ours, full = active.shape, (*batch, m)
+    ours, full = active.shape, gramian.shape[:-1]
     fits = 1 <= len(ours) <= len(full) and ours[-1] == m
     if not fits or any(a not in (1, b) for a, b in zip(ours[::-1], full[::-1], strict=False)):
         raise ValueError(
