@@ -1,20 +1,19 @@
 """cagrad_point: the best worst improvement in a ball around the mean gradient."""
 
+import functools
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
+from moopt.kernels.tolerances import CERTIFIED, EPS, RESOLUTION
 from moopt.records.result import Array, Solved, SolverResult
 from moopt.records.status import SolverStatus
-from moopt.solvers.door import check_gramian, check_limits, each_gramian, rounding_of
+from moopt.solvers.door import check_gramian, check_limits, each_gramian, rounding_of, spread
 from moopt.solvers.dual_cone import dual_cone
-from moopt.solvers.equilibrated import hidden_gap
 from moopt.solvers.gramian_hull import gramian_hull
-from moopt.solvers.shown_noise import shown_noise
-from moopt.solvers.tolerances import CERTIFIED, EPS, HIDDEN, RESOLUTION
+from moopt.solvers.noise import HIDDEN, hidden_gap, shown_noise
 
 ROOT_TRIPS = 60
 """Limit of the root finder, which stops early; at most 16 were needed."""
@@ -47,6 +46,40 @@ class _Judged(NamedTuple):
     hidden: float
 
 
+class _Ball(NamedTuple):
+    """The ball around the mean gradient g0; lengths are in units of the longest gradient.
+
+    Attributes:
+        cosines, norms: of the gradients.
+        gramian: their inner products.
+        slope: `g_i . g0`.
+        square: ||g0||^2.
+        c: the radius relative to ||g0||.
+    """
+
+    cosines: Array
+    norms: Array
+    gramian: Array
+    slope: Array
+    square: float
+    c: float
+
+    def judged(self, w: Array) -> _Judged:
+        """The direction of w, and how far it is from the optimum."""
+        m, gramian, radius = len(w), self.gramian, self.c * math.sqrt(self.square)
+        q = max(float(w @ (gramian @ w)), 0.0)
+        if q == 0.0:
+            return _Judged(0.0, np.full(m, 1.0 / m), math.inf, np.zeros(m), 0.0)
+        length = math.sqrt(q)
+        weights = 1.0 / m + (radius / length) * w
+        reached = gramian @ weights
+        size = math.sqrt(max(float(weights @ reached), 0.0)) or 1.0
+        violation = float(w @ self.slope) + radius * length - reached
+        violation /= np.where(self.norms > 0.0, self.norms, 1.0)
+        gap = max(float(np.maximum.reduce(violation)), 0.0) / size
+        return _Judged(q, weights, gap, violation, q / float(w @ self.norms) ** 2)
+
+
 def cagrad(
     cosines: Array,
     norms: Array,
@@ -64,107 +97,75 @@ def cagrad(
         c, tol, max_iter: as for `cagrad_point`.
         noise: relative rounding of a cosine.
     """
-    m = len(norms)
-    share = np.full(m, 1.0 / m)
+    share = np.full(len(norms), 1.0 / len(norms))
     longest = float(np.maximum.reduce(norms))
     if not longest > 0.0:
         return Solved(share, SolverStatus.DEGENERATE, 0.0)
     if c == 0.0:
         return Solved(share, SolverStatus.CONVERGED, 0.0)
-    # Extreme norm ratios may overflow on the way; the certificate is the judge.
-    with np.errstate(all="ignore"):
-        return _solved(cosines, norms / longest, share, c, tol, max_iter, noise)
-
-
-def _solved(
-    cosines: Array,
-    norms: Array,
-    share: Array,
-    c: float,
-    tol: float,
-    max_iter: int | None,
-    noise: float,
-) -> Solved:
+    norms = norms / longest
     gramian = cosines * norms * norms[:, None]
-    lengths = np.where(norms > 0.0, norms, 1.0)
     slope = gramian @ share
-    square, terms = float(share @ slope), float(share @ norms)
-    if square <= max(RESOLUTION, noise) * terms * terms:
-        gap = hidden_gap(max(0.0, -float((slope / lengths).min())), square, terms, noise)
-        return Solved(share, SolverStatus.DEGENERATE, gap)
-    radius = c * math.sqrt(square)
 
-    def judged(w: Array) -> _Judged:
-        q = max(float(w @ (gramian @ w)), 0.0)
-        if q == 0.0:
-            return _Judged(0.0, share, math.inf, np.zeros(len(w)), 0.0)
-        length = math.sqrt(q)
-        weights = share + (radius / length) * w
-        reached = gramian @ weights
-        size = math.sqrt(max(float(weights @ reached), 0.0)) or 1.0
-        violation = (float(w @ slope) + radius * length - reached) / lengths
-        gap = max(float(np.maximum.reduce(violation)), 0.0) / size
-        return _Judged(q, weights, gap, violation, q / float(w @ norms) ** 2)
-
-    def ended(weights: Array, gap: float, num_iter: int) -> Solved:
+    def vanished(weights: Array, violation: Array, num_iter: int = 0) -> Solved | None:
+        """The answer where rounding hides whether d is zero."""
         square, terms = float(weights @ (gramian @ weights)), float(weights @ norms)
-        if square <= max(RESOLUTION, noise) * terms * terms:
-            gap = hidden_gap(gap * math.sqrt(max(square, 0.0)), square, terms, noise)
-            return Solved(weights, SolverStatus.DEGENERATE, gap, num_iter)
-        status = SolverStatus.CONVERGED if gap <= tol else SolverStatus.MAX_ITER
-        return Solved(weights, status, gap, num_iter)
+        if square > max(RESOLUTION, noise) * terms * terms:
+            return None
+        gap = hidden_gap(max(0.0, float(violation.max())), square, terms, noise)
+        return Solved(weights, SolverStatus.DEGENERATE, gap, num_iter)
 
-    best, trips = _exchanged(cosines, slope / math.sqrt(square), norms, c, judged)
-    if best is not None and best.gap <= SETTLED and best.hidden > HIDDEN * HIDDEN:
-        return ended(best.weights, best.gap, trips)
-    first = judged(gramian_hull(gramian).weights)
+    def ended(one: _Judged, num_iter: int) -> Solved:
+        status = SolverStatus.CONVERGED if one.gap <= tol else SolverStatus.MAX_ITER
+        zero = vanished(one.weights, one.violation, num_iter)
+        return zero or Solved(one.weights, status, one.gap, num_iter)
+
+    mean = vanished(share, -slope / np.where(norms > 0.0, norms, 1.0))
+    if mean:
+        return mean
+    ball = _Ball(cosines, norms, gramian, slope, float(share @ slope), c)
+    best, trips = _exchanged(ball)
+    settled = best is not None and best.gap <= SETTLED
+    if best and settled and best.hidden > HIDDEN * HIDDEN:
+        return ended(best, trips)
+    first = ball.judged(gramian_hull(gramian).weights)
     if first.hidden <= HIDDEN * HIDDEN:
         noise = shown_noise(cosines, noise)
     stationary = first.hidden <= max(RESOLUTION, noise)
     if stationary:
-        nearest = _nearest(cosines, norms, share, tol, noise)
+        # The point of the dual cone that is nearest to g0, if it lies in the ball.
+        live = norms > 0.0
+        rows, lengths, mean_weights = cosines[np.ix_(live, live)], norms[live], share[live]
+        nearest = dual_cone(rows, lengths, mean_weights, tol=tol, noise=noise)
+        nearest = spread(nearest, live, share)
         shift = nearest.weights - share
-        allowed = (1.0 + CERTIFIED) * radius * radius + noise * float(np.abs(shift) @ norms) ** 2
+        allowed = (1.0 + CERTIFIED) * c * c * ball.square
+        allowed += noise * float(np.abs(shift) @ norms) ** 2
         if float(shift @ (gramian @ shift)) <= allowed:
             return nearest._replace(status=SolverStatus.DEGENERATE, num_iter=1)
-    elif best is not None and best.gap <= SETTLED:
-        return ended(best.weights, best.gap, trips)
-    return ended(*_root(gramian, slope, square, radius, judged, first, stationary, max_iter))
-
-
-def _nearest(cosines: Array, norms: Array, share: Array, tol: float, noise: float) -> Solved:
-    """The point of the dual cone that is nearest to the mean gradient; norms may be 0."""
-    live = norms > 0.0
-    inner = dual_cone(cosines[np.ix_(live, live)], norms[live], share[live], tol=tol, noise=noise)
-    weights = share.copy()
-    weights[live] = inner.weights
-    return inner._replace(weights=weights)
+    elif best and settled:
+        return ended(best, trips)
+    return ended(*_root(ball, first, stationary, max_iter))
 
 
 def _root(
-    gramian: Array,
-    slope: Array,
-    square: float,
-    radius: float,
-    judged: Callable[[Array], _Judged],
-    first: _Judged,
-    stationary: bool,
-    max_iter: int | None,
-) -> tuple[Array, float, int]:
-    """Weights, gap and trips of a bracketed secant method for `q(T) = T`.
+    ball: _Ball, first: _Judged, stationary: bool, max_iter: int | None
+) -> tuple[_Judged, int]:
+    """The best point and trips of a bracketed secant method for `q(T) = T`.
 
     q(T) = ||g_w||^2 for t^2 = T does not decrease, and q(T) / T does not increase: below the root
     q(T) is a better lower bound than T, above it a better upper one.
     """
-    cross = slope[:, None] + slope
+    cross = ball.slope[:, None] + ball.slope
     best, num_iter = first, 1
     low, high, last = 0.0 if stationary else first.square, 1.0, 0.0
     last_q, point = low, low or STEP_DOWN
     limit = ROOT_TRIPS if max_iter is None else max_iter
+    radius = ball.c * math.sqrt(ball.square)
     while num_iter <= limit and not best.gap <= SETTLED and low < high:
         step = math.sqrt(point) / radius
-        shifted = gramian + step * cross + step * step * square
-        one = judged(gramian_hull(shifted).weights)
+        shifted = ball.gramian + step * cross + step * step * ball.square
+        one = ball.judged(gramian_hull(shifted).weights)
         num_iter += 1
         if not one.gap >= best.gap:
             best = one
@@ -180,32 +181,25 @@ def _root(
             point = STEP_DOWN * high
         elif not low <= point <= high:
             point = math.sqrt(low * high)
-    return best.weights, best.gap, num_iter
+    return best, num_iter
 
 
-def _exchanged(
-    cosines: Array, products: Array, norms: Array, c: float, judged: Callable[[Array], _Judged]
-) -> tuple[_Judged | None, int]:
+def _exchanged(ball: _Ball) -> tuple[_Judged | None, int]:
     """The solution on one face after another, until no row is wrong, and the trip that found it.
 
     On the affine hull of a face `w = a + t e` for the right-hand side t, so that
     `t^2 = a'Ga + t^2 e'Ge` gives t. Fast, but not proven to end: its gap is the judge.
-
-    Args:
-        products: `[m]`, g_i . g0 / ||g0||.
     """
-    if not norms[norms.argmin()] > 0.0:
-        return None, 0
-    r = norms[norms.argmin()] / norms
-    right = np.stack([r, products / norms], 1)
-    face = np.ones(len(norms), dtype=bool)
+    norms, shortest = ball.norms, ball.norms[ball.norms.argmin()]
     best: _Judged | None = None
     found = 0
+    right = np.stack([shortest / norms, ball.slope / math.sqrt(ball.square) / norms], 1)
+    face = np.full(len(norms), shortest > 0.0)
     for trip in range(1, FACE_TRIPS + 1):
         index = face.nonzero()[0]
         if not index.size:
             break
-        block, rows = cosines[np.ix_(index, index)], right[index]
+        block, rows = ball.cosines[np.ix_(index, index)], right[index]
         inner = rows[:, 0]
         try:
             a, x = np.linalg.solve(block + inner[:, None] * inner, rows).T
@@ -213,23 +207,24 @@ def _exchanged(
             break
         a = a / float(inner @ a)
         e = float(inner @ x) * a - x
-        bend = 1.0 - float(e @ (block @ e)) / (c * c)
-        # Without a root on this face t grows until a weight reaches zero: e tells which.
-        length = math.sqrt(max(float(a @ (block @ a)), 0.0) / bend) / c if bend > 0.0 else 0.0
-        v = a + length * e if bend > 0.0 else e
+        bend = 1.0 - float(e @ (block @ e)) / (ball.c * ball.c)
         wrong = np.zeros_like(face)
-        wrong[index] = v < 0.0
         if bend > 0.0:
+            length = math.sqrt(max(float(a @ (block @ a)), 0.0) / bend) / ball.c
+            v = a + length * e
             w = np.zeros_like(norms)
             w[index] = inner * np.maximum(v, 0.0)
-            w /= np.add.reduce(w)
-            one = judged(w)
+            one = ball.judged(w / np.add.reduce(w))
             if best is None or not one.gap >= best.gap:
                 best, found = one, trip
+            wrong[index] = v < 0.0
             if not wrong.any():
                 if one.gap <= SETTLED:
                     break
                 wrong = ~face & (one.violation > 0.0)
+        else:
+            # Without a root on this face t grows until a weight reaches zero: e tells which.
+            wrong[index] = e < 0.0
         if not wrong.any():
             break
         face = face ^ wrong
@@ -293,8 +288,6 @@ def cagrad_point(
         )
     check_limits(tol, max_iter, "cagrad_point", "1e-10")
 
-    def solve(cosines: Array, norms: Array) -> Solved:
-        noise = rounding_of(gramian)
-        return cagrad(cosines, norms, c, tol=tol, max_iter=max_iter, noise=noise)
-
+    noise = rounding_of(gramian)
+    solve = functools.partial(cagrad, c=c, tol=tol, max_iter=max_iter, noise=noise)
     return each_gramian(solve, gramian, active=active, zero_rows="pass")

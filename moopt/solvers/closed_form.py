@@ -2,7 +2,7 @@
 
 import math
 
-from moopt.solvers.tolerances import RESOLUTION, STATIONARY
+from moopt.kernels.tolerances import RESOLUTION, STATIONARY
 
 # The closed forms lose digits where rows are nearly dependent; a larger gap than this sends the
 # problem to the active-set method, whatever the caller's tolerance is.
@@ -12,6 +12,9 @@ EDGE_SLACK = 1e-13
 
 # Weights proportional to the objectives' order, the gap, and whether the point is zero.
 ClosedForm = tuple[list[float], float, bool]
+Row = tuple[float, float, float]
+# Each row, and each edge, with what is left over.
+ORDERS = ((0, 1, 2), (1, 2, 0), (2, 0, 1))
 
 
 def closed_form_two(c: float, n0: float, n1: float) -> ClosedForm | None:
@@ -58,20 +61,10 @@ def closed_form_three(
     v1 = a01 * r0 + (1.0 - c02 * c02) * r1 + a12 * r2
     v2 = a02 * r0 + a12 * r1 + (1.0 - c01 * c01) * r2
     if not (v0 > 0.0 and v1 > 0.0 and v2 > 0.0):
-        if c01 * r0 >= r1 and c02 * r0 >= r2:
-            v0, v1, v2 = 1.0, 0.0, 0.0
-        elif c01 * r1 >= r0 and c12 * r1 >= r2:
-            v0, v1, v2 = 0.0, 1.0, 0.0
-        elif c02 * r2 >= r0 and c12 * r2 >= r1:
-            v0, v1, v2 = 0.0, 0.0, 1.0
-        elif edge := _edge(c01, c02, c12, r0, r1, r2):
-            v0, v1, v2 = edge[0], edge[1], 0.0
-        elif edge := _edge(c02, c01, c12, r0, r2, r1):
-            v0, v1, v2 = edge[0], 0.0, edge[1]
-        elif edge := _edge(c12, c01, c02, r1, r2, r0):
-            v0, v1, v2 = 0.0, edge[0], edge[1]
-        else:
+        found = _on_boundary(((1.0, c01, c02), (c01, 1.0, c12), (c02, c12, 1.0)), (r0, r1, r2))
+        if found is None:
             return None
+        v0, v1, v2 = found
     y0 = v0 + c01 * v1 + c02 * v2
     y1 = c01 * v0 + v1 + c12 * v2
     y2 = c02 * v0 + c12 * v1 + v2
@@ -84,15 +77,21 @@ def closed_form_three(
     return None if certified is None else ([w0 / s, w1 / s, w2 / s], *certified)
 
 
-def _edge(
-    cij: float, cik: float, cjk: float, ri: float, rj: float, rk: float
-) -> tuple[float, float] | None:
-    vi, vj = ri - cij * rj, rj - cij * ri
-    if vi > 0.0 and vj > 0.0:
-        s = ri * vi + rj * vj
-        squared = vi * (vi + cij * vj) + vj * (vj + cij * vi)
-        if (cik * vi + cjk * vj) * s >= rk * squared - EDGE_SLACK * s * (vi + vj):
-            return vi, vj
+def _on_boundary(c: tuple[Row, Row, Row], r: Row) -> list[float] | None:
+    """v of the row or the edge that the rows left out agree with."""
+    for i, j, k in ORDERS:
+        if c[i][j] * r[i] >= r[j] and c[i][k] * r[i] >= r[k]:
+            return [float(row == i) for row in range(3)]
+    for i, j, k in ORDERS:
+        vi, vj = r[i] - c[i][j] * r[j], r[j] - c[i][j] * r[i]
+        if vi > 0.0 and vj > 0.0:
+            s = r[i] * vi + r[j] * vj
+            squared = vi * (vi + c[i][j] * vj) + vj * (vj + c[i][j] * vi)
+            slack = EDGE_SLACK * s * (vi + vj)
+            if (c[i][k] * vi + c[j][k] * vj) * s >= r[k] * squared - slack:
+                v = [0.0, 0.0, 0.0]
+                v[i], v[j] = vi, vj
+                return v
     return None
 
 

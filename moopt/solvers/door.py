@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from moopt.kernels.tolerances import EPS
 from moopt.records.result import Array, Solved, SolverResult
 from moopt.records.status import SolverStatus
 from moopt.solvers.equilibrated import cosines_of
-from moopt.solvers.tolerances import EPS
 
 ZeroRows = Literal["stop", "keep", "pass"]
 
@@ -38,8 +39,6 @@ def each_gramian(
             with gap 0. "keep": they are left out, and their weight is their entry of `more`.
             "pass": `solve` is given them.
     """
-    m = gramian.shape[-1]
-    parts = [(gramian, 2), *((tensor, 1) for tensor in more)]
 
     def cleared(rows: Array, *entries: Array) -> Solved:
         squares = rows.diagonal()
@@ -48,36 +47,33 @@ def each_gramian(
         if not math.isfinite(total) and not all(np.isfinite(a).all() for a in (rows, *entries)):
             return Solved(np.full(len(rows), 1.0 / len(rows)), SolverStatus.NON_FINITE)
         if zero_rows != "pass" and not squares[squares.argmin()] > 0.0:
-            return _beside_zeros(solve, rows, entries, zero_rows)
+            live = squares > 0.0
+            if zero_rows == "keep":
+                return restricted(live, entries[0], rows, *entries)
+            return Solved(~live / np.count_nonzero(~live), SolverStatus.DEGENERATE, 0.0)
         norms = np.sqrt(np.maximum(squares, 0.0))
         return solve(cosines_of(rows, norms), norms, *entries)
 
-    def masked(rows: Array, *others: Array) -> Solved:
-        weights, index = np.zeros(m), others[-1].nonzero()[0]
+    def restricted(kept: NDArray[Any], others: Array, rows: Array, *entries: Array) -> Solved:
+        index = kept.nonzero()[0]
         if not index.size:
-            return Solved(weights, SolverStatus.DEGENERATE, 0.0)
-        solved = cleared(rows[np.ix_(index, index)], *(other[index] for other in others[:-1]))
-        weights[index] = solved.weights
-        return solved._replace(weights=weights)
+            return Solved(others, SolverStatus.DEGENERATE, 0.0)
+        solved = cleared(rows[np.ix_(index, index)], *(entry[index] for entry in entries))
+        return spread(solved, index, others)
 
+    def masked(rows: Array, *others: Array) -> Solved:
+        *entries, on = others
+        return restricted(on, np.zeros(len(on)), rows, *entries)
+
+    parts = [(gramian, 2), *((tensor, 1) for tensor in more)]
     if active is None:
         return each_problem(cleared, *parts)
     return each_problem(masked, *parts, (active, 1))
 
 
-def _beside_zeros(
-    solve: Callable[..., Solved], rows: Array, entries: tuple[Array, ...], zero_rows: ZeroRows
-) -> Solved:
-    live = rows.diagonal() > 0.0
-    if zero_rows == "stop":
-        weights = ~live / np.count_nonzero(~live)
-        return Solved(weights, SolverStatus.DEGENERATE, 0.0)
-    weights, index = entries[0].copy(), live.nonzero()[0]
-    if not index.size:
-        return Solved(weights, SolverStatus.DEGENERATE, 0.0)
-    rows = rows[np.ix_(index, index)]
-    norms = np.sqrt(rows.diagonal())
-    solved = solve(cosines_of(rows, norms), norms, *(entry[index] for entry in entries))
+def spread(solved: Solved, index: NDArray[Any], others: Array) -> Solved:
+    """The solution of some of the rows as one of all, with the weights of the others."""
+    weights = others.copy()
     weights[index] = solved.weights
     return solved._replace(weights=weights)
 
@@ -94,12 +90,16 @@ def each_problem(solve: Callable[..., Solved], *parts: tuple[Tensor, int]) -> So
         A `SolverResult` on the device of the first part.
     """
     first = parts[0][0]
-    batch: tuple[int, ...] = ()
-    if any(tensor.ndim > ndim for tensor, ndim in parts):
-        batch = torch.broadcast_shapes(
-            *(tensor.shape[: tensor.ndim - ndim] for tensor, ndim in parts)
-        )
-    columns = [_stacked(tensor, ndim, batch) for tensor, ndim in parts]
+    leading = [part.shape[: part.ndim - ndim] for part, ndim in parts]
+    batch = np.broadcast_shapes(*leading) if any(leading) else ()
+    columns = []
+    for part, ndim in parts:
+        dtype = torch.bool if part.dtype == torch.bool else torch.float64
+        array = part.detach().to("cpu", dtype).numpy()
+        if batch:
+            own = array.shape[array.ndim - ndim :]
+            array = np.broadcast_to(array, (*batch, *own)).reshape(-1, *own)
+        columns.append(array if batch else [array])
     # Extreme ratios may overflow on the way; the certificate is the judge.
     with np.errstate(all="ignore"):
         solved = [solve(*one) for one in zip(*columns, strict=True)]
@@ -117,16 +117,6 @@ def each_problem(solve: Callable[..., Solved], *parts: tuple[Tensor, int]) -> So
     )
 
 
-def _stacked(tensor: Tensor, ndim: int, batch: tuple[int, ...]) -> Array:
-    """The problems of a tensor, one after the other."""
-    dtype = torch.bool if tensor.dtype == torch.bool else torch.float64
-    array: Array = tensor.detach().to("cpu", dtype).numpy()
-    if not batch:
-        return array[None]
-    own = array.shape[array.ndim - ndim :]
-    return np.broadcast_to(array, (*batch, *own)).reshape(-1, *own)
-
-
 def rounding_of(tensor: Tensor) -> float:
     """The relative rounding of the numbers of a tensor: that of its dtype, at least float64's."""
     return max(EPS, torch.finfo(tensor.dtype).eps)
@@ -139,15 +129,11 @@ def check_gramian(gramian: Tensor, owner: str) -> None:
         TypeError: not a tensor, or not of a real floating-point dtype.
         ValueError: a wrong shape.
     """
-    if not isinstance(gramian, Tensor):
+    if not isinstance(gramian, Tensor) or not gramian.dtype.is_floating_point:
         raise TypeError(
-            f"`gramian` of `{owner}` must be a tensor; got {type(gramian).__name__}. Pass"
-            " `torch.as_tensor(gramian)`."
-        )
-    if not gramian.dtype.is_floating_point:
-        raise TypeError(
-            f"`gramian` of `{owner}` must have a real floating-point dtype; got {gramian.dtype}."
-            " Pass `gramian.to(torch.float64)`, or the real part."
+            f"`gramian` of `{owner}` must be a tensor of a real floating-point dtype; got"
+            f" {getattr(gramian, 'dtype', type(gramian).__name__)}. Pass the real part of"
+            " `torch.as_tensor(gramian)`, as torch.float64."
         )
     shape = gramian.shape
     if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] == 0:

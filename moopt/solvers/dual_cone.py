@@ -1,19 +1,19 @@
 """dual_cone_point: the projection of a combination of gradients onto their dual cone."""
 
+import functools
 import math
 from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
+from moopt.kernels.tolerances import CERTIFIED, EPS, RESIDUAL_ROUNDING, RESOLUTION
 from moopt.records.result import Array, Solved, SolverResult
 from moopt.records.status import SolverStatus
-from moopt.solvers.cone_active_set import cone_active_set
+from moopt.solvers.active_set import cone_active_set
 from moopt.solvers.door import check_gramian, check_limits, each_gramian, rounding_of
-from moopt.solvers.equilibrated import hidden_gap
 from moopt.solvers.exchanged_faces import exchanged_faces
-from moopt.solvers.shown_noise import shown_noise
-from moopt.solvers.tolerances import CERTIFIED, EPS, HIDDEN, RESIDUAL_ROUNDING, RESOLUTION
+from moopt.solvers.noise import HIDDEN, hidden_gap, shown_noise
 
 LARGE = 1e3
 """Terms of a direction, relative to those of the combination, that are too long where it has no
@@ -24,22 +24,22 @@ RIDGES = (2.0, 32.0, 512.0)
 rare accidents of rounding."""
 
 
-class _Judged(NamedTuple):
-    """The certificate of weights.
+class _Tried(NamedTuple):
+    """Weights, and how good they are.
 
     Attributes:
-        status: what it deserves.
-        gap: the residual relative to ||d||.
+        solved: the weights, with the status and the gap that they deserve.
         sound: whether no method could do better in float64.
         size: the length of the terms of d.
         ratio: size / ||d||.
+        noise: the rounding of a cosine, as large as the cosines show where it may hide d.
     """
 
-    status: SolverStatus
-    gap: float
+    solved: Solved
     sound: bool
     size: float
     ratio: float
+    noise: float
 
 
 def dual_cone(
@@ -67,108 +67,77 @@ def dual_cone(
     """
     m = len(norms)
     limit = 10 * m + 20 if max_iter is None else max_iter
-    stopped = None if max_iter is None else SolverStatus.MAX_ITER
-    # Extreme norm ratios may overflow on the way; the certificate is the judge.
-    with np.errstate(all="ignore"):
-        lengths = preference * norms
-        scale = float(np.maximum.reduce(np.abs(lengths))) or 1.0
-        relative = lengths / scale
+    lengths = preference * norms
+    scale = float(np.maximum.reduce(np.abs(lengths))) or 1.0
+    start = lengths / scale
 
-        def solved(matrix: Array) -> tuple[Array, float, int]:
-            shift, residual, more = _combined(matrix, relative, separate, limit)
-            return preference + shift * (scale / norms), residual, more
-
-        def judged(weights: Array, residual: float, ridge: float, noise: float) -> _Judged:
-            v = weights * norms / scale
-            shift = np.zeros(m) if separate else v - relative
-            return _judged(cosines, v, shift, residual, ridge, tol, noise)
-
-        weights, residual, num_iter = solved(cosines)
-        best = judged(weights, residual, 0.0, noise)
-        if HIDDEN * best.ratio > 1.0:
+    def tried(ridge: float, noise: float) -> _Tried:
+        matrix = cosines + ridge * np.eye(m) if ridge else cosines
+        shift, residual, num_iter = _projected(matrix, start, separate, limit)
+        weights = preference + shift * (scale / norms)
+        v = weights * norms / scale
+        y = cosines @ v
+        size, square = float(np.add.reduce(np.abs(v))), float(v @ y)
+        if square < (HIDDEN * size) ** 2:
             noise = shown_noise(cosines, noise)
-            best = judged(weights, residual, 0.0, noise)
-        hidden = best.status is not SolverStatus.DEGENERATE and noise * best.ratio > HIDDEN
-        if not hidden and (best.sound or best.status is stopped):
-            return Solved(weights, best.status, best.gap, num_iter)
-        noise = shown_noise(cosines, noise)
-        best = best._replace(gap=best.gap + noise * best.ratio)
-        for factor in RIDGES:
-            matrix = cosines.copy()
-            matrix.flat[:: m + 1] += factor * noise
-            other, residual, more = solved(matrix)
-            num_iter += more
-            found = judged(other, residual, factor * noise, noise)
-            if found.gap < best.gap or not found.size >= 0.1 * best.size:
-                weights, best = other, found
-            if best.size <= LARGE * m or best.sound:
-                break
-    return Solved(weights, best.status, best.gap, num_iter)
+        # Of a sum of projections the residuals are known; it has to descend.
+        wrong = np.minimum(0.0 if separate else v - start, y)
+        residual = max(residual, float(np.maximum.reduce(np.abs(wrong)))) + ridge * size
+        length = math.sqrt(square) if square > 0.0 else 0.0
+        ratio = size / length if length else math.inf
+        if square <= max(RESOLUTION, noise) * size * size:
+            gap = hidden_gap(residual, square, size, noise)
+            solved = Solved(weights, SolverStatus.DEGENERATE, gap, num_iter)
+            return _Tried(solved, size <= LARGE * m, size, ratio, noise)
+        gap, rounding = residual / length, residual <= RESIDUAL_ROUNDING * size
+        status = SolverStatus.CONVERGED if gap <= tol or rounding else SolverStatus.MAX_ITER
+        solved = Solved(weights, status, gap, num_iter)
+        return _Tried(solved, gap <= CERTIFIED or rounding, size, ratio, noise)
 
-
-def _judged(
-    cosines: Array,
-    v: Array,
-    shift: Array,
-    residual: float,
-    ridge: float,
-    tol: float,
-    noise: float,
-) -> _Judged:
-    """The certificate of v, the weights of unit gradients; a shift of 0 tests descent alone."""
-    y = cosines @ v
-    size, square = float(np.add.reduce(np.abs(v))), float(v @ y)
-    length = math.sqrt(square) if square > 0.0 else 0.0
-    ratio = size / length if length else math.inf
-    residual = max(residual, float(np.maximum.reduce(np.abs(np.minimum(shift, y)))))
-    residual += ridge * size
-    if square <= max(RESOLUTION, noise) * size * size:
-        gap = hidden_gap(residual, square, size, noise)
-        return _Judged(SolverStatus.DEGENERATE, gap, size <= LARGE * len(v), size, ratio)
-    gap, rounding = residual / length, residual <= RESIDUAL_ROUNDING * size
-    status = SolverStatus.CONVERGED if gap <= tol or rounding else SolverStatus.MAX_ITER
-    return _Judged(status, gap, gap <= CERTIFIED or rounding, size, ratio)
-
-
-def _combined(
-    cosines: Array, relative: Array, separate: bool, limit: int
-) -> tuple[Array, float, int]:
-    """The shift `[m]` of the combination, its residual and iterations."""
-    if separate:
-        # The combination of unit gradient i is row i of the unit matrix: its products are C_i.
-        shifts, residuals, num_iter = _projected(cosines, None, cosines, limit)
-        return relative @ shifts, float(np.abs(relative) @ residuals), num_iter
-    need = (cosines @ relative)[None]
-    shifts, _, num_iter = _projected(cosines, relative[None], need, limit)
-    return shifts[0], 0.0, num_iter
+    best = tried(0.0, noise)
+    status, pivots = best.solved.status, best.solved.num_iter
+    stopped = max_iter is not None and status is SolverStatus.MAX_ITER
+    clear = status is SolverStatus.DEGENERATE or best.noise * best.ratio <= HIDDEN
+    if clear and (best.sound or stopped):
+        return best.solved
+    noise = shown_noise(cosines, best.noise)
+    gap = best.solved.gap + noise * best.ratio
+    best = best._replace(solved=best.solved._replace(gap=gap))
+    for factor in RIDGES:
+        found = tried(factor * noise, noise)
+        pivots += found.solved.num_iter
+        if found.solved.gap < best.solved.gap or not found.size >= 0.1 * best.size:
+            best = found
+        if best.size <= LARGE * m or best.sound:
+            break
+    return best.solved._replace(num_iter=pivots)
 
 
 def _projected(
-    cosines: Array, starts: Array | None, need: Array, limit: int
-) -> tuple[Array, Array, int]:
-    """The shifts `[k, m]` that solve k problems, their residuals `[k]`, all iterations.
-
-    `starts` None is the unit matrix; `need` `[k, m]` is `starts C`.
-    """
-    lowest = float(np.minimum.reduce(need, axis=None))
-    if lowest >= 0.0:
-        return np.zeros(need.shape), np.zeros(len(need)), 0
+    cosines: Array, start: Array, separate: bool, limit: int
+) -> tuple[Array, float, int]:
+    """The shift `[m]` of the combination, the residual of its parts, and all iterations."""
+    # The combination of unit gradient i is row i of the unit matrix: its products are C_i.
+    need = cosines if separate else (cosines @ start)[None]
+    if float(np.minimum.reduce(need, axis=None)) >= 0.0:
+        return np.zeros(len(start)), 0.0, 0
     shifts, num_iter = exchanged_faces(cosines, need)
     y = need + shifts @ cosines
     residuals = np.maximum.reduce(np.abs(np.minimum(shifts, y)), axis=1)
-    if float(np.maximum.reduce(residuals)) <= RESIDUAL_ROUNDING:
-        return shifts, residuals, num_iter
-    v = shifts + (np.eye(len(cosines)) if starts is None else starts)
-    size = np.add.reduce(np.abs(v), axis=1)
-    square = np.maximum(np.add.reduce(v * y, axis=1), RESOLUTION * size * size)
-    for p in (~(residuals <= CERTIFIED * np.sqrt(square))).nonzero()[0].tolist():
-        start = np.eye(1, len(cosines), p)[0] if starts is None else starts[p]
-        one, more = cone_active_set(cosines, start, limit)
-        num_iter += more
-        rest = float(np.abs(np.minimum(one, need[p] + one @ cosines)).max())
-        if not rest >= residuals[p]:
-            shifts[p], residuals[p] = one, rest
-    return shifts, residuals, num_iter
+    if not float(np.maximum.reduce(residuals)) <= RESIDUAL_ROUNDING:
+        starts = np.eye(len(start)) if separate else start[None]
+        v = shifts + starts
+        size = np.add.reduce(np.abs(v), axis=1)
+        square = np.maximum(np.add.reduce(v * y, axis=1), RESOLUTION * size * size)
+        for p in (~(residuals <= CERTIFIED * np.sqrt(square))).nonzero()[0].tolist():
+            one, more = cone_active_set(cosines, starts[p], limit)
+            num_iter += more
+            rest = float(np.abs(np.minimum(one, need[p] + one @ cosines)).max())
+            if not rest >= residuals[p]:
+                shifts[p], residuals[p] = one, rest
+    if separate:
+        return start @ shifts, float(np.abs(start) @ residuals), num_iter
+    return shifts[0], 0.0, num_iter
 
 
 def dual_cone_point(
@@ -238,8 +207,6 @@ def dual_cone_point(
         )
     check_limits(tol, max_iter, "dual_cone_point", "1e-10")
 
-    def solve(cosines: Array, norms: Array, u: Array) -> Solved:
-        noise = rounding_of(gramian)
-        return dual_cone(cosines, norms, u, tol=tol, max_iter=max_iter, noise=noise)
-
+    noise = rounding_of(gramian)
+    solve = functools.partial(dual_cone, tol=tol, max_iter=max_iter, noise=noise)
     return each_gramian(solve, gramian, preference, active=active, zero_rows="keep")

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from moopt.kernels.tolerances import RESOLUTION, STATIONARY
 from moopt.records.result import Array
 from moopt.records.status import SolverStatus
-from moopt.solvers.tolerances import COARSE, RESOLUTION, STATIONARY
 
 
 class Certificate(NamedTuple):
@@ -67,21 +67,3 @@ def certificate(cosines: Array, r: Array, v: Array) -> Certificate:
         # Only rounding makes ||x||^2 negative; a point that is zero has no direction to certify.
         gap = 0.0 if worst <= 0.0 else math.inf
     return Certificate(gap, squared <= STATIONARY * s * s, squared <= RESOLUTION * total * total)
-
-
-def hidden_gap(residual: float, squared: float, size: float, noise: float) -> float:
-    """The gap of a point x that the rounding of the cosines hides: its direction is noise.
-
-    Args:
-        residual: how far the conditions are from being met.
-        squared: ||x||^2, as computed.
-        size: the length of the terms that sum to x.
-        noise: relative rounding of a cosine.
-
-    Returns:
-        0 where x is zero up to the rounding of float64. Where the cosines are coarser, what is
-        known of the residual relative to ||x||; infinity where they leave ||x||^2 <= 0.
-    """
-    if noise <= COARSE:
-        return 0.0
-    return (residual + noise * size) / math.sqrt(squared) if squared > 0.0 else math.inf

@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from moopt.kernels.tolerances import RESIDUAL_ROUNDING
 from moopt.records.result import Array
-from moopt.solvers.tolerances import RESIDUAL_ROUNDING
 
 # Exchanges of whole faces before a problem goes to a finite method; nearly all need fewer.
 EXCHANGES = 8
@@ -34,19 +34,16 @@ def exchanged_faces(matrix: Array, need: Array) -> tuple[Array, int]:
     """
     solutions = np.zeros(need.shape)
     left = np.arange(len(need))
-    face = need < 0.0
-    eye = np.eye(len(matrix))
-    solved = 0
+    face, solved = need < 0.0, 0
     for _ in range(EXCHANGES):
         try:
-            s = _on_faces(matrix, eye, face, need)
+            s = _on_faces(matrix, face, need)
         except np.linalg.LinAlgError:
             break
         solved += len(s)
-        y = need + s @ matrix
-        noise = RESIDUAL_ROUNDING * (1.0 + len(eye) * float(np.maximum.reduce(s, axis=None)))
-        wrong = np.where(face, s, y) < -noise
         solutions[left] = np.maximum(s, 0.0)
+        noise = RESIDUAL_ROUNDING * (1.0 + len(matrix) * float(np.maximum.reduce(s, axis=None)))
+        wrong = np.where(face, s, need + s @ matrix) < -noise
         again = np.logical_or.reduce(wrong, axis=1)
         if not np.logical_or.reduce(again):
             break
@@ -54,23 +51,25 @@ def exchanged_faces(matrix: Array, need: Array) -> tuple[Array, int]:
     return solutions, solved
 
 
-def _on_faces(matrix: Array, eye: Array, face: Mask, need: Array) -> Array:
+def _on_faces(matrix: Array, face: Mask, need: Array) -> Array:
     """The s `[k, m]` with `M s + need = 0` on each face and `s = 0` off it."""
+    m = len(matrix)
     if len(need) == 1:
         index = face[0].nonzero()[0]
         s = np.zeros(need.shape)
         s[0, index] = np.linalg.solve(matrix[index[:, None], index], -need[0, index])
         return s
-    if len(eye) < COMPACT_FROM:
-        pairs = face[:, :, None] & face[:, None, :]
-        right = np.where(face, need, 0.0)
-        return np.linalg.solve(np.where(pairs, matrix, eye), -right[..., None])[..., 0]
+    if m < COMPACT_FROM:
+        blocks = np.where(face[:, :, None] & face[:, None, :], matrix, np.eye(m))
+        return np.linalg.solve(blocks, np.where(face, -need, 0.0)[..., None])[..., 0]
+    # The rows of each face, filled up with rows of a unit matrix to the size of the largest.
     size = int(np.add.reduce(face, axis=1).max())
+    wide, right = np.eye(m + size), np.zeros((len(need), m + size))
+    wide[:m, :m], right[:, :m] = matrix, -need
     index = np.argsort(~face, axis=1, kind="stable")[:, :size]
-    on = np.take_along_axis(face, index, 1)
-    block = matrix[index[:, :, None], index[:, None, :]]
-    block = np.where(on[:, :, None] & on[:, None, :], block, eye[:size, :size])
-    right = np.where(on, np.take_along_axis(need, index, 1), 0.0)
-    s = np.zeros(need.shape)
-    np.put_along_axis(s, index, np.linalg.solve(block, -right[..., None])[..., 0], 1)
-    return s
+    index = np.where(np.take_along_axis(face, index, 1), index, np.arange(m, m + size))
+    blocks = wide.take(index[:, :, None] * (m + size) + index[:, None, :])
+    right = np.take_along_axis(right, index, 1)
+    s = np.zeros((len(need), m + size))
+    np.put_along_axis(s, index, np.linalg.solve(blocks, right[..., None])[..., 0], 1)
+    return s[:, :m]

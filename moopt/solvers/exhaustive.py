@@ -5,8 +5,8 @@ import functools
 import numpy as np
 from numpy.typing import NDArray
 
+from moopt.kernels.tolerances import RESOLUTION, STATIONARY
 from moopt.records.result import Array
-from moopt.solvers.tolerances import RESOLUTION, STATIONARY
 
 
 def exhaustive(cosines: Array, r: Array) -> tuple[Array, int]:
@@ -22,12 +22,19 @@ def exhaustive(cosines: Array, r: Array) -> tuple[Array, int]:
         v, `[m]`, >= 0 with a positive sum, and the number of faces tried.
     """
     faces = _faces(len(r))
-    a = cosines + r[:, None] * r
-    masked = np.where(faces[:, :, None] & faces[:, None, :], a, np.eye(len(r)))
-    v = _solutions(masked, np.where(faces, r, 0.0))
-    feasible = np.isfinite(v).all(-1) & (v >= 0.0).all(-1) & (v.sum(-1) > 0.0)
+    masked = np.where(
+        faces[:, :, None] & faces[:, None, :], cosines + r[:, None] * r, np.eye(len(r))
+    )
+    right = np.where(faces, r, 0.0)[:, :, None]
+    try:
+        inverses = np.linalg.inv(masked)
+    except np.linalg.LinAlgError:
+        inverses = np.linalg.pinv(masked, hermitian=True)
+    solutions = inverses @ right
+    solutions += inverses @ (right - masked @ solutions)
+    v = solutions[:, :, 0]
     # The rows themselves are always feasible, so there is something to choose from.
-    v = v[feasible]
+    v = v[(v >= 0.0).all(-1) & (v.sum(-1) > 0.0)]
     v /= v.max(-1, keepdims=True)
     y = v @ cosines
     squared = (v * y).sum(-1)
@@ -45,22 +52,3 @@ def exhaustive(cosines: Array, r: Array) -> tuple[Array, int]:
 def _faces(m: int) -> NDArray[np.bool_]:
     codes = np.arange(1, 2**m)
     return (codes[:, None] >> np.arange(m)) & 1 == 1
-
-
-def _solutions(masked: Array, right: Array) -> Array:
-    """Solve every face with one step of refinement; singular faces become NaN."""
-    try:
-        inverses = np.linalg.inv(masked)
-    except np.linalg.LinAlgError:
-        inverses = np.stack([_inverse_or_nan(one) for one in masked])
-    v: Array = (inverses @ right[:, :, None])[:, :, 0]
-    residual: Array = right - (masked @ v[:, :, None])[:, :, 0]
-    v += (inverses @ residual[:, :, None])[:, :, 0]
-    return v
-
-
-def _inverse_or_nan(matrix: Array) -> Array:
-    try:
-        return np.asarray(np.linalg.inv(matrix), dtype=np.float64)
-    except np.linalg.LinAlgError:
-        return np.full_like(matrix, np.nan)

@@ -1,16 +1,17 @@
 """fixed_point: positive weights a with G a = a^(-1/alpha), certified."""
 
+import functools
 import math
 
 import numpy as np
 from torch import Tensor
 
+from moopt.kernels.tolerances import EPS
 from moopt.records.result import Array, Solved, SolverResult
 from moopt.records.status import SolverStatus
 from moopt.solvers.door import check_gramian, check_limits, each_gramian, rounding_of
 from moopt.solvers.min_norm import min_norm
-from moopt.solvers.shown_noise import shown_noise
-from moopt.solvers.tolerances import EPS, HIDDEN
+from moopt.solvers.noise import HIDDEN, shown_noise
 
 NEWTON_STEPS = 100
 """Limit of Newton steps where the iteration can stop early; up to 25 were needed, alpha <= 2."""
@@ -45,36 +46,25 @@ def fair_point(
         alpha, tol, max_iter: as for `fixed_point`.
         noise: relative rounding of a cosine.
     """
-    # Extreme norm ratios may overflow on the way; the certificate is the judge.
-    with np.errstate(all="ignore"):
-        power = 1.0 / alpha
-        longest = float(norms[norms.argmax()])
-        unit = longest ** ((power - 1.0) / (power + 1.0)) / norms
-        hull = min_norm(cosines, np.ones(len(norms)), tol=tol)
-        if _is_stationary(cosines, hull, noise):
-            return Solved(hull.weights * unit, SolverStatus.DEGENERATE, 0.0)
-        r = (norms / longest) ** (power - 1.0)
-        b, num_iter = _newton(
-            cosines, r, power, tol, NEWTON_STEPS if max_iter is None else max_iter
-        )
-        weights = b * unit
-        gap = _residual(cosines, r, power, weights / unit)
-        if not gap < 1.0 and max_iter is None:
-            # Not even a descent direction is certified: the direction of the hull is one.
-            weights = _at_best_length(cosines, r, power, hull.weights) * unit
-            gap = _residual(cosines, r, power, weights / unit)
-        status = SolverStatus.CONVERGED if gap <= tol else SolverStatus.MAX_ITER
-        return Solved(weights, status, gap, num_iter)
-
-
-def _is_stationary(cosines: Array, hull: Solved, noise: float) -> bool:
-    """Whether the hull of the unit gradients may hold zero, given the rounding of the cosines."""
-    if hull.status is SolverStatus.DEGENERATE:
-        return True
+    power = 1.0 / alpha
+    longest = float(norms[norms.argmax()])
+    unit = longest ** ((power - 1.0) / (power + 1.0)) / norms
+    hull = min_norm(cosines, np.ones(len(norms)), tol=tol)
     square = float(hull.weights @ (cosines @ hull.weights))
     if square <= HIDDEN * HIDDEN:
         noise = shown_noise(cosines, noise)
-    return square <= noise
+    if hull.status is SolverStatus.DEGENERATE or square <= noise:
+        return Solved(hull.weights * unit, SolverStatus.DEGENERATE, 0.0)
+    r = (norms / longest) ** (power - 1.0)
+    b, num_iter = _newton(cosines, r, power, tol, NEWTON_STEPS if max_iter is None else max_iter)
+    weights = b * unit
+    gap = _residual(cosines, r, power, weights / unit)
+    if not gap < 1.0 and max_iter is None:
+        # Not even a descent direction is certified: the direction of the hull is one.
+        weights = _at_best_length(cosines, r, power, hull.weights) * unit
+        gap = _residual(cosines, r, power, weights / unit)
+    status = SolverStatus.CONVERGED if gap <= tol else SolverStatus.MAX_ITER
+    return Solved(weights, status, gap, num_iter)
 
 
 def _newton(cosines: Array, r: Array, power: float, tol: float, max_iter: int) -> tuple[Array, int]:
@@ -207,8 +197,6 @@ def fixed_point(
         )
     check_limits(tol, max_iter, "fixed_point", "1e-6", largest=1.0)
 
-    def solve(cosines: Array, norms: Array) -> Solved:
-        noise = rounding_of(gramian)
-        return fair_point(cosines, norms, alpha, tol=tol, max_iter=max_iter, noise=noise)
-
+    noise = rounding_of(gramian)
+    solve = functools.partial(fair_point, alpha=alpha, tol=tol, max_iter=max_iter, noise=noise)
     return each_gramian(solve, gramian, active=active)

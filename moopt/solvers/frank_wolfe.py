@@ -1,29 +1,25 @@
 """Frank-Wolfe and its away-step and pairwise variants, for reproducing papers."""
 
 import math
-from typing import Literal
 
 import numpy as np
 
+from moopt.kernels.tolerances import STATIONARY
 from moopt.records.result import Array
-from moopt.solvers.tolerances import STATIONARY
 
 # Vanilla Frank-Wolfe needs O(1 / tol) steps; a larger default would stall a training step.
 DEFAULT_MAX_ITER = 1000
 
-Variant = Literal["vanilla", "away_step", "pairwise"]
+FRANK_WOLFE = ("frank_wolfe", "away_step", "pairwise")
+"""The variants, by the names that `min_norm_point` has for them."""
 
 
 def frank_wolfe(
-    cosines: Array,
-    r: Array,
-    variant: Variant,
-    tol: float,
-    max_iter: int,
+    cosines: Array, r: Array, variant: str, tol: float, max_iter: int
 ) -> tuple[Array, int]:
     """Minimise f(w) = w^T K w over the simplex, K = C / (r r^T), with exact line search.
 
-    Each step moves along d = e_s - w (vanilla), d = w - e_a where that descends faster
+    Each step moves along d = e_s - w (frank_wolfe), d = w - e_a where that descends faster
     (away_step), or d = e_s - e_a (pairwise), with s the smallest and a the largest entry of K w
     among the rows that carry weight. Stops where the relative certificate meets `tol`, or the
     point is zero up to `STATIONARY`.
@@ -31,7 +27,7 @@ def frank_wolfe(
     Args:
         cosines: float64 `[m, m]`, the matrix C with unit diagonal.
         r: float64 `[m]` in (0, 1].
-        variant: "vanilla", "away_step" or "pairwise".
+        variant: one of `FRANK_WOLFE`.
         tol: bound on `max_i (||x||^2 - x . g_i) / (||x|| ||g_i||)`.
         max_iter: the largest number of steps.
 
@@ -66,10 +62,10 @@ def frank_wolfe(
     return w / r, steps
 
 
-def _direction(w: Array, q: Array, f: float, variant: Variant) -> tuple[Array, float, int]:
+def _direction(w: Array, q: Array, f: float, variant: str) -> tuple[Array, float, int]:
     """The direction, the longest feasible step, and the row it may drop (-1 for none)."""
     towards = int(q.argmin())
-    if variant == "vanilla":
+    if variant == "frank_wolfe":
         direction = -w
         direction[towards] += 1.0
         return direction, 1.0, -1
@@ -80,7 +76,7 @@ def _direction(w: Array, q: Array, f: float, variant: Variant) -> tuple[Array, f
         direction[away] -= 1.0
         return direction, float(w[away]), away
     if f - q[towards] >= q[away] - f or w[away] >= 1.0:
-        return _direction(w, q, f, "vanilla")
+        return _direction(w, q, f, "frank_wolfe")
     direction = w.copy()
     direction[away] -= 1.0
     return direction, float(w[away] / (1.0 - w[away])), away

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from moopt.records.result import Array, Solved, SolverResult
 from moopt.records.status import SolverStatus
-from moopt.solvers.door import check_limits, each_problem
+from moopt.solvers.door import check_limits, each_problem, spread
 
 # The numbers of a problem are at most 1; what the pivots leave of a zero is far below these.
 PIVOT = 1e-10
@@ -48,7 +48,7 @@ def best_vertex(
     trips = 50 * (n + p) + 100 if max_iter is None else max_iter
     s = np.ones(n) if budget is None else budget
     rows = bound != -math.inf
-    a, b = (matrix, bound) if rows.all() else (matrix[rows], bound[rows])
+    a, b = matrix[rows], bound[rows]
     if not all(bool(np.isfinite(values).all()) for values in (cost, a, b, s)):
         return Solved(np.full(n, 1.0 / max(n, 1)), SolverStatus.NON_FINITE)
     if not s.any():
@@ -62,7 +62,8 @@ def best_vertex(
     a, b = a / length[:, None], b / length * unit
 
     start = _equations(c, a, b, s)
-    table, basis, feasible, pivots = _solved(start.copy(), s, trips)
+    table = start.copy()
+    basis, feasible, pivots = _solved(table, s, trips)
     point, y, v = _point_and_prices(start, table, basis, n)
     point /= s @ point
     gap = _gap(c, a, b, s, point, y, v)
@@ -92,69 +93,59 @@ def _equations(c: Array, a: Array, b: Array, s: Array) -> Array:
     return table
 
 
-def _solved(table: Array, s: Array, max_iter: int) -> tuple[Array, NDArray[np.int64], bool, int]:
-    """Pivot in place; return the table, its basis, whether the rows can be met, and pivots."""
+def _solved(table: Array, s: Array, max_iter: int) -> tuple[NDArray[np.int64], bool, int]:
+    """Pivot in place; return the basis, whether the rows can be met, and pivots."""
     n, lines = len(s), len(table) - 2
     violation = n + lines - 1
-    first = int(s.argmax())
-    basis = np.append(np.arange(n, violation), first)
-    _exchange(table, lines - 1, first)
+    basis = np.arange(n, n + lines)
+    _exchange(table, basis, lines - 1, int(s.argmax()))
     level = table[:lines, -1]
     worst = int(level.argmin())
     feasible = not level[worst] < 0.0
     if not feasible:
-        _exchange(table, worst, violation)
-        basis[worst] = violation
+        _exchange(table, basis, worst, violation)
     scale = np.append(s, np.zeros(lines - 1))
-    for count in range(max_iter):
-        at = (basis == violation).nonzero()[0]
+    pivots = 0
+    while pivots < max_iter:
         gain = _gain(table[lines + 1 if feasible else lines], scale)
-        if not feasible and not gain.any():
-            size = float(level[basis < n].sum())
+        if not gain.any():
             # The violation is minus the first phase's objective.
-            if not -float(table[lines, -1]) <= REDUCED * max(size, 1.0):
-                return table, basis, False, count
+            size = max(float(level[basis < n].sum()), 1.0)
+            if feasible or not -float(table[lines, -1]) <= REDUCED * size:
+                return basis, feasible, pivots
             feasible = True
-            gain = _gain(table[lines + 1], scale)
-        enter = int(gain.argmax())
-        if gain[enter] == 0.0:
-            return table, basis, True, count
-        dantzig = 4 * count < 3 * max_iter
-        if not dantzig:
-            enter = int(gain.nonzero()[0][0])
-
-        column = table[:lines, enter].copy()
-        height = np.maximum(level, 0.0)
-        if feasible and at.size:
+            continue
+        dantzig = 4 * pivots < 3 * max_iter
+        enter = int(gain.argmax() if dantzig else gain.nonzero()[0][0])
+        column, height = table[:lines, enter].copy(), np.maximum(level, 0.0)
+        if feasible:
             # t is zero and stays so: any entry in its row drives it out.
-            column[at] = np.abs(column[at])
-            height[at] = 0.0
+            out = basis == violation
+            column[out], height[out] = np.abs(column[out]), 0.0
         blocks = (column > PIVOT).nonzero()[0]
         if not blocks.size:
-            return table, basis, feasible, count
+            return basis, feasible, pivots
         column, height = column[blocks], height[blocks]
         near = height / column <= ((height + RATIO_TIE) / column).min()
         rank = column if dantzig else 1.0 / (1 + basis[blocks])
         rank = np.where(basis[blocks] == violation, math.inf, rank)
-        leave = int(blocks[int(np.where(near, rank, -math.inf).argmax())])
-        _exchange(table, leave, enter)
-        basis[leave] = enter
-    return table, basis, True, max_iter
+        _exchange(table, basis, int(blocks[np.where(near, rank, -math.inf).argmax()]), enter)
+        pivots += 1
+    return basis, True, pivots
 
 
-def _exchange(table: Array, row: int, column: int) -> None:
+def _exchange(table: Array, basis: NDArray[np.int64], row: int, column: int) -> None:
     """Make that column's variable basic in that row, in place."""
     pivot_row = table[row] / table[row, column]
     table -= table[:, column, None] * pivot_row
-    table[row] = pivot_row
+    table[row], basis[row] = pivot_row, column
 
 
 def _gain(reduced: Array, scale: Array) -> Array:
     """How much each column gains; 0 where that is only rounding."""
     candidates = reduced[: len(scale)]
     noise = REDUCED * (1.0 + abs(float(reduced[-2])) * scale)
-    gain: Array = np.where(candidates < -noise, -candidates, 0.0)
-    return gain
+    return np.where(candidates < -noise, -candidates, 0.0)
 
 
 def _point_and_prices(
@@ -178,10 +169,8 @@ def _gap(c: Array, a: Array, b: Array, s: Array, x: Array, y: Array, v: float) -
     size = np.abs(a)
     sizes = 1.0 + size @ x + np.abs(b)
     known = np.where(size > 0.0, ENTRY_ROUNDING, 0.0)
-    of_rows, of_columns = (
-        np.minimum(known @ x, LARGEST_EXCUSE),
-        np.minimum(y @ known, LARGEST_EXCUSE),
-    )
+    of_rows = np.minimum(known @ x, LARGEST_EXCUSE)
+    of_columns = np.minimum(y @ known, LARGEST_EXCUSE)
     missing = (b - a @ x - of_rows) / sizes
     better = (c + y @ a - v * s - of_columns) / (1.0 + y @ size + abs(v) * s)
     loss = v - float(b @ y) - float(c @ x) - float(of_rows @ y)
@@ -259,16 +248,9 @@ def linear_program(
     n = _checked_columns(cost, matrix, bound, budget, active)
     check_limits(tol, max_iter, "linear_program", "1e-9")
 
-    def solve(c: Array, a: Array, b: Array, s: Array, on: Array) -> Solved:
-        if on.all():
-            return best_vertex(c, a, b, budget=s, tol=tol, max_iter=max_iter)
-        weights = np.zeros(n)
-        if not on.any():
-            return Solved(weights, SolverStatus.INFEASIBLE, math.inf)
-        limit = 50 * sum(a.shape) + 100 if max_iter is None else max_iter
-        inner = best_vertex(c[on], a[:, on], b, budget=s[on], tol=tol, max_iter=limit)
-        weights[on] = inner.weights
-        return inner._replace(weights=weights)
+    def solve(c: Array, a: Array, b: Array, s: Array, on: NDArray[np.bool_]) -> Solved:
+        inner = best_vertex(c[on], a[:, on], b, budget=s[on], tol=tol, max_iter=max_iter)
+        return spread(inner, on, np.zeros(n))
 
     s = torch.ones(n) if budget is None else budget
     on = torch.ones(n, dtype=torch.bool) if active is None else active

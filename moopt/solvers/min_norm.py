@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from moopt.kernels.tolerances import CERTIFIED, EPS, RESOLUTION
 from moopt.records.result import Array, Solved, SolverResult
 from moopt.records.status import SolverStatus
 from moopt.solvers.active_set import active_set
@@ -13,8 +14,7 @@ from moopt.solvers.closed_form import closed_form_three, closed_form_two
 from moopt.solvers.door import check_gramian, each_gramian, rounding_of
 from moopt.solvers.equilibrated import certificate
 from moopt.solvers.exhaustive import exhaustive
-from moopt.solvers.frank_wolfe import DEFAULT_MAX_ITER, frank_wolfe
-from moopt.solvers.tolerances import CERTIFIED, EPS, RESOLUTION
+from moopt.solvers.frank_wolfe import DEFAULT_MAX_ITER, FRANK_WOLFE, frank_wolfe
 
 LOST = 1e-3
 """A gap above this is a failure of the method, not rounding."""
@@ -22,8 +22,6 @@ LOST = 1e-3
 RIDGE = 1e-14
 """Added to the diagonal of the cosines."""
 
-# The variant of `frank_wolfe` that each solver names.
-FRANK_WOLFE = {"frank_wolfe": "vanilla", "away_step": "away_step", "pairwise": "pairwise"}
 SOLVERS = ("auto", "exhaustive", "active_set", *FRANK_WOLFE)
 # 2^10 - 1 faces of a ten by ten matrix are a millisecond; each further row doubles it.
 LARGEST_EXHAUSTIVE = 10
@@ -48,9 +46,7 @@ def min_norm(
     """
     solved = _small(cosines, norms, tol) if len(norms) <= 3 and solver == "auto" else None
     if solved is None:
-        # Extreme norm ratios may overflow on the way; the certificate is the judge.
-        with np.errstate(all="ignore"):
-            solved = _iterated(cosines, norms[norms.argmin()] / norms, solver, tol, max_iter)
+        solved = _iterated(cosines, norms[norms.argmin()] / norms, solver, tol, max_iter)
     if noise > RESOLUTION:
         v = solved.weights * norms
         if float(v @ (cosines @ v)) <= noise * float(np.add.reduce(v)) ** 2:
@@ -60,10 +56,9 @@ def min_norm(
 
 def _small(cosines: Array, norms: Array, tol: float) -> Solved | None:
     """The closed forms; None where rounding denies them their certificate."""
-    m = len(norms)
-    if m == 1:
+    if len(norms) == 1:
         return Solved(np.ones(1), SolverStatus.CONVERGED, 0.0, 1)
-    if m == 2:
+    if len(norms) == 2:
         solved = closed_form_two(float(cosines[0, 1]), *norms.tolist())
     else:
         (_, c01, c02), (_, _, c12), _ = cosines.tolist()
@@ -72,18 +67,19 @@ def _small(cosines: Array, norms: Array, tol: float) -> Solved | None:
         return None
     weights, gap, stationary = solved
     status = SolverStatus.CONVERGED if gap <= tol else SolverStatus.MAX_ITER
-    status = SolverStatus.DEGENERATE if stationary else status
-    return Solved(np.array(weights), status, gap, 1)
+    return Solved(np.array(weights), SolverStatus.DEGENERATE if stationary else status, gap, 1)
 
 
 def _iterated(cosines: Array, r: Array, solver: str, tol: float, max_iter: int | None) -> Solved:
+    pivots = 10 * len(r) + 20 if max_iter is None else max_iter
+
     def solve(right: Array) -> tuple[Array, int]:
         if solver in FRANK_WOLFE:
-            limit = DEFAULT_MAX_ITER if max_iter is None else max_iter
-            return frank_wolfe(cosines, right, FRANK_WOLFE[solver], tol, limit)  # type: ignore[arg-type]
+            steps = DEFAULT_MAX_ITER if max_iter is None else max_iter
+            return frank_wolfe(cosines, right, solver, tol, steps)
         if solver == "exhaustive":
             return exhaustive(cosines, right)
-        return active_set(cosines, right, 10 * len(r) + 20 if max_iter is None else max_iter)
+        return active_set(cosines, right, pivots)
 
     v, num_iter = solve(r)
     judged = certificate(cosines, r, v)
@@ -100,7 +96,7 @@ def _iterated(cosines: Array, r: Array, solver: str, tol: float, max_iter: int |
         if lost and max_iter is None:
             # Pivots on dependent rows have gone astray: a ridge below what counts as zero parts
             # them.
-            other, more = active_set(cosines + RIDGE * np.eye(len(r)), r, 10 * len(r) + 20)
+            other, more = active_set(cosines + RIDGE * np.eye(len(r)), r, pivots)
             num_iter += more
             third = certificate(cosines, r, other)
             if third.stationary or third.gap < judged.gap:
@@ -185,45 +181,31 @@ def min_norm_point(
 def _check(
     gramian: Tensor, solver: str, tol: float, max_iter: int | None, active: Tensor | None
 ) -> None:
+    owner = "`min_norm_point`"
     check_gramian(gramian, "min_norm_point")
-    shape = gramian.shape
+    m = gramian.shape[-1]
     if solver not in SOLVERS:
+        raise ValueError(f"`solver` of {owner} must be in {SOLVERS}; got {solver!r}. Use 'auto'.")
+    if solver == "exhaustive" and m > LARGEST_EXHAUSTIVE:
         raise ValueError(
-            f"`solver` of `min_norm_point` must be one of {', '.join(SOLVERS)}; got {solver!r}."
-            " Use 'auto'."
-        )
-    if solver == "exhaustive" and shape[-1] > LARGEST_EXHAUSTIVE:
-        raise ValueError(
-            f"`solver='exhaustive'` of `min_norm_point` needs m <= {LARGEST_EXHAUSTIVE}, because it"
-            f" tries 2^m - 1 faces; got m = {shape[-1]}. Use solver='active_set', exact as well."
+            f"`solver='exhaustive'` of {owner} tries 2^m - 1 faces and needs m <="
+            f" {LARGEST_EXHAUSTIVE}; got m = {m}. Use solver='active_set', exact as well."
         )
     if not tol > 0.0:
-        raise ValueError(
-            f"`tol` of `min_norm_point` must be positive; got {tol}. Use the default, 1e-10."
-        )
+        raise ValueError(f"`tol` of {owner} must be > 0; got {tol}. Use the default, 1e-10.")
     if max_iter is not None and max_iter < 1:
-        raise ValueError(
-            f"`max_iter` of `min_norm_point` must be at least 1; got {max_iter}. Use None."
-        )
-    if active is not None:
-        _check_active(active, shape)
-
-
-def _check_active(active: Tensor, shape: torch.Size) -> None:
-    if not isinstance(active, Tensor):
+        raise ValueError(f"`max_iter` of {owner} must be >= 1; got {max_iter}. Use None.")
+    if active is None:
+        return
+    if not isinstance(active, Tensor) or active.dtype != torch.bool:
         raise TypeError(
-            "`active` of `min_norm_point` must be a tensor; got"
-            f" {type(active).__name__}. Pass `torch.tensor(active)`."
+            f"`active` of {owner} must be a tensor of dtype torch.bool; got {active!r}. Pass"
+            " `active.bool()`, or `torch.tensor(active)`."
         )
-    if active.dtype != torch.bool:
-        raise TypeError(
-            f"`active` of `min_norm_point` must have dtype torch.bool; got {active.dtype}. Pass"
-            " `active.bool()`."
-        )
-    ours, full = active.shape, shape[:-1]
-    fits = 1 <= len(ours) <= len(full) and ours[-1] == full[-1]
-    if not fits or any(a not in (1, b) for a, b in zip(ours, full[-len(ours) :], strict=True)):
+    ours, full = active.shape, gramian.shape[:-1]
+    fits = 1 <= len(ours) <= len(full) and ours[-1] == m
+    if not fits or any(a not in (1, b) for a, b in zip(ours[::-1], full[::-1], strict=False)):
         raise ValueError(
-            f"`active` of `min_norm_point` must have shape [..., m] like {list(shape[:-1])}; got"
-            f" {list(active.shape)}. Pass one boolean for each row of the Gramian."
+            f"`active` of {owner} must have shape [..., m] like {list(full)}; got {list(ours)}."
+            " Pass one boolean for each row of the Gramian."
         )

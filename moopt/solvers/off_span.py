@@ -1,8 +1,8 @@
 """off_span: a combination of gradients, projected off the span of some of them."""
 
+from moopt.kernels.tolerances import EPS
 from moopt.records.result import Array
 from moopt.solvers.pseudo_inverse import DEFAULT_RTOL, pseudo_inverse
-from moopt.solvers.tolerances import EPS
 
 REFINEMENTS = 3
 """Rounds of projection: one solves, the others remove what the explicit inverse left."""

@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
+from moopt.kernels.tolerances import EPS
 from moopt.records.result import Array
 from moopt.solvers.pseudo_inverse import DEFAULT_RTOL, cut_off
-from moopt.solvers.tolerances import EPS
 
 GRADED = 1e-6
 """Ratio of singular values down to which LAPACK resolves the smallest to ten digits."""

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from moopt.kernels.tolerances import EPS
 from moopt.records.result import Array
-from moopt.solvers.tolerances import EPS
 
 DEFAULT_RTOL = 1e-12
 """Relative cut-off: on cosines, gradients that differ by 1e-6, about float32 rounding, are one."""

@@ -4,17 +4,17 @@ import math
 
 import numpy as np
 
+from moopt.kernels.tolerances import EPS
 from moopt.records.result import Array, Solved
 from moopt.records.status import SolverStatus
 from moopt.solvers.dual_cone import dual_cone
 from moopt.solvers.exchanged_faces import exchanged_faces
-from moopt.solvers.tolerances import EPS
 
 FARTHEST = 1e4
 """Distance, in units of the problem's lengths, from which quotas count as infeasible: gradients
 opposite up to an angle of 1e-4 or so."""
 
-RESIDUAL_TOL = 1e-9
+QUOTA_TOL = 1e-9
 """Residual of the optimality conditions, in units of the problem's lengths, that is zero: the
 rounding 2e-16, times `FARTHEST`, with two digits to spare."""
 
@@ -61,7 +61,7 @@ def quota_point(
     shifts, num_iter = exchanged_faces(inner, need[None])
     shift = shifts[0]
     gap = _residual(inner, need, shift)
-    if not (gap <= RESIDUAL_TOL and float(np.add.reduce(shift)) <= FARTHEST):
+    if not (gap <= QUOTA_TOL and float(np.add.reduce(shift)) <= FARTHEST):
         # The last row is that of x with the long coordinate.
         cone = np.ones((k + 1, k + 1))
         cone[:k, :k] = inner
@@ -72,7 +72,7 @@ def quota_point(
         gap = _residual(inner, need, shift)
     weights = start.copy()
     weights[index] += unit * shift
-    status = SolverStatus.CONVERGED if gap <= RESIDUAL_TOL else SolverStatus.INFEASIBLE
+    status = SolverStatus.CONVERGED if gap <= QUOTA_TOL else SolverStatus.INFEASIBLE
     return Solved(weights, status, gap, num_iter)
 
 

@@ -6,11 +6,11 @@ from typing import ClassVar
 
 import numpy as np
 
+from moopt.kernels.tolerances import RESOLUTION
 from moopt.settings.fields import integer, number, per_objective
 from moopt.settings.preference import Preference
 from moopt.solvers.gramian_hull import gramian_hull
 from moopt.solvers.linear_program import best_vertex
-from moopt.solvers.tolerances import RESOLUTION
 from moopt.weightings.base import Array, Guarantee, Problem, Solved, State, Weighting
 from moopt.weightings.problem import EPS
 

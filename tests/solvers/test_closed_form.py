@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from moopt.kernels.tolerances import RESOLUTION, STATIONARY
 from moopt.solvers.closed_form import (
     CLOSED_FORM_GAP,
     _certified,
@@ -14,7 +15,6 @@ from moopt.solvers.closed_form import (
     closed_form_two,
 )
 from moopt.solvers.equilibrated import certificate, equilibrated
-from moopt.solvers.tolerances import RESOLUTION, STATIONARY
 from tests.cases import all_cases, case
 from tests.solvers.oracles import enumerated, exact_measures
 

@@ -18,7 +18,7 @@ from moopt import SolverStatus
 from moopt.kernels.dual_cone import dual_cone_reference
 from moopt.records.result import Solved
 from moopt.solvers import SolverResult, dual_cone_point
-from moopt.solvers.cone_active_set import cone_active_set
+from moopt.solvers.active_set import cone_active_set
 from moopt.solvers.door import each_gramian
 from moopt.solvers.dual_cone import dual_cone
 from tests.cases import Case, all_cases, case, cases

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 
 from moopt import SolverStatus
 from moopt.solvers import min_norm_point
-from moopt.solvers.min_norm import FRANK_WOLFE
+from moopt.solvers.frank_wolfe import FRANK_WOLFE
 from tests.cases import case, cases
 from tests.solvers.oracles import assert_simplex, exact_measures
 

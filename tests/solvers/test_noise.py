@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from moopt.kernels.tolerances import EPS
 from moopt.records.result import Solved
 from moopt.records.status import SolverStatus
 from moopt.solvers import (
@@ -21,8 +22,7 @@ from moopt.solvers import (
 )
 from moopt.solvers.door import each_gramian, rounding_of
 from moopt.solvers.dual_cone import dual_cone
-from moopt.solvers.shown_noise import shown_noise
-from moopt.solvers.tolerances import EPS
+from moopt.solvers.noise import shown_noise
 
 M, D = 20, 10
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import numpy as np
 import pytest
 
 import moopt.solvers.active_set as point_module
-import moopt.solvers.cone_active_set as cone_module
 import moopt.solvers.exchanged_faces as exchange_module
-from moopt.solvers.active_set import EXCHANGE_FROM, active_set
-from moopt.solvers.cone_active_set import cone_active_set
+from moopt.solvers.active_set import EXCHANGE_FROM, active_set, cone_active_set, sweep
 from moopt.solvers.equilibrated import equilibrated
 from moopt.solvers.exchanged_faces import exchanged_faces
-from moopt.solvers.sweep import sweep
 from tests.cases import Case, case
 
 SMALL = 1e-13
@@ -128,16 +126,18 @@ def test_refinement_restores_a_spoiled_solution() -> None:
     for p in range(5):
         sweep(table, p, 1.0)
     spoiled = exact * (1.0 + 1e-7 * np.arange(5))
-    z = point_module._refined(cosines, r, table, np.ones(5), spoiled)
+    gradient = functools.partial(point_module._gradient, cosines, r)
+    z = point_module._refined(table, gradient, np.ones(5), np.zeros(5), spoiled)
     np.testing.assert_allclose(z, exact, rtol=1e-12)
     # Off the face it holds the gradient from scratch.
     inside = np.array([1.0, 0.0, 0.0, 0.0, 0.0])
     one = cosines + np.outer(r, r)
     sweep(one, 0, 1.0)
-    z = point_module._refined(cosines, r, one, inside, np.array([0.3, 9.0, 9.0, 9.0, 9.0]))
+    spoiled = np.array([0.3, 9.0, 9.0, 9.0, 9.0])
+    z = point_module._refined(one, gradient, inside, np.zeros(5), spoiled)
     v = np.array([r[0] / (1.0 + r[0] ** 2), 0.0, 0.0, 0.0, 0.0])
-    gradient = r * (1.0 - float(r @ v)) - cosines @ v
-    np.testing.assert_allclose(z, np.where(inside > 0.0, v, gradient), rtol=1e-12)
+    expected = r * (1.0 - float(r @ v)) - cosines @ v
+    np.testing.assert_allclose(z, np.where(inside > 0.0, v, expected), rtol=1e-12)
 
 
 def test_a_ray_is_the_answer_where_the_hull_holds_zero(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,9 +207,13 @@ def test_refinement_restores_a_spoiled_shift() -> None:
     fixed = np.array([0.1, 0.0, 0.0, 0.2])
     exact = -start - fixed
     spoiled = exact * (1.0 + 1e-7 * np.arange(4))
-    s = cone_module._refined(cosines, table, need, np.ones(4), fixed, spoiled)
+
+    def gradient(s: np.ndarray) -> np.ndarray:
+        return -(need + cosines @ s)
+
+    s = point_module._refined(table, gradient, np.ones(4), fixed, spoiled)
     np.testing.assert_allclose(s, exact, rtol=1e-12)
-    outside = cone_module._refined(cosines, table, need, np.zeros(4), fixed, spoiled)
+    outside = point_module._refined(table, gradient, np.zeros(4), fixed, spoiled)
     np.testing.assert_allclose(outside, -(need + cosines @ fixed), rtol=1e-12)
 
 

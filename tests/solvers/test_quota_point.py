@@ -7,7 +7,7 @@ import torch
 
 from moopt.records.result import Solved
 from moopt.records.status import SolverStatus
-from moopt.solvers.quota_point import RESIDUAL_TOL, quota_point
+from moopt.solvers.quota_point import QUOTA_TOL, quota_point
 
 
 def solved(
@@ -40,10 +40,10 @@ def test_the_conditions_of_optimality_hold(m: int, scale: float) -> None:
         unit = float((rows.T @ start).norm() + quotas[walls].max())
         assert not shift[~walls].any()
         assert float(shift.min()) >= -1e-12 * unit
-        assert float(slack[walls].min()) >= -RESIDUAL_TOL * unit
+        assert float(slack[walls].min()) >= -QUOTA_TOL * unit
         residual = torch.minimum(shift, slack)[walls].abs().max()
-        assert float(residual) <= 10 * RESIDUAL_TOL * unit
-        assert float(result.gap) <= RESIDUAL_TOL
+        assert float(residual) <= 10 * QUOTA_TOL * unit
+        assert float(result.gap) <= QUOTA_TOL
         assert int(result.status) == SolverStatus.CONVERGED
 
 

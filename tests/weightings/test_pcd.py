@@ -7,7 +7,7 @@ import torch
 
 from moopt.records.status import SolverStatus
 from moopt.records.step_statistics import StepStatistics
-from moopt.solvers.quota_point import RESIDUAL_TOL
+from moopt.solvers.quota_point import QUOTA_TOL
 from moopt.weightings import PCD, Guarantee
 from moopt.weightings.pcd import MEAN_SQUARE, NUM_STEPS
 from tests.cases import Case, all_cases
@@ -48,7 +48,7 @@ def check_optimal(one: Case, tau: float) -> int:
     coefficients = coefficients / coefficients[0]
     d = unit.T @ coefficients
     slack = unit[1:] @ d - tau
-    rounding = RESIDUAL_TOL * 10 * float(coefficients.sum())
+    rounding = QUOTA_TOL * 10 * float(coefficients.sum())
     assert bool((coefficients >= 0).all())
     assert bool((slack >= -rounding).all())
     assert bool((torch.minimum(coefficients[1:], slack.abs()) <= rounding).all())

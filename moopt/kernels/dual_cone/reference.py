@@ -101,7 +101,7 @@ def _best_face(cosines: Tensor, starts: Tensor, need: Tensor) -> Tensor:
 
 
 def _pivoted(cosines: Tensor, starts: Tensor, need: Tensor, trips: int) -> tuple[Tensor, Tensor]:
-    """`moopt.solvers.cone_active_set`, one pivot a trip."""
+    """`moopt.solvers.active_set.cone_active_set`, one pivot a trip."""
     table = cosines.expand(*need.shape[:-1], *cosines.shape[-2:])
     pivots = Pivots(table, -need, starts.abs().sum(-1))
     fixed = torch.zeros_like(need)
