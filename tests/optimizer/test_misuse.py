@@ -363,8 +363,8 @@ def test_losses_that_share_nothing_say_so():
 
 def test_a_step_that_combines_is_typed_as_a_record():
     whole, some = typing.get_overloads(moopt.CommonDescent.backward)
-    assert whole.__annotations__["return"] == "StepRecord"
-    assert some.__annotations__["return"] == "StepRecord | None"
+    assert typing.get_type_hints(whole)["return"] == moopt.StepRecord
+    assert typing.get_type_hints(some)["return"] == moopt.StepRecord | None
 
 
 # ------------------------------------------------------------- losses alone, in a single pass
