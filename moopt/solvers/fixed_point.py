@@ -63,8 +63,15 @@ def fair_point(
         # Not even a descent direction is certified: the direction of the hull is one.
         weights = _at_best_length(cosines, r, power, hull.weights) * unit
         gap = _residual(cosines, r, power, weights / unit)
-    status = SolverStatus.CONVERGED if gap <= tol else SolverStatus.MAX_ITER
-    return Solved(weights, status, gap, num_iter)
+    if gap <= tol:
+        return Solved(weights, SolverStatus.CONVERGED, gap, num_iter)
+    # Nearly at a stationary point a solution grows without bound, and this is none.
+    b = weights / unit
+    length, bound = float(b @ (cosines @ b)), float(np.add.reduce(r ** (2.0 / (1.0 + power))))
+    if length > bound:
+        weights = weights * math.sqrt(bound / length)
+        gap = _residual(cosines, r, power, weights / unit)
+    return Solved(weights, SolverStatus.MAX_ITER, gap, num_iter)
 
 
 def _newton(cosines: Array, r: Array, power: float, tol: float, max_iter: int) -> tuple[Array, int]:
@@ -174,7 +181,8 @@ def fixed_point(
         certified to 1e8 for alpha from 1 to 2; for alpha < 1, beyond 1e4, rounding limits the gap
         to about 1e-5; for alpha >> 1 weights below the range of float64 can end in MAX_ITER.
         Where 100 steps leave a gap of 1 or more, the weights of the shortest point in the hull of
-        the unit gradients are returned: a common descent direction.
+        the unit gradients are returned: a common descent direction. Without a solution (MAX_ITER)
+        the direction is no longer than that of orthogonal gradients of these norms.
 
     Example:
         >>> import torch

@@ -30,8 +30,10 @@ class FairGrad(Weighting):
     Numerics: Newton's method on unit gradients; for alpha from 1 to 2 certified at norm ratios to
         1e8, see `moopt.solvers.fixed_point` for others. At a Pareto stationary point no solution
         exists: status DEGENERATE, and the weights combine the gradients to zero. Nearly at one the
-        equations may end unsolved, with status MAX_ITER; `||d||^2 = sum_i w_i^(1 - 1/alpha)`, which
-        grows without bound on the way there for alpha > 1.
+        equations may end unsolved, with status MAX_ITER; the direction is then no longer than that
+        of orthogonal gradients of the same norms. A solution has
+        `||d||^2 = sum_i w_i^(1 - 1/alpha)`, which grows without bound on the way there for
+        alpha > 1.
 
     Example:
         >>> import torch, moopt
