@@ -85,12 +85,17 @@ class Captured:
             TypeError: a gradient is sparse, a DTensor, or wraps other tensors.
             ValueError: the name is that of an objective and of an auxiliary row.
         """
-        rows, others = (self.auxiliary, self.rows) if auxiliary else (self.rows, self.auxiliary)
-        if name in others:
-            raise ValueError(
-                f"{name!r} is both an objective and an auxiliary row. Give the auxiliary row a name"
-                " of its own."
-            )
+        with self.set_aside(parameters):
+            so_far = self.begin(name, auxiliary=auxiliary)
+            yield
+            self.end(name, so_far, auxiliary=auxiliary)
+
+    @contextlib.contextmanager
+    def set_aside(self, parameters: Sequence[Tensor]) -> Iterator[None]:
+        """Keep what lies in `.grad` out of the way, for `begin` and `end` of several rows.
+
+        Raises as `recording` does for its parameters.
+        """
         if not self.rows and not self.auxiliary:
             if not set(map(type, parameters)) <= _PLAIN:
                 refuse_sharded(parameters)
@@ -105,24 +110,41 @@ class Captured:
         waiting: list[Tensor | None] = list(map(_GRAD, parameters))
         copies = foreign(waiting) if any(map(exists, waiting)) else []
         self.matrix = None
-        so_far = rows.get(name)
-        before = None if so_far is None else list(map(_version, so_far))
-        if so_far is not None:
-            self._release(name)
         try:
-            for t, parameter in enumerate(parameters):
-                parameter.grad = None if so_far is None else so_far[t]
             yield
-            row = list(map(_GRAD, parameters))
-            changed = before is not None and before != list(map(_version, row))
-            self._missing[name] = own_(row, name, self._owners)
-            rows[name] = row
-            self.arrived = changed if before is not None else self.reached(name)
         finally:
             for t, parameter in enumerate(parameters):
                 parameter.grad = waiting[t]
             for gradient, values in copies:
                 gradient.detach().copy_(values)
+
+    def begin(self, name: str, *, auxiliary: bool = False) -> list[tuple[int, int]] | None:
+        """Empty `.grad`, or put the row so far there, and return what `end` asks for."""
+        rows, others = (self.auxiliary, self.rows) if auxiliary else (self.rows, self.auxiliary)
+        if name in others:
+            raise ValueError(
+                f"{name!r} is both an objective and an auxiliary row. Give the auxiliary row a name"
+                " of its own."
+            )
+        so_far = rows.get(name)
+        if so_far is None:
+            for parameter in self.parameters:
+                parameter.grad = None
+            return None
+        self._release(name)
+        for parameter, gradient in zip(self.parameters, so_far, strict=True):
+            parameter.grad = gradient
+        return list(map(_version, so_far))
+
+    def end(
+        self, name: str, before: list[tuple[int, int]] | None, *, auxiliary: bool = False
+    ) -> None:
+        """Take what a pass left in `.grad` as the row of `name`; `before` is `begin`'s answer."""
+        row = list(map(_GRAD, self.parameters))
+        changed = before is not None and before != list(map(_version, row))
+        self._missing[name] = own_(row, name, self._owners)
+        (self.auxiliary if auxiliary else self.rows)[name] = row
+        self.arrived = changed if before is not None else self.reached(name)
 
     def add_loss(self, name: str, value: Tensor | None) -> None:
         """Add to the value of an objective's loss; None adds nothing."""

@@ -183,7 +183,8 @@ class PendingStep:
         """
         self.fallbacks += record.fallbacks
         self.skipped += len(record.left_out)
-        record = dataclasses.replace(record, fallbacks=self.fallbacks, skipped=self.skipped)
+        if (self.fallbacks, self.skipped) != (record.fallbacks, record.skipped):
+            record = dataclasses.replace(record, fallbacks=self.fallbacks, skipped=self.skipped)
         if self.step % every == 0:
             self.record = record
         self.last, self.waiting = record, True

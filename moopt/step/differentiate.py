@@ -42,11 +42,13 @@ def differentiate(
         )
     silent = []
     again = shares_graph(list(losses.values()))
-    for (name, loss), retain in zip(losses.items(), again, strict=True):
-        with store.recording(name, parameters, auxiliary=name in auxiliary):
+    with store.set_aside(parameters):
+        for (name, loss), retain in zip(losses.items(), again, strict=True):
+            so_far = store.begin(name, auxiliary=name in auxiliary)
             (loss if scaler is None else scaler.scale(loss)).backward(retain_graph=retain)
-        if not store.arrived:
-            silent.append(name)
+            store.end(name, so_far, auxiliary=name in auxiliary)
+            if not store.arrived:
+                silent.append(name)
     if silent:
         refuse_unreached(silent, everyone=store.is_empty())
     for name, loss in losses.items():
@@ -79,20 +81,22 @@ def shares_graph(losses: Sequence[Tensor]) -> list[bool]:
     Returns:
         One flag per loss; the last one is always False.
     """
-    later: set[Node] = set()
+    owner: dict[Node, int] = {}
     flags = [False] * len(losses)
     for i in range(len(losses) - 1, -1, -1):
         stack = [losses[i].grad_fn]
-        own: set[Node] = set()
         while stack:
             node = stack.pop()
-            if node in later:
+            if node is None:
+                continue
+            first = owner.get(node)
+            if first is None:
+                following = node.next_functions
+                if following:  # AccumulateGrad, and nodes without inputs, have none
+                    owner[node] = i
+                    stack += [parent for parent, _ in following]
+            elif first != i:
                 flags[i] = True
-            # AccumulateGrad, and nodes without inputs, have none.
-            elif node is not None and node not in own and (following := node.next_functions):
-                own.add(node)
-                stack += [parent for parent, _ in following if parent is not None]
-        later |= own
     return flags
 
 

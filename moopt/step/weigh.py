@@ -82,7 +82,9 @@ def weigh(
         norms = np.sqrt(np.maximum(gramian.diagonal(), 0.0))
         active = above_noise_floor(norms[:m], given.losses, inactive_tol)
         plain = isinstance(method, Sum | Scalarization)
-        marked = given if plain else dataclasses.replace(given, active=active)
+        marked = given
+        if not plain and active.tobytes() != given.active.tobytes():
+            marked = dataclasses.replace(given, active=active)
         solved, problem = weigh_and_tell(method, marked, state)
         total = np.add.reduce(gramian, axis=None)
         finite = total - total == 0.0 or bool(np.isfinite(gramian).all())

@@ -93,11 +93,15 @@ def weigh_cleared(method: Weighs, given: Step, state: State) -> Solved:
     Raises:
         ValueError: the method needs what the step does not have.
     """
-    return weigh_and_tell(method, given, state)[0]
+    with np.errstate(all="ignore"):
+        return weigh_and_tell(method, given, state)[0]
 
 
 def weigh_and_tell(method: Weighs, given: Step, state: State) -> tuple[Solved, Problem | None]:
-    """`weigh_cleared`, and the problem that the method saw; None where it saw none."""
+    """`weigh_cleared`, and the problem that the method saw; None where it saw none.
+
+    Extreme ratios may overflow on the way, and what comes back is judged: callers silence numpy.
+    """
     needs = method.needs
     _refuse_missing(method, given, needs)
     m, k = len(given.active), len(given.auxiliary)
@@ -120,10 +124,8 @@ def weigh_and_tell(method: Weighs, given: Step, state: State) -> tuple[Solved, P
     everything = bool(live.all())
     index = np.arange(m) if everything else live.nonzero()[0]
     part = state if everything else restricted(state, method.state_axes, index)
-    # Extreme ratios may overflow on the way: what comes back is judged.
-    with np.errstate(all="ignore"):
-        problem = _problem(method, given, index, num_active, needs)
-        answer = method.weigh(problem, part)
+    problem = _problem(method, given, index, num_active, needs)
+    answer = method.weigh(problem, part)
     solved = answer if isinstance(answer, Solved) else Solved(answer)
     if not np.isfinite(solved.weights).all():
         weights[index] = 1.0 / len(index)
@@ -203,10 +205,9 @@ def _is_finite(method: Weighs, given: Step, needs: frozenset[str]) -> bool:
         return True
     assert given.gramian is not None
     # A difference with itself is 0 unless the sum overflowed or an entry is not finite.
-    with np.errstate(all="ignore"):
-        total = np.add.reduce(given.gramian, axis=None)
-        if total - total == 0.0:
-            return True
+    total = np.add.reduce(given.gramian, axis=None)
+    if total - total == 0.0:
+        return True
     m = len(on)
     rows = on.nonzero()[0]
     if "auxiliary" in needs:

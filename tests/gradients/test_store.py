@@ -162,10 +162,12 @@ def test_a_small_step_is_few_calls(m: int, form: str) -> None:
     store, names = GradientStore(), [str(i) for i in range(m)]
 
     def step() -> None:
-        for name in names:
-            with store.recording(name, parameters):
+        with store.set_aside(parameters):
+            for name in names:
+                so_far = store.begin(name)
                 for p in parameters:
                     p.grad = torch.ones(32)
+                store.end(name, so_far)
         shared = store.shared(None)
         store.gramian(shared)
         store.write_direction_([1.0] * m, shared)
