@@ -29,7 +29,7 @@ RUNS = 5
 Named = dict[str, Tensor]
 Aggregator = Callable[[Tensor], Tensor]
 
-# (weighting, property) -> why a failure is no fault.
+# (weighting, property) -> why a failure is not a fault.
 EXCUSED: dict[tuple[str, str], str] = {
     ("UPGrad", "strongly_stationary_only"): (
         "rounding of gradients that cancel closes the dual cone: docstring of UPGrad, Numerics"

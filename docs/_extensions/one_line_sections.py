@@ -66,7 +66,7 @@ def _spread(
 def _check(app: Sphinx, doctree: nodes.document) -> None:
     for content in doctree.findall(addnodes.desc_content):
         for text in unspread(content):
-            logger.warning("a docstring's section is no section: %r", text, location=content)
+            logger.warning("not a section of a docstring: %r", text, location=content)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

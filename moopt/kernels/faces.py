@@ -144,15 +144,15 @@ class Pivots:
         moved = move[..., None] & (self._rows == pivot[..., None])
         arrived = torch.where(blocked, 0.0, self.value)[..., None]
         self.z = torch.where(moved, arrived, self.z - length[..., None] * slope)
-        swept = self._swept(pivot, torch.where(blocked, -1.0, torch.ones_like(length)))
-        self.table = torch.where(move[..., None, None], swept, self.table)
+        after = self._after_sweep(pivot, torch.where(blocked, -1.0, torch.ones_like(length)))
+        self.table = torch.where(move[..., None, None], after, self.table)
         self.face = self.face ^ moved
         self.driving = move & blocked
         self.count = self.count + move
         self._enter = enter[..., 0]
         return (busy & ~move)[..., None] & (self._rows == enter), slope
 
-    def _swept(self, row: Tensor, sign: Tensor) -> Tensor:
+    def _after_sweep(self, row: Tensor, sign: Tensor) -> Tensor:
         """The table with one row swept in (sign 1) or out (sign -1); it stays symmetric.
 
         Sweeping in all rows of a matrix turns it into minus its inverse; sweeping in some, into the

@@ -90,7 +90,7 @@ def per_objective(check: Check = checked_preference) -> Any:
 
 
 def checked_fields(settings: object) -> list[dataclasses.Field[Any]]:
-    """The fields of an instance that bring a check; none where it is no dataclass."""
+    """The fields of an instance that bring a check; none where it is not a dataclass."""
     fields = getattr(settings, "__dataclass_fields__", {}).values()
     return [field for field in fields if _CHECK in field.metadata]
 

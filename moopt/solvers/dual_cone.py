@@ -85,7 +85,7 @@ def dual_cone(
         residual = max(residual, float(np.maximum.reduce(np.abs(wrong)))) + ridge * size
         length = math.sqrt(square) if square > 0.0 else 0.0
         ratio = size / length if length else math.inf
-        if not square > max(RESOLUTION, noise) * size * size:  # NaN is no length either
+        if not square > max(RESOLUTION, noise) * size * size:  # nor is NaN a length
             gap = hidden_gap(residual, square, size, noise)
             solved = Solved(weights, SolverStatus.DEGENERATE, gap, num_iter)
             return _Tried(solved, size <= LARGE * m, size, ratio, noise)

@@ -136,8 +136,8 @@ def _averaged(
     """
     memory, names, absent = settings.memory, list(store.rows), aggregator.combines_absent
     memory.make_room(names)
-    tracked, numbers = [store.parameters[t] for t in reached], [positions[t] for t in reached]
-    kept = allocate_rows(memory, aggregator, tracked, numbers)
+    shared, numbers = [store.parameters[t] for t in reached], [positions[t] for t in reached]
+    kept = allocate_rows(memory, aggregator, shared, numbers)
     # Whose rows follow the gradients, whom the method weighs, and whose rows are combined.
     following = [n for n, on in zip(names, given.active, strict=True) if on or absent]
     weighed = memory.names if absent else names

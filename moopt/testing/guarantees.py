@@ -39,7 +39,7 @@ CLEAR = 1e-4
 them all: the shortest vector in their hull."""
 
 CERTIFIED = 1e-10
-"""The gap that a certificate promises at most; a smaller one is no excuse for missing it."""
+"""The gap that a certificate promises at most; a smaller one does not excuse missing it."""
 
 IDEMPOTENT_TOL = 1e-12
 """Rounding of a sum of weights, and of the cosine of two equal gradients, which divides it."""

@@ -105,7 +105,7 @@ class DeclaredMethod(abc.ABC):
 
     @classmethod
     def _is_base(cls) -> bool:
-        """Whether the class is no method yet, but a kind of method or one with something open."""
+        """Whether the class is not a method yet, but a kind of method, or leaves something open."""
         return DeclaredMethod in cls.__bases__ or inspect.isabstract(cls)
 
     def __post_init__(self) -> None:
