@@ -50,7 +50,7 @@ def test_its_indented_lines_stay_in_it(extension: ModuleType) -> None:
     [
         ["Numerics:", "    float64."],
         ["A line that", "Source: ends in no section."],
-        ["Note: this is no section."],
+        ["Note: this is not a section."],
     ],
 )
 def test_other_lines_stay(extension: ModuleType, lines: list[str]) -> None:

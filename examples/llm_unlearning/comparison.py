@@ -24,6 +24,10 @@ COLUMNS = (
     ("MIA AUC", "membership_min_k", 2),
 )
 MATCHED = "utility at matched forgetting"
+CAPTION = (
+    "gold was retrained without the forget set: forget as much as it does, and keep the most by"
+    " then (utility at matched forgetting). The report explains each column."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,6 +209,7 @@ def summary_table(results: Mapping[str, Any]) -> Table:
     over = f"mean of {num_seeds} seeds" if num_seeds > 1 else "one seed"
     table = Table(
         title=f"Unlearning, {over}; brackets: 95 % interval",
+        caption=CAPTION,
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,

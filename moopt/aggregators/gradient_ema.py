@@ -127,5 +127,5 @@ class GradientEMA(TrackingAggregator):
         nested = {k.removeprefix(NESTED): v for k, v in state.items() if k.startswith(NESTED)}
         answer = self.weighting.weigh(problem, nested)
         solved = answer if isinstance(answer, Solved) else Solved(answer)
-        following = {NESTED + key: value for key, value in (solved.state or nested).items()}
-        return solved._replace(state={**state, **following})
+        next_state = {NESTED + key: value for key, value in (solved.state or nested).items()}
+        return solved._replace(state={**state, **next_state})

@@ -34,7 +34,8 @@ class ConflictMatrix(NamedTuple):
 
     def __str__(self) -> str:
         width = max(map(len, self.names), default=0)
-        lines = ["share of common steps in conflict (negative cosine), mean cosine"]
+        most = int(self.steps.max()) if self.names else 0
+        lines = [f"share of common steps (up to {most}) in conflict (negative cosine), mean cosine"]
         lines += [" " * width + "".join(f" {name:>{max(WIDTH, len(name))}}" for name in self.names)]
         for name, row, cosines in zip(
             self.names, self.share.tolist(), self.mean_cosine.tolist(), strict=True
@@ -66,7 +67,7 @@ def conflict_matrix(history: History) -> ConflictMatrix:
         >>> w, history = torch.nn.Parameter(torch.ones(2)), History()
         >>> history(moopt.backward({"a": w[0] + w[1], "b": w[0] - 2 * w[1]}, [w]))
         >>> print(conflict_matrix(history))
-        share of common steps in conflict (negative cosine), mean cosine
+        share of common steps (up to 1) in conflict (negative cosine), mean cosine
                     a           b
         a           - 100 % -0.32
         b 100 % -0.32           -

@@ -170,7 +170,7 @@ class Pivots:
         """v after the last pivot, corrected once by the equations of the face.
 
         Args:
-            fixed: weights that are no unknowns any more. A row that has entered in part joins them:
+            fixed: weights that are known by now. A row that has entered in part joins them:
                 it is feasible, and better than nothing.
             residual: from v to what is missing in each equation.
         """

@@ -7,6 +7,9 @@ EPS = sys.float_info.epsilon
 # What exact solvers aim at, and nearly always beat by orders: max_i (||x||^2 - x . g_i) / (||x||
 # ||g_i||).
 CERTIFIED = 1e-10
+# A squared length this small beside the square of the sum of its terms' lengths is rounding: the
+# terms cancel, and what is left is zero.
+CANCELLED = 64 * EPS
 # A Schur complement this small is the rounding of a unit diagonal: the row is dependent.
 DEPENDENT = 16 * EPS
 # A residual of the scaled problem this small, relative to the size of its terms, is rounding.

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from moopt.aggregators.base import Method
 from moopt.gradients import GradientStore
 from moopt.gradients.capture import foreign, trainable, undisturbed
 from moopt.records.step_record import StepRecord
+from moopt.scalarizations import Scalarization
 
 SCALES_CHECKED = 3
 """In so many first steps the direction is looked at again before it is used."""
@@ -23,7 +25,10 @@ SMALLEST_SCALE = 256.0
 """A GradScaler's factor is a power of two, 65536 at first: a smaller one is left to clipping."""
 
 ALWAYS_INACTIVE = 20
-"""An objective at its noise floor in so many steps in a row is named in a warning, once."""
+"""An objective that is not trained in so many steps in a row is named in a warning, once."""
+
+NEGLIGIBLE = 1e-9
+"""A loss with at most this share of the largest weight is not trained."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -43,7 +48,8 @@ class PendingStep:
         unnamed: the length of an unnamed sequence of losses.
         checked: how often the processes combined each set of objectives.
         unobserved: steps in a row after which the losses were not observed.
-        inactive: for each objective, the steps in a row in which it was at its noise floor.
+        untrained: for each objective, the steps in a row in which it was at its noise floor, or
+            a scalarization gave it a negligible weight.
         probed: a distributed checkpoint took its trial step before the method had a state.
         scales_checked: in so many steps a forgotten GradScaler was looked for.
         witness: a parameter, and the largest entry of the direction there.
@@ -63,7 +69,7 @@ class PendingStep:
     unnamed: int | None = None
     checked: Counter[tuple[str, ...]] = dataclasses.field(default_factory=Counter)
     unobserved: int = 0
-    inactive: Counter[str] = dataclasses.field(default_factory=Counter)
+    untrained: Counter[str] = dataclasses.field(default_factory=Counter)
     probed: bool = False
     scales_checked: int = 0
     witness: tuple[Tensor, float] | None = None
@@ -179,7 +185,7 @@ class PendingStep:
         """Count a combined step; keep its record in every k-th one.
 
         Warn, once each, where the method learns from the losses after a step and was given none,
-        and where an objective is at its noise floor all the time.
+        and where an objective is at its noise floor, or has no weight to speak of, all the time.
         """
         self.fallbacks += record.fallbacks
         self.skipped += len(record.left_out)
@@ -195,8 +201,9 @@ class PendingStep:
                 f"{type(method).__name__} learns from the losses after the step and was given none;"
                 " call optimizer.observe(losses) after step(), computed again on the same batch."
             )
-        if self.inactive or not record.active.all():
-            self._follow_inactive(record)
+        advice = method.starved if isinstance(method, Scalarization) else ""
+        if advice or self.untrained or not record.active.all():
+            self._follow_untrained(record, advice)
         return record
 
     def remember_length(self, parameters: Sequence[Tensor]) -> None:
@@ -222,18 +229,26 @@ class PendingStep:
                 " the scaler: optimizer.backward(losses, scaler=scaler) or combine_(scaler=scaler)."
             )
 
-    def _follow_inactive(self, record: StepRecord) -> None:
-        for name in record.names:
-            if name not in record.inactive or name in record.left_out:
-                self.inactive.pop(name, None)
+    def _follow_untrained(self, record: StepRecord, advice: str) -> None:
+        sizes = record.weights.abs()
+        low = (sizes <= NEGLIGIBLE * sizes.max()).tolist()
+        for name, negligible in zip(record.names, low, strict=True):
+            inactive = name in record.inactive
+            if not (inactive or (advice and negligible)) or name in record.left_out:
+                self.untrained.pop(name, None)
                 continue
-            self.inactive[name] += 1
-            if self.inactive[name] == ALWAYS_INACTIVE:
+            self.untrained[name] += 1
+            if self.untrained[name] != ALWAYS_INACTIVE:
+                continue
+            what = f"objective {name!r} was left out of {ALWAYS_INACTIVE} steps in a row: its"
+            if inactive:
                 _warn(
-                    f"objective {name!r} was left out of {ALWAYS_INACTIVE} steps in a row: its"
-                    " gradient is below `inactive_tol` of the longest one. If it is not rounding,"
-                    " multiply the loss by a constant, or pass CommonDescent(inactive_tol=0)."
+                    f"{what} gradient is below `inactive_tol` of the longest one. If it is not"
+                    " rounding, multiply the loss by a constant, or pass"
+                    " CommonDescent(inactive_tol=0)."
                 )
+            else:
+                _warn(f"{what} weight is below {NEGLIGIBLE} of the largest one. {advice}")
 
     def check_unnamed_length(self, length: int) -> None:
         """Refuse an unnamed sequence of another length than the last one."""
@@ -267,11 +282,10 @@ class PendingStep:
         elif gradients:
             self.bypassed += 1
             if self.bypassed == 1:
-                warnings.warn(
+                _warn(
                     "CommonDescent.step() ran on gradients that no objective recorded: a plain step"
                     " of the wrapped optimizer. Call optimizer.backward(losses), not"
-                    " loss.backward().",
-                    stacklevel=3,
+                    " loss.backward()."
                 )
 
 
@@ -282,4 +296,8 @@ def _largest(parameter: Tensor) -> float:
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, UserWarning, stacklevel=5)
+    """Warn at the line that called moopt."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith("moopt."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, UserWarning, stacklevel=level)

@@ -4,8 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from moopt.kernels.tolerances import CANCELLED
 from moopt.projection.structure import G, Gradient, combined_, copied
-from moopt.projection.unit_gramian import CANCELLED, unit_gramian
+from moopt.projection.unit_gramian import unit_gramian
 from moopt.settings.numbers import check_number
 from moopt.solvers.off_span import off_span
 from moopt.solvers.pseudo_inverse import DEFAULT_RTOL

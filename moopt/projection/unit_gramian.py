@@ -3,9 +3,6 @@
 import torch
 from torch import Tensor
 
-CANCELLED = 64 * torch.finfo(torch.float64).eps
-"""||d||^2 below this share of the squared sum of its terms' lengths is rounding: d = 0."""
-
 
 def unit_gramian(gramian: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """A Gramian in scale-free coordinates; NaN and infinity pass through.

@@ -202,6 +202,7 @@ class StepRecord:
         return {
             **{cosine_key(a, b): cosines[i][j] for (i, a), (j, b) in pairs},
             **{f"inactive/{n}": float(n in self.inactive) for n in self.names},
+            **{f"raised/{n}": float(n in self.raised) for n in self.names},
             "stationarity": self.stationarity,
             "conflicts": float(len(self.conflicts)),
             "descent": float(self.descent),

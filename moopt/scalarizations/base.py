@@ -38,6 +38,8 @@ class Scalarization(Weighting):
     """
 
     reads_gradients: ClassVar[bool] = False
+    starved: ClassVar[str] = ""
+    """What to do where a loss never has a weight to speak of, if that is not what is wanted."""
 
     @functools.cached_property
     def guarantees(self) -> frozenset[Guarantee]:

@@ -111,10 +111,10 @@ class DWA(Scalarization):
         rates = np.where(np.isfinite(rates), rates, 1.0)
         total, count = state[LOSS_SUM] + problem.losses, state[NUM_STEPS] + 1
         full = count >= self.steps_per_epoch
-        following = {
+        next_state = {
             LOSS_SUM: np.where(full, 0.0, total),
             NUM_STEPS: np.where(full, 0, count),
             LAST: np.where(full, total / count, last),
             BEFORE_LAST: np.where(full, last, before_last),
         }
-        return differentiated(problem.m * softmax(rates, self.temperature), following)
+        return differentiated(problem.m * softmax(rates, self.temperature), next_state)

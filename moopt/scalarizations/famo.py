@@ -153,17 +153,17 @@ class FAMO(Scalarization):
         if self.min_losses is not None:
             count = len(above)
             above = above - numbers_in_order(self.min_losses, names, count, self.name, "min_losses")
-        following = self.unweighed(state)
+        next_state = self.unweighed(state)
         index = np.flatnonzero(np.isfinite(state[LOG_LOSSES]) & np.isfinite(above) & (above > 0.0))
         if not len(index):
-            return following
+            return next_state
         known = restricted(state, self.state_axes, index)
         logits = known[LOGITS]
         delta = known[LOG_LOSSES] - np.log(above[index] + self.eps)
         shares = softmax(logits)
         slope = self.weight_decay * logits + shares * (delta - shares @ delta)
         moved = {**self.unweighed(known), **_adam_step(known, slope, self.lr)}
-        return merged(following, moved, self.state_axes, index)
+        return merged(next_state, moved, self.state_axes, index)
 
 
 def _adam_step(state: State, gradient: Array, lr: float) -> State:

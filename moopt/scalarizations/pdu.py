@@ -95,5 +95,5 @@ class PDU(ConstrainedScalarization):
         multipliers, count = state[MULTIPLIERS], state[NUM_STEPS]
         moved = np.maximum(multipliers + self.step_size * (problem.losses - self.eps), 0.0)
         moves = retained & (count >= self.warmup_steps) & np.isfinite(moved)
-        following = {MULTIPLIERS: np.where(moves, moved, multipliers), NUM_STEPS: count + 1}
-        return differentiated(np.where(retained, multipliers, 1.0), following)
+        next_state = {MULTIPLIERS: np.where(moves, moved, multipliers), NUM_STEPS: count + 1}
+        return differentiated(np.where(retained, multipliers, 1.0), next_state)

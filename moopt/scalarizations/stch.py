@@ -63,7 +63,8 @@ class STCH(PreferredScalarization):
             name; None means `1 / m`.
         reference: the ideal point z, below every loss; as `preference`; None means 0.
         mu: smoothing, > 0; default 0.1. It has the unit of a weighted loss: large beside their
-            differences, the weights are nearly p; small, the worst objective takes all.
+            differences, the weights are nearly p; small, the worst objective takes all, and a
+            warning names one that has had no weight in 20 steps in a row.
 
     Raises:
         TypeError: if a vector is not one of numbers.
@@ -83,6 +84,8 @@ class STCH(PreferredScalarization):
     Scalarization for Multi-Objective Optimization", ICML 2024, https://arxiv.org/abs/2402.19078.
     The default of `mu` is ours: the paper compares 0.01 to 1 and finds no single best value.
     """
+
+    starved = "Raise `mu` towards the differences of the weighted losses, or set `preference`."
 
     mu: float = number(0.1, "finite and > 0")
 

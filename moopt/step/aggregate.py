@@ -139,29 +139,29 @@ def _averaged(
     shared, numbers = [store.parameters[t] for t in reached], [positions[t] for t in reached]
     kept = allocate_rows(memory, aggregator, shared, numbers)
     # Whose rows follow the gradients, whom the method weighs, and whose rows are combined.
-    following = [n for n, on in zip(names, given.active, strict=True) if on or absent]
+    updated = [n for n, on in zip(names, given.active, strict=True) if on or absent]
     weighed = memory.names if absent else names
-    combined = weighed if absent else following
+    combined = weighed if absent else updated
     # The step counted, for methods that count.
-    own = {key: value + (key == NUM_STEPS) for key, value in memory.read(following).items()}
+    own = {key: value + (key == NUM_STEPS) for key, value in memory.read(updated).items()}
     before = memory.read(weighed)
-    state = merged(before, own, aggregator.state_axes, _places(following, weighed))
+    state = merged(before, own, aggregator.state_axes, _places(updated, weighed))
 
     assert given.gramian is not None
     assert given.losses is not None
-    finite, places = bool(np.isfinite(given.gramian).all()), _places(following, names)
+    finite, places = bool(np.isfinite(given.gramian).all()), _places(updated, names)
     # What factors and shares are made of: the gradients, those that are zero included.
     problem = Problem.of(
         given.gramian[np.ix_(places, places)],
         losses=given.losses[places] if "losses" in aggregator.needs else None,
-        names=tuple(following),
+        names=tuple(updated),
         step=given.step,
     )
     factors = torch.from_numpy(aggregator.factors(problem) / scale)
-    gradients = [store.rows[name] for name in following]
+    gradients = [store.rows[name] for name in updated]
     at: slice | Tensor = slice(None)  # without a copy if they are all
-    if following != memory.names:
-        at = torch.tensor(_places(following, memory.names))
+    if updated != memory.names:
+        at = torch.tensor(_places(updated, memory.names))
     rows, compared = [], []
     for t, whole in zip(reached, kept, strict=True):
         terms = stacked(gradients, t, factors, whole)

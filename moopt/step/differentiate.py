@@ -91,10 +91,10 @@ def shares_graph(losses: Sequence[Tensor]) -> list[bool]:
                 continue
             first = owner.get(node)
             if first is None:
-                following = node.next_functions
-                if following:  # AccumulateGrad, and nodes without inputs, have none
+                parents = node.next_functions
+                if parents:  # AccumulateGrad, and nodes without inputs, have none
                     owner[node] = i
-                    stack += [parent for parent, _ in following]
+                    stack += [parent for parent, _ in parents]
             elif first != i:
                 flags[i] = True
     return flags

@@ -89,11 +89,11 @@ def weigh(
         total = np.add.reduce(gramian, axis=None)
         finite = total - total == 0.0 or bool(np.isfinite(gramian).all())
         if not (finite and finite_losses):
-            weights, following = solved.weights, method.unweighed(state)
+            weights, next_state = solved.weights, method.unweighed(state)
             if method.reads_gradients:
                 weights = np.zeros(len(weights))
                 weights[:m] = 1.0 / m
-            return Weighed(weights, given.active, SolverStatus.NON_FINITE, following)
+            return Weighed(weights, given.active, SolverStatus.NON_FINITE, next_state)
         hull, stationarity = unit_hull(gramian, norms, active, problem)
         weights, status = solved.weights, solved.status
         descent, resolved = certified(gramian, norms, weights, active, eps)

@@ -210,8 +210,8 @@ def check_state_round_trip(build: Build, case: Case) -> None:
     )
 
     def observe(past: State) -> WeightingOutput:
-        following = weighting.observe(past, 0.9 * losses, names=first.names)
-        return WeightingOutput(losses, following, None)
+        next_state = weighting.observe(past, 0.9 * losses, names=first.names)
+        return WeightingOutput(losses, next_state, None)
 
     _check_move("the step", functools.partial(weighting, first), initial)
     _check_move("the step", functools.partial(weighting, later), state)
@@ -244,12 +244,12 @@ def check_non_finite(build: Build, case: Case) -> None:
         as_ever = weighting(usual, past)
         losses = losses_of(case)
         losses[0] = value
-        following = []
+        next_states = []
         for told, given in _spoiled(weighting, usual, losses):
             output = weighting(given, past)
             weights = output.weights
             assert torch.isfinite(weights).all(), f"{told} gives weights {weights.tolist()}"
-            following.append((told, output.state))
+            next_states.append((told, output.state))
             if given.gramian is usual.gramian:
                 continue  # of several losses a method may use those that are finite
             assert (weights[~active] == 0).all(), f"{told} gives inactive objectives a weight"
@@ -264,8 +264,8 @@ def check_non_finite(build: Build, case: Case) -> None:
             ), f"{told} moves the state: keep the old one"
         if weighting.observes:
             observed = weighting.observe(as_ever.state, losses, names=usual.names)
-            following.append((f"observing {value}", observed))
-        for told, state in following:
+            next_states.append((f"observing {value}", observed))
+        for told, state in next_states:
             after = weighting(usual, state).weights
             assert torch.isfinite(after).all(), f"{told} spoils the next step's weights"
 

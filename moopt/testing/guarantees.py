@@ -23,6 +23,7 @@ from moopt.testing.directions import (
 from moopt.testing.sampling import Case
 from moopt.weightings import Guarantee, Weighting
 
+# These restate what the documentation promises, and are not imported from the code they judge.
 EPS = torch.finfo(torch.float64).eps
 
 DESCENT_TOL = 1e-9

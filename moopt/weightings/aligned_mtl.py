@@ -5,19 +5,16 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from moopt.kernels.tolerances import CANCELLED
 from moopt.settings.fields import number, one_of, per_objective
 from moopt.settings.preference import Preference
 from moopt.solvers.principal_components import principal_components
 from moopt.weightings.base import Array, Guarantee, Problem, State, Weighting
-from moopt.weightings.problem import EPS
 
 ScaleMode = Literal["min", "median", "rmse"]
 
 SMALLEST_EIGENVALUE = 1e-8
 """Relative: rounding of the Gramian, 1e-16, then moves the smallest component by 1e-8 at most."""
-
-CANCELLED = 64.0 * EPS
-"""Share of a component in the preference, relative to its terms, that is rounding."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -161,11 +161,11 @@ class Weighting(Weighs):
                 joined([float(a.gap) for a in answers]),
                 joined([int(a.num_iter) for a in answers]),
             )
-        following = {
+        next_state = {
             key: joined([(a.state or {})[key] for a in answers], *value.shape[len(batch) :])
             for key, value in kept.items()
         }
-        return WeightingOutput(weights, following, result)
+        return WeightingOutput(weights, next_state, result)
 
     def observe(
         self,
@@ -186,8 +186,8 @@ class Weighting(Weighs):
         """
         after = losses_after.detach().to("cpu", torch.float64).numpy()
         arrays = {key: _array(value, value.shape) for key, value in state.items()}
-        following = self.learn(arrays, after, names)
-        return {k: torch.from_numpy(np.array(v)).to(state[k].device) for k, v in following.items()}
+        next_state = self.learn(arrays, after, names)
+        return {k: torch.from_numpy(np.array(v)).to(state[k].device) for k, v in next_state.items()}
 
 
 class OldContractError(TypeError):

@@ -127,16 +127,17 @@ def weigh_and_tell(method: Weighs, given: Step, state: State) -> tuple[Solved, P
     problem = _problem(method, given, index, num_active, needs)
     answer = method.weigh(problem, part)
     solved = answer if isinstance(answer, Solved) else Solved(answer)
+    _refuse_other_than_weights(method, solved.weights, len(index), k)
     if not np.isfinite(solved.weights).all():
         weights[index] = 1.0 / len(index)
         status = SolverStatus.OUT_OF_DOMAIN
         return Solved(weights, status, state=method.unweighed(state)), problem
     weights[index] = solved.weights[: len(index)]
     weights[m:] = solved.weights[len(index) :] if len(solved.weights) > len(index) else 0.0
-    following = state if solved.state is None else solved.state
+    next_state = state if solved.state is None else solved.state
     if not everything and solved.state is not None:
-        following = merged(state, solved.state, method.state_axes, index)
-    return solved._replace(weights=weights, state=following), problem
+        next_state = merged(state, solved.state, method.state_axes, index)
+    return solved._replace(weights=weights, state=next_state), problem
 
 
 def restricted(state: State, axes: Mapping[str, int], index: NDArray[np.intp]) -> State:
@@ -214,6 +215,24 @@ def _is_finite(method: Weighs, given: Step, needs: frozenset[str]) -> bool:
         read = [m + k for k, name in enumerate(given.auxiliary) if method.reads_auxiliary(name)]
         rows = np.concatenate([rows, np.array(read, dtype=np.intp)])
     return bool(np.isfinite(given.gramian[np.ix_(rows, rows)]).all())
+
+
+def _refuse_other_than_weights(method: Weighs, weights: object, m: int, k: int) -> None:
+    if (
+        isinstance(weights, np.ndarray)
+        and weights.dtype == np.float64
+        and weights.shape in ((m,), (m + k,))
+    ):
+        return
+    got = (
+        f"{weights.dtype} of shape {weights.shape}"
+        if isinstance(weights, np.ndarray)
+        else repr(weights)
+    )
+    raise TypeError(
+        f"`weigh` of {method.name} must return numpy float64 weights of shape ({m},), one for each"
+        f" objective of the problem, or a Solved with them; got {got}."
+    )
 
 
 def _refuse_missing(method: Weighs, given: Step, needs: frozenset[str]) -> None:

@@ -121,10 +121,10 @@ class CRMOGM(Weighting):
         mixed = self.momentum * state[WEIGHTS] + (1.0 - self.momentum) * new
         average = np.where(steps > 0, mixed, new)
         total = average.sum() if Guarantee.SIMPLEX in self.weighting.guarantees else 1.0
-        following = nested if solved.state is None else solved.state
+        next_state = nested if solved.state is None else solved.state
         return solved._replace(
             weights=average / (total or 1.0),
-            state={WEIGHTS: average, NUM_STEPS: steps + 1, **_prefixed(following)},
+            state={WEIGHTS: average, NUM_STEPS: steps + 1, **_prefixed(next_state)},
         )
 
     def unweighed(self, state: State) -> State:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from moopt.kernels.tolerances import CANCELLED
 from moopt.records.result import Array, Solved
 from moopt.records.status import SolverStatus
 from moopt.solvers.pseudo_inverse import pseudo_inverse
@@ -10,9 +11,6 @@ from moopt.weightings.problem import EPS, Problem
 RESIDUAL_TOL = 1e-3
 """Relative residual of the dual equations up to which they count as solved: rounding leaves about
 1e-6 at the cut-off of the pseudo-inverse, dependent gradients leave about 1."""
-
-CANCELLED = 64.0 * EPS
-"""Share of ||c||^2 within the span of the gradients that is rounding: d = 0."""
 
 
 def dual_combination(

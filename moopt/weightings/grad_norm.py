@@ -115,5 +115,5 @@ class GradNorm(Weighting):
         initial = np.where(state[NUM_STEPS] > 0, state[INITIAL_LOSSES], sizes)
         ratios = sizes / np.where(initial > 0.0, initial, 1.0)
         moved = grad_norm_step(weights, problem.norms, ratios, alpha=self.alpha, lr=self.lr)
-        following = {WEIGHTS: moved, INITIAL_LOSSES: initial, NUM_STEPS: state[NUM_STEPS] + 1}
-        return Solved(weights, state=following)
+        next_state = {WEIGHTS: moved, INITIAL_LOSSES: initial, NUM_STEPS: state[NUM_STEPS] + 1}
+        return Solved(weights, state=next_state)

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from moopt.kernels.tolerances import CANCELLED
 from moopt.settings.fields import integer, number
 from moopt.weightings.base import Guarantee, Problem, Solved, State, StateEntry, Weighting
 from moopt.weightings.draws import COUNTER, random_orders
-from moopt.weightings.problem import EPS
 
 TARGETS = "targets"
 
@@ -17,9 +17,6 @@ SMALLEST_SINE = 1e-3
 """Of a target angle: a smaller one would take more than a thousand times g_j to reach."""
 
 LARGEST = math.sqrt(1.0 - SMALLEST_SINE**2)
-
-CANCELLED = 64.0 * EPS
-"""||g_i'||^2 below this share of the square of the sum of its terms' lengths has vanished."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,5 +96,5 @@ class GradVac(Weighting):
                     total[j] += norms[i] * step
                     slopes = [s + step * c for s, c in zip(slopes, cosines[j], strict=True)]
                     length, size = longer, size + abs(step)
-        following = {COUNTER: state[COUNTER] + 1, TARGETS: np.array(targets)}
-        return Solved(np.array(total) / problem.norms, state=following)
+        next_state = {COUNTER: state[COUNTER] + 1, TARGETS: np.array(targets)}
+        return Solved(np.array(total) / problem.norms, state=next_state)

@@ -17,7 +17,7 @@ class NashMTL(Weighting):
     The objectives bargain over the direction, each with utility `g_i . d`: d maximises
     `sum_i log(g_i . d)` over a ball. The solution is `d = J'w` with `(G w) o w = 1`, w > 0: the
     weighted improvements of all objectives are equal, `g_i . d = 1 / w_i > 0`. Rescaling a loss
-    does not change the direction, and ||d||^2 = m whatever the gradients are: choose the learning
+    does not change the direction, and ||d||^2 = m wherever a solution exists: choose the learning
     rate, or `max_norm`, accordingly.
 
     Args:

@@ -112,17 +112,17 @@ class PCD(Weighting):
         squares = norms**2
         mixed = self.beta * state[MEAN_SQUARE] + (1.0 - self.beta) * squares
         average = np.where(state[NUM_STEPS] > 0, mixed, squares)
-        following = {MEAN_SQUARE: average, NUM_STEPS: state[NUM_STEPS] + 1}
+        next_state = {MEAN_SQUARE: average, NUM_STEPS: state[NUM_STEPS] + 1}
 
         weights = np.zeros(problem.m)
         if not len(primary):
             weights[secondary] = 1.0
-            return Solved(weights, SolverStatus.CONVERGED, 0.0, state=following)
+            return Solved(weights, SolverStatus.CONVERGED, 0.0, state=next_state)
         lengths = norms / np.sqrt(average)
         start, walls = np.zeros(problem.m), np.zeros(problem.m, dtype=bool)
         start[primary], walls[secondary] = lengths[primary], True
         solved = quota_point(cosines, start, self.tau * lengths, walls, noise=problem.noise)
-        solved = solved._replace(state=following)
+        solved = solved._replace(state=next_state)
         if solved.status != SolverStatus.CONVERGED:
             weights[primary] = 1.0
             return solved._replace(weights=weights)

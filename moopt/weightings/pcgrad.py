@@ -65,10 +65,10 @@ class PCGrad(Weighting):
         """The coefficients of `sum_i g_i'` in the gradients."""
         if self.order == "given":
             orders = [[j for j in range(problem.m) if j != i] for i in range(problem.m)]
-            following = None
+            next_state = None
         else:
             orders = random_orders(self.seed, int(state[COUNTER]), problem.m)
-            following = {COUNTER: state[COUNTER] + 1}
+            next_state = {COUNTER: state[COUNTER] + 1}
         # On lists, which are faster than arrays one number at a time.
         cosines, norms = problem.cosines.tolist(), problem.norms.tolist()
         total = norms.copy()  # coefficients of the unit gradients
@@ -79,4 +79,4 @@ class PCGrad(Weighting):
                 if conflict < 0.0:
                     total[j] -= norms[i] * conflict
                     slopes = [s - conflict * c for s, c in zip(slopes, cosines[j], strict=True)]
-        return Solved(np.array(total) / problem.norms, state=following)
+        return Solved(np.array(total) / problem.norms, state=next_state)

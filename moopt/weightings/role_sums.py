@@ -6,11 +6,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from moopt.kernels.tolerances import CANCELLED
 from moopt.records.result import Array
-from moopt.weightings.problem import EPS, Problem
-
-CANCELLED = 64 * EPS
-"""||sum g_i||^2 below this share of (sum ||g_i||)^2 is rounding: the sum is zero."""
+from moopt.weightings.problem import Problem
 
 
 class RoleSums(NamedTuple):

@@ -87,10 +87,10 @@ class Recording:
 @pytest.fixture
 def double_by_default():
     """The authors' code makes tensors of the default dtype."""
-    former = torch.get_default_dtype()
+    previous = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     yield
-    torch.set_default_dtype(former)
+    torch.set_default_dtype(previous)
 
 
 @pytest.mark.usefixtures("double_by_default")
@@ -104,7 +104,7 @@ def test_the_authors_code_agrees(given):
     w = torch.nn.Parameter(torch.zeros(7, dtype=torch.float64))
     optimizer = moopt.CommonDescent(torch.optim.SGD([w], lr=0.0), MConFIG())
     generator = torch.Generator().manual_seed(0)
-    former, second, known, compared = torch.zeros(7).double(), torch.zeros(7).double(), set(), 0
+    previous, second, known, compared = torch.zeros(7).double(), torch.zeros(7).double(), set(), 0
     for step in range(12):
         indices = [(step + k) % 3 for k in range(given)]
         gradients = torch.randn(given, 7, generator=generator, dtype=torch.float64)
@@ -120,8 +120,8 @@ def test_the_authors_code_agrees(given):
         compared += 1
         torch.testing.assert_close(w.grad, recording.last, rtol=PEER_TOL, atol=PEER_TOL)
         moment = w.grad * (1 - 0.9**compared)
-        second = 0.999 * second + 0.001 * ((moment - 0.9 * former) / 0.1) ** 2
-        former = moment
+        second = 0.999 * second + 0.001 * ((moment - 0.9 * previous) / 0.1) ** 2
+        previous = moment
         size = (second / (1 - 0.999**compared)).sqrt() + 1e-8
         torch.testing.assert_close(w.grad / size, final, rtol=PEER_TOL, atol=PEER_TOL)
     assert compared >= 10

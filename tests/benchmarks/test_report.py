@@ -22,7 +22,7 @@ from moopt.solvers import SolverResult
 
 
 def uniform(gramian: Tensor) -> SolverResult:
-    """Planted violator: a fast answer that is no minimum-norm point."""
+    """Planted violator: a fast answer that is not a minimum-norm point."""
     nothing = torch.zeros(())
     return SolverResult(torch.full_like(gramian[0], 1 / len(gramian)), nothing, nothing, nothing)
 

@@ -40,7 +40,7 @@ PROGRAM = textwrap.dedent(
 
     def peak():
         # A child inherits its parent's ru_maxrss, so a large test process would hide everything;
-        # Linux's VmHWM begins anew with the program.
+        # Linux's VmHWM starts at 0 with the program.
         status = Path("/proc/self/status")
         if status.exists():
             line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))

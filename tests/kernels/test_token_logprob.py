@@ -105,8 +105,8 @@ def test_no_copy_of_the_logits_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_memory_check_can_fail() -> None:
     logits, _ = batch(dtype=torch.bfloat16)
-    seen = allocations(lambda z: z.float().log_softmax(-1).mean(), logits)
-    assert any(bytes_ == logits.numel() * 4 for _, bytes_ in seen)
+    allocated = allocations(lambda z: z.float().log_softmax(-1).mean(), logits)
+    assert any(bytes_ == logits.numel() * 4 for _, bytes_ in allocated)
 
 
 @pytest.mark.parametrize("label", [17, 5000, -1, -101])

@@ -1,4 +1,4 @@
-"""Rows that are no objectives: other batches' samples, and the drift from the original model."""
+"""Rows that are not objectives: other batches' samples, and the drift from the original model."""
 
 from __future__ import annotations
 
@@ -126,8 +126,8 @@ def drifting_step(method, names, scale=1.0):
         for k, p in enumerate(model.parameters()):
             p += 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(k))
     with optimizer.auxiliary("drift"):
-        for p, former in zip(model.parameters(), original, strict=True):
-            p.grad = scale * (p.detach() - former)
+        for p, previous in zip(model.parameters(), original, strict=True):
+            p.grad = scale * (p.detach() - previous)
     drift = torch.cat(
         [(p - q).flatten() for p, q in zip(parameters_of(model), original, strict=True)]
     )

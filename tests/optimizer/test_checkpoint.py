@@ -105,10 +105,10 @@ def one_process_group(tmp_path):
 
 def quiet(call, *args, **kwargs):
     """torch.distributed.checkpoint warns about its own deprecations; ours must stay silent."""
-    with warnings.catch_warnings(record=True) as seen:
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         result = call(*args, **kwargs)
-    assert not [w for w in seen if "CommonDescent" in str(w.message)]
+    assert not [w for w in warned if "CommonDescent" in str(w.message)]
     return result
 
 

@@ -270,6 +270,21 @@ def test_an_objective_that_is_always_inactive_is_named_once():
     told = [str(one.message) for one in caught]
     assert len(told) == 1
     assert "objective 'floor' was left out of 20 steps in a row" in told[0]
+    assert caught[0].filename == __file__  # not a line of moopt's
+
+
+@pytest.mark.parametrize(("mu", "warned"), [(0.1, ["small"]), (50.0, [])])
+def test_a_loss_that_stch_never_weighs_is_named_once(mu, warned):
+    net, x = linear()
+    optimizer = sgd(net.parameters(), weighting=moopt.scalarizations.STCH(mu=mu))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(45):
+            optimizer.zero_grad()
+            y = net(x).square().mean(dim=0)
+            optimizer.backward({"small": 0.01 * y[0], "large": 70.0 + y[1]})
+            optimizer.step()
+    assert [str(one.message).split("'")[1] for one in caught] == warned
 
 
 # ------------------------------------------------------------------------------------ not a number

@@ -422,6 +422,7 @@ def test_record_reads_as_plain_data():
     assert {"loss/a", "weight/b", "norm/c", "cosine/a,b", "stationarity", "bypassed"} <= set(
         as_dict
     )
+    assert {n for n in "abc" if as_dict[f"raised/{n}"]} == set(record.raised)
     assert "\n" not in str(record)
     assert record.cosines.diagonal().tolist() == pytest.approx([1.0] * 3)
     expected = {

@@ -131,19 +131,19 @@ def test_schedulers_drive_the_learning_rate_of_the_base(make):
         base = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         optimizer = moopt.CommonDescent(base, moopt.Sum()) if wrapped else base
         scheduler = make(optimizer)
-        seen = []
+        read = []
 
         def advance():
             if isinstance(scheduler, schedulers.ReduceLROnPlateau):
                 scheduler.step(1.0)
             else:
                 scheduler.step()
-            if wrapped and len(seen) == 2:
+            if wrapped and len(read) == 2:
                 optimizer.load_state_dict(optimizer.state_dict())
-            seen.extend([base.param_groups[0]["lr"], base.param_groups[0]["momentum"]])
+            read.extend([base.param_groups[0]["lr"], base.param_groups[0]["momentum"]])
 
         (train if wrapped else plain_sum)(model, optimizer, 5, after_step=advance)
-        return seen
+        return read
 
     assert learning_rates(True) == pytest.approx(learning_rates(False))
 

@@ -67,9 +67,9 @@ def test_normalised_gradients_count_alike() -> None:
     """A large gradient seen once yields to small ones seen often, and not without normalising."""
     often = torch.eye(4, dtype=torch.float64)[:2] * 1e-3
     given = torch.cat([torch.eye(4, dtype=torch.float64)[3:], often.repeat(4, 1)])
-    seen = torch.ones(4, dtype=torch.float64)
-    assert filled(given, 2).project_out(seen).tolist() == pytest.approx([0.0, 0.0, 1.0, 1.0])
-    raw = filled(given, 2, normalize=False).project_out(seen)
+    gradient = torch.ones(4, dtype=torch.float64)
+    assert filled(given, 2).project_out(gradient).tolist() == pytest.approx([0.0, 0.0, 1.0, 1.0])
+    raw = filled(given, 2, normalize=False).project_out(gradient)
     assert float(raw[3].abs()) < 1e-9
 
 

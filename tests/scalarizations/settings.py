@@ -36,7 +36,7 @@ def forget_retain(make, **settings) -> Build:
 
     def build(positions):
         retain = [f"objective {i}" for i in range(1, len(positions))]
-        # Those of `OneOutput` and `TwoHeads`; an absent name is no harm.
+        # Those of `OneOutput` and `TwoHeads`; an absent name does no harm.
         return make(
             forget=("objective 0", "a", "first"), retain=(*retain, "b", "c", "second"), **settings
         )

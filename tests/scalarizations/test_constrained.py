@@ -39,14 +39,14 @@ def test_pdu_is_dual_ascent_of_each_bound() -> None:
     generator = torch.Generator().manual_seed(0)
     history = torch.rand(30, 3, generator=generator, dtype=torch.float64).tolist()
     weighting, state, by_hand = pdu(eps=0.5, step_size=0.7, initial=0.2), None, [0.2, 0.2]
-    seen = set()
+    signs = set()
     for losses in history:
         weights, state, _ = weigh(weighting, losses, state)
         assert weights.tolist() == pytest.approx([by_hand[0], 1.0, by_hand[1]], rel=RTOL)
         for k, place in enumerate((0, 2)):
             by_hand[k] = max(0.0, by_hand[k] + 0.7 * (losses[place] - 0.5))
-        seen |= {value > 0 for value in by_hand}
-    assert seen == {True, False}  # the bound at 0 was met, and left
+        signs |= {value > 0 for value in by_hand}
+    assert signs == {True, False}  # the bound at 0 was met, and left
 
 
 def test_pdu_weights_are_the_derivative_of_the_lagrangian() -> None:
@@ -56,10 +56,10 @@ def test_pdu_weights_are_the_derivative_of_the_lagrangian() -> None:
     by_losses, by_multipliers = torch.autograd.grad(lagrangian, (losses, multipliers))
     weighting = pdu(eps=0.4, step_size=1e-2)
     state = weighting.initial_state(3) | {"multipliers": multipliers.detach()}
-    weights, following, _ = weigh(weighting, losses.tolist(), state)
+    weights, next_state, _ = weigh(weighting, losses.tolist(), state)
     torch.testing.assert_close(weights, by_losses, rtol=RTOL, atol=0)
     ascended = multipliers.detach() + 1e-2 * by_multipliers
-    torch.testing.assert_close(following["multipliers"], ascended, rtol=RTOL, atol=0)
+    torch.testing.assert_close(next_state["multipliers"], ascended, rtol=RTOL, atol=0)
 
 
 def test_pdu_settles_at_the_solution_of_the_constrained_problem() -> None:
@@ -131,7 +131,7 @@ def test_eupmu_is_the_projected_recursion_of_each_retain_loss() -> None:
     """Against the rule of one objective at a time, in plain numbers."""
     generator = torch.Generator().manual_seed(0)
     weighting, state = eupmu(eps=0.3, step_size=0.05, initial=0.2), None
-    by_hand, seen = [0.2, 0.2], set()
+    by_hand, signs = [0.2, 0.2], set()
     for _ in range(40):
         before, after = torch.rand(2, 3, generator=generator, dtype=torch.float64).tolist()
         weights, state, _ = weigh(weighting, before, state)
@@ -140,8 +140,8 @@ def test_eupmu_is_the_projected_recursion_of_each_retain_loss() -> None:
         for k, place in enumerate((0, 2)):
             fall = (before[place] - after[place]) / 0.1
             by_hand[k] = max(0.0, by_hand[k] - 0.05 * (fall + 0.3))
-        seen |= {value > 0 for value in by_hand}
-    assert seen == {True, False}
+        signs |= {value > 0 for value in by_hand}
+    assert signs == {True, False}
 
 
 @pytest.mark.parametrize(("eps", "conflict"), [(0.0, True), (0.25, True), (0.0, False)])
@@ -203,8 +203,8 @@ def test_eupmu_leaves_absent_objectives_alone() -> None:
 def test_a_step_that_is_not_finite_moves_no_multiplier(bad: float) -> None:
     weighting = pdu(eps=0.1)
     _, state, _ = weigh(weighting, [1.0, 1.0, 1.0])
-    _, following, _ = weigh(weighting, [1.0, bad, 1.0], state)
-    assert all(torch.equal(following[key], state[key]) for key in state)
+    _, next_state, _ = weigh(weighting, [1.0, bad, 1.0], state)
+    assert all(torch.equal(next_state[key], state[key]) for key in state)
 
 
 # ------------------------------------------------------------------------------------------ errors

@@ -155,16 +155,16 @@ def test_torchjd_agrees_on_dwa_over_epochs() -> None:
     peer = pytest.importorskip("torchjd.scalarization")
     theirs, ours, state = peer.DWA(temperature=0.5), DWA(steps_per_epoch=4, temperature=0.5), None
     generator = torch.manual_seed(0)
-    seen = set()
+    drawn = set()
     for step in range(16):
         losses = torch.rand(3, dtype=torch.float64, generator=generator) + 0.1
         expected = by_autograd(theirs, losses)
         weights, state, _ = weigh(ours, losses, state)
         close(weights, expected, TORCHJD_RTOL)
-        seen.add(round(float(weights[0]), 6))
+        drawn.add(round(float(weights[0]), 6))
         if step % 4 == 3:
             theirs.step()
-    assert len(seen) == 3  # uniform for two epochs, then new ones in each
+    assert len(drawn) == 3  # uniform for two epochs, then new ones in each
 
 
 def test_torchjd_agrees_on_famo_over_updates() -> None:

@@ -377,9 +377,9 @@ def test_objectives_come_and_go_with_state_by_name():
         expected = [torch.tensor(scales.get(n, 0.0)).exp().item() for n in names]
         assert record.weights.tolist() == pytest.approx(expected, rel=1e-6)
         for n in names:
-            former = scales.get(n, 0.0)
-            slope = torch.tensor(former).exp().item() * losses[n].item() - 1
-            scales[n] = former - 0.1 * slope
+            previous = scales.get(n, 0.0)
+            slope = torch.tensor(previous).exp().item() * losses[n].item() - 1
+            scales[n] = previous - 0.1 * slope
 
     step("ab", 0)
     step("cb", 1)  # `a` is absent, `c` is new

@@ -51,10 +51,10 @@ def test_one_gramian_takes_several_preferences_and_masks() -> None:
 
 def test_zero_rows_stop_are_kept_or_passed_on() -> None:
     gramian = torch.diag(torch.tensor([4.0, 0.0, 9.0], dtype=torch.float64))
-    seen = []
+    solved = []
 
     def solve(cosines: np.ndarray, norms: np.ndarray, *more: np.ndarray) -> Solved:
-        seen.append((cosines.tolist(), norms.tolist(), [entry.tolist() for entry in more]))
+        solved.append((cosines.tolist(), norms.tolist(), [entry.tolist() for entry in more]))
         return Solved(np.full(len(norms), 7.0), SolverStatus.CONVERGED, 0.5, 3)
 
     u = torch.tensor([1.0, 2.0, 3.0])
@@ -67,7 +67,7 @@ def test_zero_rows_stop_are_kept_or_passed_on() -> None:
     passed = each_gramian(solve, gramian, u, zero_rows="pass")
     assert passed.weights.tolist() == [7.0] * 3
     eye, norms = np.eye(3).tolist(), [2.0, 0.0, 3.0]
-    assert seen == [
+    assert solved == [
         (np.eye(2).tolist(), [2.0, 3.0], [[1.0, 3.0]]),
         (eye, norms, [[1.0, 2.0, 3.0]]),
     ]

@@ -114,3 +114,29 @@ def test_weights_that_are_not_finite_are_named() -> None:
 
     with pytest.raises(AssertionError, match="weights of finite gradients are not finite"):
         check_weighting(Bad())
+
+
+@pytest.mark.parametrize(
+    ("returned", "told"),
+    [
+        (lambda m: np.ones((m, 1)), r"float64 of shape \(\d+, 1\)"),
+        (lambda m: np.ones(m, dtype=np.float32), r"float32 of shape \(\d+,\)"),
+        (lambda m: np.ones(m + 1), r"float64 of shape"),
+        (lambda m: [1.0] * m, r"\[1.0"),
+        (lambda m: None, "None"),
+    ],
+)
+def test_what_weigh_must_return_is_told(returned, told) -> None:
+    class Odd(Weighting):
+        guarantees = frozenset()
+
+        def weigh(self, problem, state):  # type: ignore[no-untyped-def]
+            return returned(problem.m)
+
+    expected = rf"`weigh` of Odd must return numpy float64 weights of shape \(\d+,\).*{told}"
+    with pytest.raises(AssertionError, match=expected):
+        check_weighting(Odd(), FEW)
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = moopt.CommonDescent(torch.optim.SGD([weight], lr=0.1), Odd())
+    with pytest.raises(TypeError, match=expected):
+        optimizer.backward({"a": weight.sum(), "b": weight[0]})

@@ -52,7 +52,7 @@ def forget_retain(make: Callable[..., Weighting], **settings: object) -> Build:
     """Position 0 is to be forgotten, the rest retained; names go by the index in the step."""
 
     def build(positions: Sequence[int]) -> Weighting:
-        # At least one name: a method refuses an empty role, and an absent objective is no harm.
+        # At least one name: a method refuses an empty role, and an absent objective does no harm.
         retain = [f"objective {i}" for i in range(1, max(len(positions), 2))]
         return make(forget="objective 0", retain=retain, **settings)
 

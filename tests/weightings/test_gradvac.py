@@ -31,13 +31,13 @@ def step(
 ) -> tuple[Tensor, Tensor]:
     """Weights and next targets."""
     state = {"counter": torch.tensor(counter), "targets": targets}
-    weights, following, _ = GradVac(beta=beta)(StepStatistics(gramian=gramian), state)
-    return weights, following["targets"]
+    weights, next_state, _ = GradVac(beta=beta)(StepStatistics(gramian=gramian), state)
+    return weights, next_state["targets"]
 
 
 def literal(jacobian: Tensor, targets: Tensor, beta: float) -> tuple[Tensor, Tensor]:
     """Algorithm 1 of the paper on the gradients themselves."""
-    direction, following = torch.zeros_like(jacobian[0]), targets.clone()
+    direction, next_state = torch.zeros_like(jacobian[0]), targets.clone()
     for i, others in enumerate(random_orders(0, 0, len(jacobian))):
         turned = jacobian[i].clone()
         for j in others:
@@ -48,9 +48,9 @@ def literal(jacobian: Tensor, targets: Tensor, beta: float) -> tuple[Tensor, Ten
                 sine = math.sqrt(1 - target**2)
                 factor = target * math.sqrt(max(0.0, 1 - cosine**2)) - cosine * sine
                 turned = turned + length * factor / (other * sine) * jacobian[j]
-            following[i, j] = (1 - beta) * target + beta * cosine
+            next_state[i, j] = (1 - beta) * target + beta * cosine
         direction += turned
-    return direction, following
+    return direction, next_state
 
 
 def check_identity(one: Case, targets: Tensor, weights: Tensor) -> None:
@@ -63,10 +63,10 @@ def check_identity(one: Case, targets: Tensor, weights: Tensor) -> None:
 @given(one=cases(("aligned", "conflicting", "orthogonal"), ms=(2, 3, 5)))
 def test_equals_the_algorithm_on_the_gradients(one: Case) -> None:
     targets = targets_for(one.m)
-    weights, following = step(one.gramian, targets, beta=0.5)
+    weights, next_state = step(one.gramian, targets, beta=0.5)
     check_identity(one, targets, weights)
     _, expected = literal(one.jacobian, targets, 0.5)
-    assert float((following - expected).abs().max()) <= LITERAL_TOL
+    assert float((next_state - expected).abs().max()) <= LITERAL_TOL
 
 
 def test_pcgrad_and_other_targets_fail_the_identity() -> None:
@@ -119,10 +119,10 @@ def test_a_vanished_gradient_keeps_the_target() -> None:
     rows = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.6, 0.8]], dtype=torch.float64)
     targets = torch.zeros(3, 3, dtype=torch.float64)
     counter = next(n for n in range(100) if random_orders(0, n, 3)[0] == [1, 2])
-    weights, following = step(rows @ rows.T, targets, beta=0.5, counter=counter)
+    weights, next_state = step(rows @ rows.T, targets, beta=0.5, counter=counter)
     assert torch.isfinite(weights).all()
-    assert float(following[0, 2]) == 0.0
-    assert float(following[0, 1]) == -0.5
+    assert float(next_state[0, 2]) == 0.0
+    assert float(next_state[0, 1]) == -0.5
 
 
 def test_absent_objectives_keep_their_targets() -> None:
@@ -140,11 +140,11 @@ def test_targets_of_a_batch_are_those_of_a_loop() -> None:
     ones = [case("conflicting", 3, seed) for seed in range(4)]
     gramians = torch.stack([one.gramian for one in ones]).unflatten(0, (2, 2))
     targets = torch.stack([0.1 * i + targets_for(3) for i in range(4)]).clamp(-1.0, 1.0)
-    weights, following = step(gramians, targets.unflatten(0, (2, 2)), beta=0.5)
+    weights, next_state = step(gramians, targets.unflatten(0, (2, 2)), beta=0.5)
     for i, one in enumerate(ones):
         alone, after = step(one.gramian, targets[i], beta=0.5)
         torch.testing.assert_close(weights.flatten(0, 1)[i], alone)
-        torch.testing.assert_close(following.flatten(0, 1)[i], after)
+        torch.testing.assert_close(next_state.flatten(0, 1)[i], after)
 
 
 def test_a_saved_state_resumes_the_path() -> None:

@@ -39,14 +39,14 @@ def three_batches(jacobians: list[torch.Tensor], **other: object) -> StepStatist
 def test_one_projected_gradient_step_of_the_regularised_problem(case) -> None:
     second = case.jacobian.flip(-1) + 0.1 * case.jacobian
     third = case.jacobian.roll(1, -1)
-    former = torch.linspace(1.0, 2.0, case.m, dtype=torch.float64)
-    former = former / former.sum()
+    previous = torch.linspace(1.0, 2.0, case.m, dtype=torch.float64)
+    previous = previous / previous.sum()
     statistics = three_batches([third, case.jacobian, second])
     products = case.jacobian @ second.T
     step_size = 0.3 / max(float(case.gramian.abs().max()), 1.0)
-    expected = projected(former - step_size * (products @ former + 0.2 * former))
+    expected = projected(previous - step_size * (products @ previous + 0.2 * previous))
     method = MoDo(step_size=step_size, regularization=0.2)
-    weights, state, _ = method(statistics, {"weights": former})
+    weights, state, _ = method(statistics, {"weights": previous})
     torch.testing.assert_close(weights[: case.m], expected, rtol=0, atol=1e-7)
     assert (weights[case.m :] == 0).all()
     assert torch.equal(state["weights"], weights[: case.m])
@@ -58,11 +58,11 @@ def modo_weights(products, weights, **settings):
     names = tuple(map(str, range(m)))
     samples = tuple(sample_name(n, k) for k in (1, 2) for n in names)
     chains = []
-    for one, former in zip(products.reshape(-1, m, m), weights.reshape(-1, m), strict=True):
+    for one, previous in zip(products.reshape(-1, m, m), weights.reshape(-1, m), strict=True):
         wide = np.zeros((3 * m, 3 * m))
         wide[m : 2 * m, 2 * m :] = one.numpy()
         problem = Problem.of(np.eye(m), names=names, auxiliary=samples, wide=wide)
-        chains.append(method.weigh(problem, {"weights": former.numpy()}).state["weights"])
+        chains.append(method.weigh(problem, {"weights": previous.numpy()}).state["weights"])
     return torch.from_numpy(np.array(chains)).reshape(products.shape[:-1])
 
 
@@ -91,9 +91,9 @@ def test_absent_and_inactive_objectives_keep_their_weight() -> None:
     jacobians = [torch.randn(3, 5, dtype=torch.float64) for _ in range(3)]
     active = torch.tensor([True, False, True])
     state = {"weights": torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)}
-    weights, following, _ = MoDo()(three_batches(jacobians, active=active), state)
+    weights, next_state, _ = MoDo()(three_batches(jacobians, active=active), state)
     assert weights[1] == 0
-    assert following["weights"][1] == 0.3
+    assert next_state["weights"][1] == 0.3
     torch.testing.assert_close(weights[:3].sum(), torch.tensor(1.0, dtype=torch.float64))
     # As if the step had the other two alone, from their shares.
     kept = [j[active] for j in jacobians]
@@ -140,9 +140,9 @@ def test_a_sample_that_is_not_finite_leaves_the_state(bad: float) -> None:
     jacobians = [torch.randn(2, 4, dtype=torch.float64) for _ in range(3)]
     jacobians[2][0, 0] = bad
     state = {"weights": torch.tensor([0.9, 0.1], dtype=torch.float64)}
-    weights, following, _ = MoDo()(three_batches(jacobians), state)
+    weights, next_state, _ = MoDo()(three_batches(jacobians), state)
     assert weights[:2].tolist() == [0.5, 0.5]
-    assert torch.equal(following["weights"], state["weights"])
+    assert torch.equal(next_state["weights"], state["weights"])
 
 
 @pytest.mark.parametrize(

@@ -25,20 +25,20 @@ def test_one_projected_step_and_the_regularised_direction(case) -> None:
     """Both by the rows themselves: the slope is J1 (J2'w + lambda g0), g0 of the second batch."""
     second = case.jacobian.flip(-1) + 0.1 * case.jacobian
     third = case.jacobian.roll(1, -1)
-    former = torch.linspace(1.0, 2.0, case.m, dtype=torch.float64)
-    former = former / former.sum()
+    previous = torch.linspace(1.0, 2.0, case.m, dtype=torch.float64)
+    previous = previous / previous.sum()
     u = torch.tensor(PREFERENCE[: case.m], dtype=torch.float64)
     u = u / u.sum()
     step_size = 0.3 / max(float(case.gramian.abs().max()), 1.0)
-    slope = case.jacobian @ (second.T @ former + 0.7 * (second.T @ u))
-    moved = projected(former - step_size * slope)
+    slope = case.jacobian @ (second.T @ previous + 0.7 * (second.T @ u))
+    moved = projected(previous - step_size * slope)
     method = SDMGradStochastic(
         step_size=step_size,
         regularization=0.7,
         preference=dict(zip(NAMES, PREFERENCE, strict=True)),
     )
     statistics = three_batches([third, case.jacobian, second])
-    weights, state, _ = method(statistics, {"weights": former})
+    weights, state, _ = method(statistics, {"weights": previous})
     torch.testing.assert_close(state["weights"], moved, rtol=0, atol=PROJECTION_TOL)
     direction = (third.T @ moved + 0.7 * (third.T @ u)) / 1.7
     scale = float(third.norm())
@@ -54,11 +54,11 @@ def sdmgrad_stochastic_weights(products, weights, **settings):
     names = tuple(map(str, range(m)))
     samples = tuple(sample_name(n, k) for k in (1, 2) for n in names)
     chains = []
-    for one, former in zip(products.reshape(-1, m, m), weights.reshape(-1, m), strict=True):
+    for one, previous in zip(products.reshape(-1, m, m), weights.reshape(-1, m), strict=True):
         wide = np.zeros((3 * m, 3 * m))
         wide[m : 2 * m, 2 * m :] = one.numpy()
         problem = Problem.of(np.eye(m), names=names, auxiliary=samples, wide=wide)
-        chains.append(method.weigh(problem, {"weights": former.numpy()}).state["weights"])
+        chains.append(method.weigh(problem, {"weights": previous.numpy()}).state["weights"])
     return torch.from_numpy(np.array(chains)).reshape(products.shape[:-1])
 
 
@@ -111,9 +111,9 @@ def test_absent_and_inactive_objectives_keep_their_weight_and_have_no_preference
     active = torch.tensor([True, False, True])
     state = {"weights": torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)}
     method = SDMGradStochastic(step_size=0.1, preference=dict(zip(NAMES, PREFERENCE, strict=True)))
-    weights, following, _ = method(three_batches(jacobians, active=active), state)
+    weights, next_state, _ = method(three_batches(jacobians, active=active), state)
     assert weights[1] == 0
-    assert following["weights"][1] == 0.3
+    assert next_state["weights"][1] == 0.3
     # As if the step had the other two alone, from their shares.
     kept = [j[active] for j in jacobians]
     rows = torch.cat(kept)
@@ -125,7 +125,7 @@ def test_absent_and_inactive_objectives_keep_their_weight_and_have_no_preference
     start = {"weights": torch.tensor([0.65, 0.35], dtype=torch.float64)}
     alone, after, _ = method(pair, start)
     torch.testing.assert_close(weights[:3][active], alone[:2], rtol=0, atol=1e-12)
-    torch.testing.assert_close(following["weights"][active], after["weights"], rtol=0, atol=1e-12)
+    torch.testing.assert_close(next_state["weights"][active], after["weights"], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("batch", [0, 1, 2])
@@ -135,9 +135,9 @@ def test_a_batch_that_is_not_finite_leaves_the_state(bad: float, batch: int) -> 
     jacobians = [torch.randn(2, 4, dtype=torch.float64) for _ in range(3)]
     jacobians[batch][0, 0] = bad
     state = {"weights": torch.tensor([0.9, 0.1], dtype=torch.float64)}
-    weights, following, _ = SDMGradStochastic()(three_batches(jacobians), state)
+    weights, next_state, _ = SDMGradStochastic()(three_batches(jacobians), state)
     assert weights[:2].tolist() == [0.5, 0.5]
-    assert torch.equal(following["weights"], state["weights"])
+    assert torch.equal(next_state["weights"], state["weights"])
 
 
 def test_it_trains_on_three_batches_and_resumes_bit_for_bit() -> None:

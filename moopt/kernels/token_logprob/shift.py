@@ -44,9 +44,9 @@ def shifted_targets(
             f"`labels` of `{caller}` must be int64; got {labels.dtype}. Pass `labels.long()`."
         )
     unsupervised = torch.full_like(labels[:, :1], ignore_index)
-    following = torch.cat([labels[:, 1:], unsupervised], dim=1)
-    mask = following != ignore_index
-    return following.where(mask, 0), mask
+    next_labels = torch.cat([labels[:, 1:], unsupervised], dim=1)
+    mask = next_labels != ignore_index
+    return next_labels.where(mask, 0), mask
 
 
 def same_shape(logits: Tensor, other: Tensor, name: str, *, caller: str) -> None:
