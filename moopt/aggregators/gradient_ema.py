@@ -11,8 +11,7 @@ from moopt.settings.fields import checked_by
 from moopt.settings.numbers import check_number
 from moopt.weightings import MGDA
 from moopt.weightings.base import Array, Guarantee, Problem, Solved, State, StateEntry, Weighting
-
-NESTED = "weighting."
+from moopt.weightings.modifies import Modifies
 
 
 def _past_shares(beta: Any, owner: str, name: str) -> Any:
@@ -26,7 +25,7 @@ def _past_shares(beta: Any, owner: str, name: str) -> Any:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GradientEMA(TrackingAggregator):
+class GradientEMA(Modifies, TrackingAggregator):
     """Average each objective's gradient over the steps, and let a weighting combine the averages.
 
     `y_i <- beta_i y_i + (1 - beta_i) g_i`, from `y_i = g_i` in the first step of an objective, and
@@ -72,11 +71,6 @@ class GradientEMA(TrackingAggregator):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.weighting, Weighting):
-            raise TypeError(
-                f"`weighting` of `GradientEMA` must be a moopt weighting; got {self.weighting!r}."
-                " Pass an instance such as moopt.MGDA()."
-            )
         if self.weighting.observes or "auxiliary" in self.weighting.needs:
             raise ValueError(
                 "`weighting` of `GradientEMA` must need the objectives' gradients and losses alone;"
@@ -95,25 +89,8 @@ class GradientEMA(TrackingAggregator):
         return frozenset(self.weighting.guarantees & kept)
 
     @property
-    def needs(self) -> frozenset[str]:
-        return super().needs | self.weighting.needs
-
-    @property
-    def reads_gradients(self) -> bool:  # type: ignore[override]
-        return self.weighting.reads_gradients
-
-    @property
-    def sees_zero_gradients(self) -> bool:  # type: ignore[override]
-        return self.weighting.sees_zero_gradients
-
-    @property
-    def stops_at_zero_gradients(self) -> bool:
-        return self.weighting.stops_at_zero_gradients
-
-    @property
     def state_entries(self) -> Mapping[str, StateEntry]:
-        nested = {NESTED + key: entry for key, entry in self.weighting.state_entries.items()}
-        return {NUM_STEPS: StateEntry(1, 0, int), **nested}
+        return {NUM_STEPS: StateEntry(1, 0, int), **self.nested_entries}
 
     def share(self, problem: Problem, state: State) -> Array:
         """`1 - beta_i`; 1 in an objective's first step."""
@@ -124,8 +101,5 @@ class GradientEMA(TrackingAggregator):
 
     def weigh(self, problem: Problem, state: State) -> Solved:
         """The weighting's, for the Gramian of the averages."""
-        nested = {k.removeprefix(NESTED): v for k, v in state.items() if k.startswith(NESTED)}
-        answer = self.weighting.weigh(problem, nested)
-        solved = answer if isinstance(answer, Solved) else Solved(answer)
-        next_state = {NESTED + key: value for key, value in (solved.state or nested).items()}
-        return solved._replace(state={**state, **next_state})
+        solved = self.modified(problem, state)
+        return solved._replace(state={**state, **(solved.state or {})})

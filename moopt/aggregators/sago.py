@@ -1,20 +1,19 @@
 """SAGO: the forget gradient, but where it would work against the retain gradient."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from moopt.aggregators.entrywise import EntrywiseAggregator
-from moopt.settings.fields import checked_by
-from moopt.settings.roles import positions_of, refuse_overlap, role_names
+from moopt.settings.roles import positions_of
 from moopt.weightings.base import Guarantee, State
+from moopt.weightings.forget_retain import ForgetRetainRoles
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SAGO(EntrywiseAggregator):
+class SAGO(ForgetRetainRoles, EntrywiseAggregator):
     """Take the retain gradient in entries where the signs conflict, else the forget gradient.
 
     Use it for unlearning where retention must not suffer, even if forgetting does.
@@ -51,26 +50,12 @@ class SAGO(EntrywiseAggregator):
     objectives in one role are our addition.
     """
 
-    forget: str | Sequence[str] = dataclasses.field(metadata=checked_by(role_names))
-    retain: str | Sequence[str] = dataclasses.field(metadata=checked_by(role_names))
-
-    needs = frozenset({"names"})
-    example: ClassVar[Mapping[str, Any]] = {"forget": "forget", "retain": ("retain", "third")}
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        refuse_overlap(self._roles, self.name)
-
     @property
     def guarantees(self) -> frozenset[Guarantee]:
         promises = {Guarantee.POSITIVELY_HOMOGENEOUS}
-        if len(self.forget) == len(self.retain) == 1:
+        if self.is_pair:
             promises.add(Guarantee.IDEMPOTENT)
         return frozenset(promises)
-
-    @property
-    def _roles(self) -> dict[str, tuple[str, ...]]:
-        return {"forget": tuple(self.forget), "retain": tuple(self.retain)}
 
     def _aggregate(
         self, rows: Tensor, active: Tensor, names: Sequence[str] | None, state: State, position: int

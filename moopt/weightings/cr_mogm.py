@@ -8,14 +8,14 @@ import numpy as np
 from moopt.settings.fields import number
 from moopt.weightings.base import Array, Guarantee, Problem, Solved, State, StateEntry, Weighting
 from moopt.weightings.mgda import MGDA
+from moopt.weightings.modifies import Modifies, nested, prefixed
 
 WEIGHTS = "weights"
 NUM_STEPS = "num_steps"
-NESTED = "weighting."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CRMOGM(Weighting):
+class CRMOGM(Modifies, Weighting):
     """Smooth the weights of any weighting: `w_t = a w_(t-1) + (1 - a) w(G_t)`, `w_0 = w(G_0)`.
 
     Use it where the weights jump from batch to batch. In stochastic training the weights depend on
@@ -62,11 +62,6 @@ class CRMOGM(Weighting):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.weighting, Weighting):
-            raise TypeError(
-                f"`weighting` of `CRMOGM` must be a moopt weighting; got {self.weighting!r}. Pass"
-                " an instance such as moopt.MGDA()."
-            )
         if self.weighting.combines_auxiliary:
             raise ValueError(
                 "`weighting` of `CRMOGM` must weigh objectives alone; got one that combines an"
@@ -88,57 +83,28 @@ class CRMOGM(Weighting):
         return self.weighting.guarantees & kept
 
     @property
-    def needs(self) -> frozenset[str]:
-        return self.weighting.needs
-
-    @property
-    def reads_gradients(self) -> bool:  # type: ignore[override]
-        return self.weighting.reads_gradients
-
-    @property
-    def sees_zero_gradients(self) -> bool:  # type: ignore[override]
-        return self.weighting.sees_zero_gradients
-
-    @property
-    def stops_at_zero_gradients(self) -> bool:
-        return self.weighting.stops_at_zero_gradients
-
-    @property
     def observes(self) -> bool:
         return self.weighting.observes
 
     @property
     def state_entries(self) -> Mapping[str, StateEntry]:
-        nested = {NESTED + key: entry for key, entry in self.weighting.state_entries.items()}
-        return {WEIGHTS: StateEntry(1), NUM_STEPS: StateEntry(1, 0, int), **nested}
+        return {WEIGHTS: StateEntry(1), NUM_STEPS: StateEntry(1, 0, int), **self.nested_entries}
 
     def weigh(self, problem: Problem, state: State) -> Solved:
         """The averages, divided by their sum where the modified method's weights have sum 1."""
-        nested = _nested(state)
-        answer = self.weighting.weigh(problem, nested)
-        solved = answer if isinstance(answer, Solved) else Solved(answer)
+        solved = self.modified(problem, state)
         new, steps = solved.weights, state[NUM_STEPS]
         mixed = self.momentum * state[WEIGHTS] + (1.0 - self.momentum) * new
         average = np.where(steps > 0, mixed, new)
         total = average.sum() if Guarantee.SIMPLEX in self.weighting.guarantees else 1.0
-        next_state = nested if solved.state is None else solved.state
         return solved._replace(
             weights=average / (total or 1.0),
-            state={WEIGHTS: average, NUM_STEPS: steps + 1, **_prefixed(next_state)},
+            state={WEIGHTS: average, NUM_STEPS: steps + 1, **(solved.state or {})},
         )
 
     def unweighed(self, state: State) -> State:
-        return {**state, **_prefixed(self.weighting.unweighed(_nested(state)))}
+        return {**state, **prefixed(self.weighting.unweighed(nested(state)))}
 
     def learn(self, state: State, losses_after: Array, names: Sequence[str] | None) -> State:
         """Let the modified method learn; the averages stay."""
-        return {**state, **_prefixed(self.weighting.learn(_nested(state), losses_after, names))}
-
-
-def _nested(state: State) -> State:
-    """The modified method's part of a state."""
-    return {k.removeprefix(NESTED): v for k, v in state.items() if k.startswith(NESTED)}
-
-
-def _prefixed(nested: State) -> State:
-    return {NESTED + key: value for key, value in nested.items()}
+        return {**state, **prefixed(self.weighting.learn(nested(state), losses_after, names))}

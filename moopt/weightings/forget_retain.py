@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from moopt.settings.fields import checked_by
 from moopt.settings.roles import refuse_overlap, refuse_without_role, role_names
 from moopt.weightings.base import Problem, Weighting
+from moopt.weightings.declared import DeclaredMethod
 from moopt.weightings.role_sums import RoleSums, role_sums
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ForgetRetain(Weighting):
-    """The base of methods for unlearning: every objective is to be forgotten or retained.
+class ForgetRetainRoles(DeclaredMethod):
+    """The settings of methods for unlearning: every objective is to be forgotten or retained.
 
     Args:
         forget: the name of the objective whose *minimised* loss forgets, or several names.
@@ -23,8 +24,7 @@ class ForgetRetain(Weighting):
 
     Raises:
         TypeError: if a name is not a string.
-        ValueError: if a role is empty, or an objective has two; at the call, if an objective of
-            the step has none.
+        ValueError: if a role is empty, or an objective has two.
     """
 
     forget: str | Sequence[str] = dataclasses.field(metadata=checked_by(role_names))
@@ -48,6 +48,15 @@ class ForgetRetain(Weighting):
     @property
     def _roles(self) -> dict[str, tuple[str, ...]]:
         return {"forget": tuple(self.forget), "retain": tuple(self.retain)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ForgetRetain(ForgetRetainRoles, Weighting):
+    """The base of weightings for unlearning.
+
+    Raises:
+        ValueError: at the call, if an objective of the step has no role.
+    """
 
     def members(self, problem: Problem) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """The places in a problem of the objectives to forget, and of those to retain."""
