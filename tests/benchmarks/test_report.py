@@ -70,6 +70,8 @@ def test_the_step_benchmark_without_its_peer(
         monkeypatch.setattr(peer, door, not_installed)
     small = functools.partial(LanguageModel, width=16, layers=1, heads=2)
     monkeypatch.setattr(step_overhead, "LanguageModel", small)
+    kept: list[bool] = []  # not of this process
+    monkeypatch.setattr(step_overhead, "keep_the_heap", lambda: kept.append(True))
     path = tmp_path / "out.json"
     monkeypatch.setattr(sys, "argv", ["x", "--json", str(path), "--quick"])
     threads = torch.get_num_threads()
@@ -78,11 +80,12 @@ def test_the_step_benchmark_without_its_peer(
     finally:
         torch.set_num_threads(threads)
     printed = capsys.readouterr().out
-    assert printed.count(peer.MISSING) == 3  # above, and under either table
+    assert kept == [True]
+    assert printed.count(peer.MISSING) == 5  # above, and under each table
     assert not re.search(r"TorchJD (default|optimize|agrees)|TorchJD's|goal ", printed)
     written = json.loads(path.read_text())
     assert written["environment"]["torchjd"] == peer.MISSING
-    assert len(written["gates"]) == 4
+    assert len(written["gates"]) == 8
     for timings in written["results"].values():
         assert set(timings) == {"plain", "moopt"}
 
