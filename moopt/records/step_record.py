@@ -230,7 +230,7 @@ class StepRecord:
 
     def _findings(self) -> list[str]:
         """The part of `__str__` that compares gradients."""
-        if math.isnan(self.stationarity) and bool(torch.isfinite(self.gramian).all()):
+        if math.isnan(self.stationarity) and self.status is not SolverStatus.NON_FINITE:
             return ["the losses share no parameter: each took its own gradient"]
         found = [f"stationarity {self.stationarity:.2g}"]
         listed = {

@@ -305,6 +305,7 @@ def test_a_loss_of_nan_is_one_rule(weighting):
     uniform = 1.0 if weighting == "sum" else 1 / 3
     assert record.weights.tolist() == pytest.approx([uniform] * 3)
     assert not record.descent
+    assert "share no parameter" not in str(record)
 
 
 @pytest.mark.parametrize("kind", ["loss", "gradient"])
