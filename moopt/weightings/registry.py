@@ -146,7 +146,7 @@ def weighting_from_name(
     meant = f" Did you mean {_told(names[close[0]], variants)}?" if close else ""
     raise ValueError(
         f"`weighting` must be the name of a registered weighting; got {name!r}.{meant} Choose one"
-        f" of {', '.join(sorted((*rows, *variants), key=str.lower))}."
+        f" of {', '.join((*rows, *variants))}."
     )
 
 
