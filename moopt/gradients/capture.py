@@ -252,6 +252,21 @@ def register(optimizer: torch.optim.Optimizer) -> None:
     _alive.add(optimizer)
 
 
+def others_on(
+    optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]
+) -> list[torch.optim.Optimizer]:
+    """The other registered optimizers that hold one of these parameters."""
+    if len(_alive) < 2:
+        return []
+    own = set(map(id, parameters))
+    return [
+        one
+        for one in _alive
+        if one is not optimizer
+        and not own.isdisjoint(id(p) for group in one.param_groups for p in group["params"])
+    ]
+
+
 @contextlib.contextmanager
 def undisturbed(parameters: Sequence[Tensor]) -> Iterator[None]:
     """Keep `.grad` of the parameters of every other registered optimizer as it is.

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, overload
 
@@ -14,9 +13,9 @@ from moopt.aggregators import GradientAggregator, TrackingAggregator
 from moopt.aggregators.base import Method
 from moopt.gradients import GradientStore
 from moopt.gradients.averaged import allocate_rows
-from moopt.gradients.capture import register, trainable, undisturbed
+from moopt.gradients.capture import others_on, register, trainable, undisturbed
 from moopt.gradients.replicas import has_replicas
-from moopt.optim.pending_step import SCALES_CHECKED, PendingStep
+from moopt.optim.pending_step import SCALES_CHECKED, PendingStep, warn
 from moopt.optim.resolve_method import resolve_method
 from moopt.optim.wrapped_optimizer import WrappedOptimizer
 from moopt.records.step_record import StepRecord
@@ -75,8 +74,9 @@ class CommonDescent(WrappedOptimizer):
             one backward pass in all.
         skip_non_finite: leave an objective whose loss or gradient is NaN or infinite out of the
             step, and go on with the others; the record names it. In a process group all processes
-            leave it out if one has to. The default, False, lets it reach `.grad`, where a
-            GradScaler or the user sees it.
+            leave it out if one has to. Where none is finite, nothing is left out: the step is the
+            non-finite one that it is with the default, False, which lets what is not finite reach
+            `.grad`, where a GradScaler or the user sees it.
         check_replicas: in a process group, compare the processes' gradients in the first steps of
             each set of objectives and in every 100th, and raise where they differ; and average the
             losses of a method that looks at them. False for processes that train different models.
@@ -179,9 +179,15 @@ class CommonDescent(WrappedOptimizer):
         return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what `state_dict` returned, or a state dict of the wrapped optimizer alone."""
+        """Load what `state_dict` returned, or a state dict of the wrapped optimizer alone.
+
+        Rows that wait to be combined are dropped. A direction that waits in `.grad` stays there,
+        as every gradient does: the next `backward` asks for `zero_grad()` first.
+        """
         super().load_state_dict(state_dict)
+        waiting = self._pending.waiting
         self._pending.drop()
+        self._pending.waiting = waiting
         if is_stateful(self.weighting):
             self._memory().refuse_other()
         self._allocate_state()
@@ -240,10 +246,11 @@ class CommonDescent(WrappedOptimizer):
             `accumulate=True`.
 
         Raises:
-            TypeError, ValueError: malformed losses, or one that reaches no parameter.
+            TypeError, ValueError: malformed losses, or one that reaches no parameter; some of the
+                micro-batches of a step have the scaler and others do not.
             RuntimeError: the previous direction was not used by `step()`, or a backward failed.
         """
-        parameters = trainable(self.optimizer)
+        parameters = self._free_parameters()
         named = self._named(losses)
         self._pending.begin(parameters)
         record = self._backward(named, parameters, scaler, samples, accumulate)
@@ -268,7 +275,7 @@ class CommonDescent(WrappedOptimizer):
         if self.objectives is not None:
             refuse_unknown((name,), self.objectives)
         value = None if loss is None else loss_value(name, loss)
-        with self._pending.block(name, trainable(self.optimizer)):
+        with self._pending.block(name, self._free_parameters()):
             yield
         self._pending.store.add_loss(name, value)
 
@@ -288,7 +295,7 @@ class CommonDescent(WrappedOptimizer):
             RuntimeError: no gradient arrived, blocks are nested, or a direction waits for `step()`.
             ValueError: an objective has that name; at `combine_`, if the method uses no such rows.
         """
-        with self._pending.block(name, trainable(self.optimizer), auxiliary=True):
+        with self._pending.block(name, self._free_parameters(), auxiliary=True):
             yield
 
     def combine_(self, *, scaler: GradScaler | None = None) -> StepRecord:
@@ -331,11 +338,12 @@ class CommonDescent(WrappedOptimizer):
             What the wrapped optimizer returns: None, or with a closure `sum_i w_i loss_i`.
 
         Raises:
-            RuntimeError: rows were recorded and never combined.
+            RuntimeError: rows were recorded and never combined, or an objective's block is open.
         """
         if self._optimizer_step_pre_hooks:
             closure = self._before_step(closure)
         pending = self._pending
+        pending.refuse_open_block()
         if pending.store.rows or pending.store.auxiliary:
             pending.refuse_uncombined()
         if closure is not None:
@@ -354,6 +362,21 @@ class CommonDescent(WrappedOptimizer):
     # torch would wrap `step` to run the hooks, this optimizer's own and those registered for all
     # optimizers; the latter run in the wrapped optimizer's step already.
     step.hooked = True  # type: ignore[attr-defined]
+
+    def _free_parameters(self) -> list[Tensor]:
+        """The trainable parameters, none of which another optimizer's direction waits at.
+
+        Raises:
+            RuntimeError: one does; the directions of both would be added up.
+        """
+        parameters = trainable(self.optimizer)
+        for other in others_on(self, parameters):
+            if isinstance(other, CommonDescent) and other._pending.is_waiting_at(parameters):
+                raise RuntimeError(
+                    "the direction of another CommonDescent waits in `.grad` of the same"
+                    " parameters; call step() or zero_grad() of that one first."
+                )
+        return parameters
 
     def _positions(self, parameters: Sequence[Tensor]) -> list[int]:
         """The number of each parameter in the order of torch's own state dict."""
@@ -417,6 +440,8 @@ class CommonDescent(WrappedOptimizer):
         if samples:
             others = sample_losses(losses, samples)
             refuse_unused(method, others)
+        if accumulate or pending.scaled is not None:
+            pending.check_scaled(scaler is not None and scaler.is_enabled())
         try:
             with undisturbed(parameters):
                 differentiate(pending.store, losses | others, parameters, scaler, auxiliary=others)
@@ -504,10 +529,9 @@ class CommonDescent(WrappedOptimizer):
         flags = store.shared(self._settings().shared)
         outside = store.unweighted(flags)
         if outside:
-            warnings.warn(
+            warn(
                 f"{type(self.optimizer).__name__} evaluates the closure several times a step, and"
                 f" {outside} parameters take their gradients unweighted: its line search sees"
-                " another function than its gradient. Pass shared=model.parameters().",
-                stacklevel=1,
+                " another function than its gradient. Pass shared=model.parameters()."
             )
         store.write_direction_(weights, flags)

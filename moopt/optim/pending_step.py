@@ -6,7 +6,7 @@ import math
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NoReturn
 
 import torch
@@ -27,8 +27,8 @@ SMALLEST_SCALE = 256.0
 ALWAYS_INACTIVE = 20
 """An objective that is not trained in so many steps in a row is named in a warning, once."""
 
-NEGLIGIBLE = 1e-9
-"""A loss with at most this share of the largest weight is not trained."""
+_BETWEEN = frozenset({"moopt", "torch", "contextlib"})
+"""Packages whose lines are not the user's: schedulers, scalers and optimizers call `step` too."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -46,10 +46,11 @@ class PendingStep:
         waiting: a direction waits in `.grad` for `step()`.
         recording: the objective whose block is open.
         unnamed: the length of an unnamed sequence of losses.
+        scaled: whether a GradScaler scaled the micro-batches so far; None before the first one.
         checked: how often the processes combined each set of objectives.
         unobserved: steps in a row after which the losses were not observed.
         untrained: for each objective, the steps in a row in which it was at its noise floor, or
-            a scalarization gave it a negligible weight.
+            neglected by a scalarization.
         probed: a distributed checkpoint took its trial step before the method had a state.
         scales_checked: in so many steps a forgotten GradScaler was looked for.
         witness: a parameter, and the largest entry of the direction there.
@@ -67,6 +68,7 @@ class PendingStep:
     waiting: bool = False
     recording: str | None = None
     unnamed: int | None = None
+    scaled: bool | None = None
     checked: Counter[tuple[str, ...]] = dataclasses.field(default_factory=Counter)
     unobserved: int = 0
     untrained: Counter[str] = dataclasses.field(default_factory=Counter)
@@ -89,7 +91,7 @@ class PendingStep:
         if self.marker is not None:
             self._unmark()
         self.store.clear()
-        self.waiting = False
+        self.waiting, self.scaled = False, None
 
     def begin(self, parameters: Sequence[Tensor]) -> None:
         """Get ready to record: refuse a second direction, and see who cleared the gradients.
@@ -99,7 +101,7 @@ class PendingStep:
         Raises:
             RuntimeError: a direction waits for `step()`.
         """
-        if self.waiting and all(p.grad is None for p in parameters):
+        if self.waiting and not self.is_waiting_at(parameters):
             self.waiting = False  # somebody else cleared the gradients: the step was skipped
         if self.waiting:
             raise RuntimeError(
@@ -108,6 +110,10 @@ class PendingStep:
             )
         if self.marker is not None:
             self.resume()
+
+    def is_waiting_at(self, parameters: Sequence[Tensor]) -> bool:
+        """Whether a direction waits for `step()`, and some of these parameters have a gradient."""
+        return self.waiting and any(p.grad is not None and bool(p.grad.any()) for p in parameters)
 
     def resume(self) -> None:
         """Take the rows up again after `pause`; drop them where the gradients were cleared."""
@@ -193,17 +199,19 @@ class PendingStep:
             record = dataclasses.replace(record, fallbacks=self.fallbacks, skipped=self.skipped)
         if self.step % every == 0:
             self.record = record
-        self.last, self.waiting = record, True
+        self.last, self.waiting, self.scaled = record, True, None
         self.step += 1
         self.unobserved += method.observes
         if self.unobserved == 2:
-            _warn(
+            warn(
                 f"{type(method).__name__} learns from the losses after the step and was given none;"
                 " call optimizer.observe(losses) after step(), computed again on the same batch."
             )
-        advice = method.starved if isinstance(method, Scalarization) else ""
-        if advice or self.untrained or not record.active.all():
-            self._follow_untrained(record, advice)
+        neglected = {}
+        if isinstance(method, Scalarization):
+            neglected = dict(method.neglected(record.names, record.weights))
+        if neglected or self.untrained or not record.active.all():
+            self._follow_untrained(record, neglected)
         return record
 
     def remember_length(self, parameters: Sequence[Tensor]) -> None:
@@ -223,18 +231,16 @@ class PendingStep:
         ratio = before / now if now > 0.0 else 0.0
         if ratio >= SMALLEST_SCALE and math.frexp(ratio)[0] == 0.5:
             self.scales_checked = SCALES_CHECKED
-            _warn(
+            warn(
                 f"the direction was divided by {ratio:.0f} between backward and step(), as a"
                 " GradScaler does, but nothing told moopt of a scale. Pass the losses unscaled, and"
                 " the scaler: optimizer.backward(losses, scaler=scaler) or combine_(scaler=scaler)."
             )
 
-    def _follow_untrained(self, record: StepRecord, advice: str) -> None:
-        sizes = record.weights.abs()
-        low = (sizes <= NEGLIGIBLE * sizes.max()).tolist()
-        for name, negligible in zip(record.names, low, strict=True):
+    def _follow_untrained(self, record: StepRecord, neglected: Mapping[str, str]) -> None:
+        for name in record.names:
             inactive = name in record.inactive
-            if not (inactive or (advice and negligible)) or name in record.left_out:
+            if not (inactive or name in neglected) or name in record.left_out:
                 self.untrained.pop(name, None)
                 continue
             self.untrained[name] += 1
@@ -242,13 +248,27 @@ class PendingStep:
                 continue
             what = f"objective {name!r} was left out of {ALWAYS_INACTIVE} steps in a row: its"
             if inactive:
-                _warn(
+                warn(
                     f"{what} gradient is below `inactive_tol` of the longest one. If it is not"
                     " rounding, multiply the loss by a constant, or pass"
                     " CommonDescent(inactive_tol=0)."
                 )
             else:
-                _warn(f"{what} weight is below {NEGLIGIBLE} of the largest one. {advice}")
+                warn(f"{what} {neglected[name]}")
+
+    def check_scaled(self, scaled: bool) -> None:
+        """Refuse micro-batches of which some are scaled and others are not.
+
+        Raises:
+            ValueError: this one is not like those before it.
+        """
+        if self.scaled not in (None, scaled):
+            raise ValueError(
+                "the micro-batches of one step must all have the scaler, or none of them; got one"
+                f" {'with' if scaled else 'without'} it after others"
+                f" {'without' if scaled else 'with'}. Pass scaler= to every backward(...)."
+            )
+        self.scaled = scaled
 
     def check_unnamed_length(self, length: int) -> None:
         """Refuse an unnamed sequence of another length than the last one."""
@@ -258,6 +278,18 @@ class PendingStep:
                 f" {self.unnamed}. Pass a mapping name -> loss: objectives may then come and go."
             )
         self.unnamed = length
+
+    def refuse_open_block(self) -> None:
+        """Refuse a step inside an objective's block.
+
+        Raises:
+            RuntimeError: one is open.
+        """
+        if self.recording is not None:
+            raise RuntimeError(
+                f"step() was called inside objective({self.recording!r}). Close the block, and call"
+                " combine_() before step()."
+            )
 
     def refuse_uncombined(self) -> NoReturn:
         """Refuse a step while rows wait to be combined."""
@@ -282,7 +314,7 @@ class PendingStep:
         elif gradients:
             self.bypassed += 1
             if self.bypassed == 1:
-                _warn(
+                warn(
                     "CommonDescent.step() ran on gradients that no objective recorded: a plain step"
                     " of the wrapped optimizer. Call optimizer.backward(losses), not"
                     " loss.backward()."
@@ -295,9 +327,9 @@ def _largest(parameter: Tensor) -> float:
     return float(parameter.grad.detach().abs().max()) if parameter.numel() else 0.0
 
 
-def _warn(message: str) -> None:
-    """Warn at the line that called moopt."""
+def warn(message: str) -> None:
+    """Warn at the line of the user, who may have called through torch."""
     level, frame = 1, sys._getframe()
-    while frame.f_back and frame.f_globals.get("__name__", "").startswith("moopt."):
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in _BETWEEN:
         level, frame = level + 1, frame.f_back
     warnings.warn(message, UserWarning, stacklevel=level)

@@ -67,6 +67,8 @@ class StepRecord:
             the step `-d`, per unit of learning rate and to first order; negative where it falls.
             Kept where the direction is more than `sum_i w_i g_i`: a gradient aggregator, or
             auxiliary rows with weights of their own. None where it is `-gramian @ weights`.
+        rises: bool `[m]`, which active objectives the direction raises beyond rounding, as the
+            certificate found. None where none was made.
         weighted: whether there are weights. False for an aggregator that works entry by entry:
             its `weights` are NaN.
 
@@ -94,6 +96,7 @@ class StepRecord:
     measured: bool = True
     slopes: Tensor | None = None
     weighted: bool = True
+    rises: Tensor | None = None
 
     @property
     def norms(self) -> Tensor:
@@ -147,9 +150,11 @@ class StepRecord:
         self._refuse_unmeasured("raised")
         if self.descent or not self.names:
             return ()
-        slopes = -self.gramian @ self.weights if self.slopes is None else self.slopes
-        found = zip(self.names, self.active.tolist(), slopes.tolist(), strict=True)
-        return tuple(name for name, on, slope in found if on and slope > 0)
+        rises = self.rises
+        if rises is None:
+            slopes = -self.gramian @ self.weights if self.slopes is None else self.slopes
+            rises = self.active & (slopes > 0)
+        return tuple(n for n, up in zip(self.names, rises.tolist(), strict=True) if up)
 
     @property
     def stationarity_value(self) -> Tensor:
@@ -190,6 +195,7 @@ class StepRecord:
             **({} if math.isnan(self.gap) else {"gap": self.gap}),
             "fell_back": float(self.fell_back),
             "fallbacks": float(self.fallbacks),
+            **{f"left_out/{n}": 1.0 for n in self.left_out},
             **({"skipped": float(self.skipped)} if self.skipped else {}),
             "bypassed": float(self.bypassed),
             "step": float(self.step),

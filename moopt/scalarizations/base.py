@@ -1,9 +1,11 @@
 """Scalarization: weights that are the derivatives of one number made of the losses."""
 
 import functools
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
+from torch import Tensor
 
 from moopt.records.status import SolverStatus
 from moopt.settings.fields import checked_fields
@@ -38,8 +40,6 @@ class Scalarization(Weighting):
     """
 
     reads_gradients: ClassVar[bool] = False
-    starved: ClassVar[str] = ""
-    """What to do where a loss never has a weight to speak of, if that is not what is wanted."""
 
     @functools.cached_property
     def guarantees(self) -> frozenset[Guarantee]:
@@ -47,6 +47,15 @@ class Scalarization(Weighting):
         values = [getattr(self, field.name) for field in checked_fields(self)]
         positional = any(isinstance(value, tuple) for value in values)
         return frozenset(() if positional else {Guarantee.PERMUTATION_EQUIVARIANT})
+
+    def neglected(self, names: Sequence[str], weights: Tensor) -> Mapping[str, str]:
+        """Objectives that a step did not train although nobody asked for that: name -> why.
+
+        Args:
+            names: the objectives of the step.
+            weights: float64 `[m]`, those of the step.
+        """
+        return {}
 
     @functools.cached_property
     def needs(self) -> frozenset[str]:

@@ -1,7 +1,9 @@
 """STCH: the smooth maximum of the weighted losses."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from moopt.scalarizations.arguments import mask_of, preference_or_uniform, shift
 from moopt.scalarizations.base import differentiated, softmax
 from moopt.scalarizations.preferred import PreferredScalarization
 from moopt.settings.fields import number
+from moopt.settings.preference import numbers_in_order
 from moopt.weightings.base import Problem, Solved, State
 
 
@@ -49,6 +52,10 @@ def stch(
     return mu * ((values - largest) / mu).logsumexp(-1) + largest.squeeze(-1)
 
 
+NEGLIGIBLE = 1e-9
+"""A loss with at most this share of the largest weight is not trained."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class STCH(PreferredScalarization):
     """Lower the worst weighted loss: `w_i = p_i softmax_i(p_j (loss_j - z_j) / mu)`.
@@ -85,8 +92,6 @@ class STCH(PreferredScalarization):
     The default of `mu` is ours: the paper compares 0.01 to 1 and finds no single best value.
     """
 
-    starved = "Raise `mu` towards the differences of the weighted losses, or set `preference`."
-
     mu: float = number(0.1, "finite and > 0")
 
     def weigh(self, problem: Problem, state: State) -> Solved:
@@ -94,3 +99,17 @@ class STCH(PreferredScalarization):
         p = problem.vector(self.preference, self.name)
         values = p * self._above_reference(problem)
         return differentiated(p * softmax(values, self.mu))
+
+    def neglected(self, names: Sequence[str], weights: Tensor) -> Mapping[str, str]:
+        """Those whose softmax is below `NEGLIGIBLE` of the largest one: `mu` is too small."""
+        p = np.ones(len(names))
+        if self.preference is not None:
+            given = numbers_in_order(self.preference, names, len(names), self.name, "preference")
+            p = np.array(given)
+        soft = weights.numpy() / np.where(p > 0.0, p, 1.0)
+        low = (p > 0.0) & (soft <= NEGLIGIBLE * soft.max())
+        why = (
+            f"weight is below {NEGLIGIBLE:g} of the largest one, for its preference. Raise `mu`"
+            " towards the differences of the weighted losses, or bring these to one scale."
+        )
+        return {name: why for name, on in zip(names, low.tolist(), strict=True) if on}

@@ -79,6 +79,7 @@ def aggregate_(
         falls, norms = products[:-1, -1], np.sqrt(np.maximum(products.diagonal(), 0.0))
         slack = (DESCENT_TOL + INNER_ROUNDING) * norms[:-1] * norms[-1]
         descent = bool(((falls >= -slack) | ~active).all() and np.isfinite(falls).all())
+        rises = (falls < -slack) & active
         slopes = (0.0 - falls) / scale / scale  # subtracted from 0: no -0.0
     store.write_given_direction_(direction, shared)
     return Weighed(
@@ -88,6 +89,7 @@ def aggregate_(
         stationarity=stationarity,
         descent=descent,
         slopes=slopes,
+        rises=rises,
         weighted=isinstance(aggregator, TrackingAggregator),
     )
 
@@ -111,8 +113,8 @@ def _entrywise(
         direction[t] = aggregator(
             whole, active=active, names=names, state=state, position=positions[t]
         )
-    finite = np.isfinite(given.gramian).all()  # type: ignore[arg-type]
-    memory.write(names, aggregator.next_state(state) if finite else state)
+    finite = bool(np.isfinite(given.gramian).all())  # type: ignore[arg-type]
+    memory.write(names, aggregator.next_state(state) if finite else state, steps=int(finite))
     return direction
 
 
@@ -194,7 +196,7 @@ def _averaged(
         direction[t] = total.to(store.parameters[t].dtype)
         if finite:
             whole[slice(None) if absent else at] = new
-    memory.write(weighed, (solved.state or {}) if finite else before)
+    memory.write(weighed, (solved.state or {}) if finite else before, steps=int(finite))
     # A single gradient that is zero says nothing about the objectives that are not known yet.
     ended = solved.status if len(weighed) > 1 else SolverStatus.CONVERGED
     ended = ended if finite else SolverStatus.NON_FINITE

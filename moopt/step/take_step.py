@@ -89,7 +89,8 @@ def take_step(
             eps=store.accumulation_eps(),
             finite_losses=finite_losses,
         )
-        memory.write(names, found.state)
+        unspoiled = found.status is not SolverStatus.NON_FINITE
+        memory.write(names, found.state, steps=int(unspoiled))
     if combines_auxiliary:  # subtracted from 0: no -0.0
         found = found._replace(slopes=0.0 - (products @ found.weights)[:m])
     if store.rows:
@@ -115,6 +116,7 @@ def record_of(found: Weighed, losses: Array, gramian: Array, **known: Any) -> St
         fallbacks=int(found.fell_back),
         slopes=None if found.slopes is None else torch.from_numpy(found.slopes),
         weighted=found.weighted,
+        rises=None if found.rises is None else torch.from_numpy(found.rises),
         **known,
     )
 

@@ -40,6 +40,7 @@ class Weighed(NamedTuple):
     fell_back: bool = False
     slopes: Array | None = None
     weighted: bool = True
+    rises: Mask | None = None
 
 
 def weigh(
@@ -96,14 +97,14 @@ def weigh(
             return Weighed(weights, given.active, SolverStatus.NON_FINITE, next_state)
         hull, stationarity = unit_hull(gramian, norms, active, problem)
         weights, status = solved.weights, solved.status
-        descent, resolved = certified(gramian, norms, weights, active, eps)
+        descent, resolved, rises = certified(gramian, norms, weights, active, eps)
         fell_back = False
         if not (descent and resolved) and method.claims_common_descent:
             # l2-normalised MGDA at the scale of the mean gradient norm.
             lengths, others = norms[:m][active], np.zeros(len(weights))
             units = hull.weights / np.where(lengths > 0.0, lengths, 1.0)
             others[:m][active] = units * lengths.mean()
-            descent, resolved = certified(gramian, norms, others, active, eps)
+            descent, resolved, rises = certified(gramian, norms, others, active, eps)
             fell_back, weights = resolved, others
             if not resolved:
                 weights, status = np.zeros(len(weights)), SolverStatus.DEGENERATE
@@ -116,6 +117,7 @@ def weigh(
         gap=solved.gap,
         descent=descent and resolved,
         fell_back=fell_back,
+        rises=rises,
     )
 
 
@@ -153,8 +155,8 @@ def above_noise_floor(norms: Array, losses: Array | None, inactive_tol: float) -
 
 def certified(
     gramian: Array, norms: Array, weights: Array, active: Mask, eps: float
-) -> tuple[bool, bool]:
-    """Whether `d = sum_i w_i g_i` raises no active objective, and is more than rounding.
+) -> tuple[bool, bool, Mask]:
+    """Whether `d = sum_i w_i g_i` raises no active objective and is more than rounding; or which.
 
     Rows beyond those of `active` are auxiliary: they take part in d, and nothing protects them.
 
@@ -168,7 +170,7 @@ def certified(
     Returns:
         `(G w)_i >= 0` for every active i, up to 1e-9 of `||g_i|| ||d||` and to what the rounding of
         d, `eps ||g_i|| sum_j |w_j| ||g_j||`, makes of it; and whether `||d||` exceeds its own
-        rounding by `1 / RESOLVED`.
+        rounding by `1 / RESOLVED`. And bool `[m]`, the active objectives that it raises.
     """
     inner = gramian @ weights
     length = math.sqrt(max(float(weights @ inner), 0.0))
@@ -176,7 +178,7 @@ def certified(
     m = len(active)
     slack = norms[:m] * (DESCENT_TOL * length + max(INNER_ROUNDING, eps) * size)
     lowers = bool(((inner[:m] >= -slack) | ~active).all())
-    return lowers, length * RESOLVED > eps * size
+    return lowers, length * RESOLVED > eps * size, (inner[:m] < -slack) & active
 
 
 def unit_hull(

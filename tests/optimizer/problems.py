@@ -7,6 +7,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
+import moopt
+
 # The Gramian is float64, the combination one float32 rounding per objective.
 FLOAT32_COMBINE_RTOL = 1e-6
 
@@ -78,3 +80,20 @@ def jacobian(losses: dict[str, Tensor], parameters: list[Tensor]) -> Tensor:
 def twin(model: nn.Module) -> nn.Module:
     """An independent copy."""
     return copy.deepcopy(model)
+
+
+def sgd(parameters, lr=0.1, **options):
+    """SGD, wrapped; `options` are of `CommonDescent`."""
+    return moopt.CommonDescent(torch.optim.SGD(parameters, lr=lr), **options)
+
+
+def linear():
+    """A linear layer with two outputs, and inputs."""
+    torch.manual_seed(0)
+    return torch.nn.Linear(4, 2), torch.randn(8, 4)
+
+
+def two_losses(net, x):
+    """Of the outputs of `linear()`; they conflict."""
+    y = net(x)
+    return {"a": y[:, 0].square().mean(), "b": (y[:, 1] - 1.0).square().mean() + y[:, 0].mean()}
