@@ -18,15 +18,18 @@ ARGS ?=
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 BENCH_INSTALLED := $(VENV)/.installed-bench
+KERNELS_INSTALLED := $(VENV)/.installed-kernels
 
 ifdef SYSTEM
 PY := $(PYTHON)
 SETUP := system-packages
 BENCH_SETUP := system-packages
+KERNELS_SETUP := system-packages
 else
 PY := $(VENV)/bin/python
 SETUP := $(INSTALLED)
 BENCH_SETUP := $(BENCH_INSTALLED)
+KERNELS_SETUP := $(KERNELS_INSTALLED)
 endif
 
 # What SYSTEM=1 must find: for the tests, which skip what else is missing, and for the example.
@@ -37,12 +40,13 @@ PYTEST = $(PY) -m pytest
 # xdist is optional, so that SYSTEM=1 needs nothing but torch and pytest.
 WORKERS = $(shell $(PY) -c "import xdist" 2>/dev/null && echo "-n 2")
 
-.PHONY: help demo full test check coverage docs bench clean python-version system-packages
+.PHONY: help demo full test test-kernels check coverage docs bench clean python-version system-packages
 
 help:
 	@echo "make demo      forget chosen facts in a small language model, and keep the rest (minutes)"
 	@echo "make full      the same with every method and five seeds (an hour)"
 	@echo "make test      all tests                    (ARGS=... is handed to pytest)"
+	@echo "make test-kernels  the Triton kernels, in its interpreter where there is no GPU"
 	@echo "make check     ruff, mypy, documentation with warnings as errors, doctests"
 	@echo "make coverage  all tests with the coverage of moopt/"
 	@echo "make docs      the documentation, in docs/_build/html/index.html"
@@ -59,6 +63,11 @@ full: $(SETUP)
 
 test: $(SETUP)
 	@$(PYTEST) $(WORKERS) $(ARGS)
+
+test-kernels: NEEDED := torch numpy pytest hypothesis triton
+test-kernels: $(KERNELS_SETUP)
+	@TRITON_INTERPRET=$(shell $(PY) -c "import torch; print(int(not torch.cuda.is_available()))") \
+	    $(PYTEST) tests/kernels/fused $(WORKERS) $(ARGS)
 
 check: $(SETUP)
 	$(PY) -m ruff check .
@@ -114,4 +123,10 @@ $(BENCH_INSTALLED): $(INSTALLED)
 	@echo "moopt: installing the peer library that the benchmarks compare with ..."
 	@$(VENV)/bin/python -m pip install -qq --no-compile --disable-pip-version-check \
 	    -c constraints.txt -e ".[dev,bench]"
+	@touch $@
+
+$(KERNELS_INSTALLED): $(INSTALLED)
+	@echo "moopt: installing triton, which a CPU build of torch comes without ..."
+	@$(VENV)/bin/python -m pip install -qq --no-compile --disable-pip-version-check \
+	    -c constraints.txt -e ".[dev,kernels]"
 	@touch $@

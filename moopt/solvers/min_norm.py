@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from moopt.kernels.fused import fused_form
 from moopt.kernels.tolerances import CERTIFIED, EPS, RESOLUTION
 from moopt.records.result import Array, Solved, SolverResult
 from moopt.records.status import SolverStatus
@@ -152,8 +153,9 @@ def min_norm_point(
     Numerics: float64 whatever the input; scale-equivariant, because everything is computed from
         cosines and ratios of norms. The gap refers to the Gramian as given: its rounding moves
         the gap of the true gradients by about `eps (sum_i w_i ||g_i||)^2 / (||x|| min ||g_i||)`.
-        Solved on the host: a Gramian on a device is read once. The result carries no autograd
-        graph.
+        Solved on the host, and a Gramian on a device is read once; but for "auto" on a float64
+        Gramian of up to 64 rows on a CUDA device, which is one launch there and reads nothing.
+        The result carries no autograd graph.
 
     Example:
         >>> import torch
@@ -172,6 +174,12 @@ def min_norm_point(
     _check(gramian, solver, tol, max_iter, active)
     if active is not None:
         active = active | ~active.any(-1, keepdim=True)
+    exact = solver == "auto" and gramian.dtype == torch.float64
+    if exact and fused_form("min_norm", gramian.device).name == "triton":
+        from moopt.kernels.min_norm.triton import LARGEST, min_norm_triton
+
+        if gramian.shape[-1] <= LARGEST:
+            return SolverResult(*min_norm_triton(gramian, active, tol=tol, max_iter=max_iter))
     solve = functools.partial(
         min_norm, solver=solver, tol=tol, max_iter=max_iter, noise=rounding_of(gramian)
     )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from moopt.kernels.fused import fused_form
 from moopt.kernels.gathered import first_of
 from moopt.kernels.pieces import Position, Rows, concatenated, first_in, groups, numel, positions
 
@@ -73,6 +74,10 @@ def combine_(rows: Rows, weights: Tensor | Sequence[float]) -> list[Tensor | Non
         weights = list(map(float, weights))
     elif weights.device.type == "cpu":
         weights = weights.tolist()
+    elif fused_form("combine", weights.device).name == "triton":
+        from moopt.kernels.combine.triton import combine_triton_
+
+        checked = combine_triton_(checked, weights.double())
     _Combination(checked, weights, on_host=on_host).run()
     return direction
 

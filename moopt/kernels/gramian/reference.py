@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from moopt.kernels.fused import fused_form
 from moopt.kernels.gathered import gathered, inner_products, rounding
 from moopt.kernels.pieces import Position, Rows, concatenated, groups, numel, positions
 
@@ -89,6 +90,10 @@ def measured_gramian(rows: Rows) -> tuple[Tensor, float]:
     device = next((g.device for g in chain.from_iterable(checked) if g is not None), _HOST)
     m = len(rows)
     if device.type != "cpu":
+        if fused_form("gramian", device).name == "triton":
+            from moopt.kernels.gramian.triton import gramian_triton
+
+            return gramian_triton(checked, m, device)
         upper, narrow = _device_pass(checked, m, device), False
     else:
         upper, narrow = _host_gramian(checked, m)

@@ -1,0 +1,271 @@
+"""The Gramian of m rows of gradients in one Triton launch for each dtype.
+
+Program p takes the parts p, p + P, p + 2 P, ... in that order, and the programs' sums are added in
+a fixed order: the same bits from run to run. The README beside it derives bytes and rounding.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from moopt.kernels.gathered import rounding
+from moopt.kernels.pieces import Position, numel, positions
+from moopt.kernels.table import PART, TYPES, Table, dense, probe_rows, tables
+
+BLOCKS = {1: 1024, 2: 1024, 3: 1024, 4: 512, 5: 512, 6: 256}
+"""Elements of a row that a program of m rows holds at a time, where every pair has its own sum."""
+
+FEW_ROWS = 6
+"""Up to here every pair of rows has its own sums: 21 of them still fit into the registers."""
+
+TILE_BLOCK = 32
+"""The same for tiles of 16 or 32 rows: a float32 product of more chains too many additions."""
+
+LARGEST_TILE = 32
+
+PROGRAMS_PER_CORE = 4
+
+
+def gramian_triton(
+    checked: Sequence[Position], m: int, device: torch.device
+) -> tuple[Tensor, float]:
+    """The inner products of the rows, and their rounding, as `measured_gramian` returns them.
+
+    Args:
+        checked: what `moopt.kernels.pieces.positions` returned.
+        m: the number of rows.
+        device: where they lie: CUDA, or the host under Triton's interpreter.
+    """
+    n = sum(map(numel, checked))
+    noise = rounding(n / BLOCKS.get(m, TILE_BLOCK) + 10, torch.float64)
+    if m > FEW_ROWS:
+        noise += rounding(TILE_BLOCK + 2, torch.float32)
+    total = torch.zeros(m, m, dtype=torch.float64, device=device)
+    for table in tables(checked, device):
+        if m <= FEW_ROWS:
+            _add_pairs(total, table, m)
+        else:
+            _add_tiles(total, table, table, m, m)
+    return (total if m <= FEW_ROWS else total.triu() + total.triu(1).T), noise
+
+
+def probe(device: torch.device) -> str:
+    """What differs from exact sums on small cases with every kind of border; empty if nothing."""
+    for m in (1, 3, FEW_ROWS, FEW_ROWS + 1, LARGEST_TILE + 1):
+        for dtype in TYPES:
+            longest = PART + 40 if m <= FEW_ROWS + 1 else 100
+            rows = probe_rows(m, dtype, device, longest=longest)
+            found, noise = gramian_triton(positions(rows, caller="gramian"), m, device)
+            wide = dense(rows)
+            exact = wide @ wide.T
+            norms = exact.diagonal().sqrt()
+            # Torch's own product errs as well.
+            error = ((found - exact).abs() / (norms[:, None] * norms)).max().item()
+            allowed = noise + rounding(wide.shape[1], torch.float64)
+            if not error <= allowed:
+                return f"m = {m}, {dtype}: an entry is wrong by {error:.1e} of the norms"
+    return ""
+
+
+def _programs(table: Table) -> int:
+    """How many programs share the parts of a table."""
+    device = table.parts.device
+    if device.type != "cuda":  # the interpreter runs one after the other
+        return min(3, len(table.parts))
+    cores = torch.cuda.get_device_properties(device).multi_processor_count
+    return min(PROGRAMS_PER_CORE * cores, len(table.parts))
+
+
+def _add_pairs(total: Tensor, table: Table, m: int) -> None:
+    programs = _programs(table)
+    pairs = m * (m + 1) // 2
+    partial = torch.empty(pairs, programs, dtype=torch.float64, device=total.device)
+    pairs_kernel[(programs,)](
+        table.addresses,
+        table.parts,
+        partial,
+        len(table.parts),
+        table.addresses.shape[1],
+        M=m,
+        BLOCK=BLOCKS[m],
+        TYPE=TYPES[table.dtype],
+        ALIGNED=table.aligned,
+        num_warps=4,
+    )
+    width = triton.next_power_of_2(programs)
+    pairs_sum_kernel[(1,)](partial, total, programs, M=m, WIDTH=width)
+
+
+def _add_tiles(total: Tensor, left: Table, right: Table, m: int, k: int) -> None:
+    programs = _programs(left)
+    tile = 16 if max(m, k) <= 16 or left.dtype == torch.float64 else LARGEST_TILE
+    tiles_down, tiles_across = triton.cdiv(m, tile), triton.cdiv(k, tile)
+    partial = torch.empty(
+        programs, tiles_down * tile, tiles_across * tile, dtype=torch.float64, device=total.device
+    )
+    tiles_kernel[(programs, tiles_down, tiles_across)](
+        left.addresses,
+        right.addresses,
+        left.parts,
+        partial,
+        len(left.parts),
+        left.addresses.shape[1],
+        m,
+        k,
+        TILE=tile,
+        BLOCK=TILE_BLOCK,
+        TYPE=TYPES[left.dtype],
+        ALIGNED=left.aligned and right.aligned,
+        SAME=left is right,
+        num_warps=4,
+    )
+    total += partial.sum(0)[:m, :k]
+
+
+@triton.jit
+def pairs_kernel(
+    addresses,
+    parts,
+    partial,
+    num_parts,
+    num_positions,
+    M: tl.constexpr,
+    BLOCK: tl.constexpr,
+    TYPE: tl.constexpr,
+    ALIGNED: tl.constexpr,
+):
+    """One float64 sum for each pair i <= j of rows and each program: `partial[pair, program]`."""
+    program = tl.program_id(0)
+    programs = tl.num_programs(0)
+    lanes = tl.arange(0, BLOCK)
+    whole = ()
+    for _ in tl.static_range(M * (M + 1) // 2):
+        whole = whole + (tl.sum(tl.zeros([2], tl.float64)),)
+    for part in range(program, num_parts, programs):
+        position = tl.load(parts + 3 * part)
+        start = tl.load(parts + 3 * part + 1)
+        size = tl.load(parts + 3 * part + 2)
+        full = size // BLOCK * BLOCK
+        rows = ()
+        present = ()
+        for i in tl.static_range(M):
+            address = tl.load(addresses + i * num_positions + position)
+            rows = rows + (address.to(tl.pointer_type(TYPE)) + start,)
+            present = present + (tl.broadcast_to(address, [BLOCK]) != 0,)
+        sums = ()
+        for _ in tl.static_range(M * (M + 1) // 2):
+            sums = sums + (tl.zeros([BLOCK], tl.float64),)
+        for offset in range(0, full, BLOCK):
+            values = ()
+            for i in tl.static_range(M):
+                at = rows[i] + offset + lanes
+                if ALIGNED:
+                    at = tl.multiple_of(at, 16)  # bytes; it must be said here, not in a callee
+                value = tl.load(at, mask=present[i], other=0.0)
+                values = values + (value.to(tl.float64),)
+            added = ()
+            for i in tl.static_range(M):
+                for j in tl.static_range(i, M):
+                    pair = sums[i * M - i * (i - 1) // 2 + (j - i)]
+                    added = added + (pair + values[i] * values[j],)
+            sums = added
+        if full < size:
+            inside = full + lanes < size
+            values = ()
+            for i in tl.static_range(M):
+                value = tl.load(rows[i] + full + lanes, mask=inside & present[i], other=0.0)
+                values = values + (value.to(tl.float64),)
+            added = ()
+            for i in tl.static_range(M):
+                for j in tl.static_range(i, M):
+                    pair = sums[i * M - i * (i - 1) // 2 + (j - i)]
+                    added = added + (pair + values[i] * values[j],)
+            sums = added
+        flushed = ()
+        for pair in tl.static_range(M * (M + 1) // 2):
+            flushed = flushed + (whole[pair] + tl.sum(sums[pair]),)
+        whole = flushed
+    for pair in tl.static_range(M * (M + 1) // 2):
+        tl.store(partial + pair * programs + program, whole[pair])
+
+
+@triton.jit
+def pairs_sum_kernel(partial, total, programs, M: tl.constexpr, WIDTH: tl.constexpr):
+    """Add the programs' sums to the Gramian, both halves of it."""
+    lanes = tl.arange(0, WIDTH)
+    for i in tl.static_range(M):
+        for j in tl.static_range(i, M):
+            pair = i * M - i * (i - 1) // 2 + (j - i)
+            sums = tl.load(partial + pair * programs + lanes, mask=lanes < programs, other=0.0)
+            value = tl.load(total + i * M + j) + tl.sum(sums)
+            tl.store(total + i * M + j, value)
+            if i != j:
+                tl.store(total + j * M + i, value)
+
+
+@triton.jit
+def tiles_kernel(
+    left,
+    right,
+    parts,
+    partial,
+    num_parts,
+    num_positions,
+    m,
+    k,
+    TILE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    TYPE: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    SAME: tl.constexpr,
+):
+    """The inner products of TILE rows with TILE others, for each program: one tile of `partial`.
+
+    Tiles below the diagonal of a Gramian are left at zero: they are those above it, turned.
+    """
+    program = tl.program_id(0)
+    programs = tl.num_programs(0)
+    down = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    across = tl.program_id(2) * TILE + tl.arange(0, TILE)
+    lanes = tl.arange(0, BLOCK)
+    whole = tl.zeros([TILE, TILE], tl.float64)
+    if (not SAME) or (tl.program_id(1) <= tl.program_id(2)):
+        for part in range(program, num_parts, programs):
+            position = tl.load(parts + 3 * part)
+            start = tl.load(parts + 3 * part + 1)
+            size = tl.load(parts + 3 * part + 2)
+            a = tl.load(left + down * num_positions + position, mask=down < m, other=0)
+            b = tl.load(right + across * num_positions + position, mask=across < k, other=0)
+            rows = a.to(tl.pointer_type(TYPE)) + start
+            columns = b.to(tl.pointer_type(TYPE)) + start
+            for offset in range(0, size, BLOCK):
+                inside = offset + lanes < size
+                x = tl.load(
+                    rows[:, None] + offset + lanes[None, :],
+                    mask=(a != 0)[:, None] & inside[None, :],
+                    other=0.0,
+                )
+                y = tl.load(
+                    columns[None, :] + offset + lanes[:, None],
+                    mask=(b != 0)[None, :] & inside[:, None],
+                    other=0.0,
+                )
+                if TYPE == tl.float64:
+                    whole += tl.sum(x[:, None, :] * tl.trans(y)[None, :, :], axis=2)
+                else:
+                    # Rows of size 1: no product leaves the range of float32.
+                    x = x.to(tl.float32)
+                    y = y.to(tl.float32)
+                    x_size = tl.max(tl.abs(x), axis=1, keep_dims=True)
+                    y_size = tl.max(tl.abs(y), axis=0, keep_dims=True)
+                    x_size = tl.where(x_size > 0.0, x_size, 1.0)
+                    y_size = tl.where(y_size > 0.0, y_size, 1.0)
+                    unit = tl.dot(x / x_size, y / y_size, input_precision="ieee")
+                    whole += unit.to(tl.float64) * x_size.to(tl.float64) * y_size.to(tl.float64)
+    width = tl.num_programs(2) * TILE
+    height = tl.num_programs(1) * TILE
+    place = (program * height + down)[:, None] * width + across[None, :]
+    tl.store(partial + place, whole)

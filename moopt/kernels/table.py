@@ -1,0 +1,146 @@
+"""Table: where the entries of m rows lie in device memory, for kernels that read lists of tensors.
+
+No kernel here copies rows into one matrix: it looks the address of each tensor up, and works on
+parts of bounded length, in an order that the table fixes.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from moopt.kernels.pieces import Position, first_in, numel
+
+PART = 1 << 15
+"""Elements of one part, a multiple of every block. Float32 sums run over one part at most."""
+
+ALIGNMENT = 16
+"""Bytes; addresses that are multiples of it are read 128 bits at a time."""
+
+TYPES = {
+    torch.float64: tl.float64,
+    torch.float32: tl.float32,
+    torch.bfloat16: tl.bfloat16,
+    torch.float16: tl.float16,
+}
+"""The entries' dtypes, and what Triton calls them."""
+
+
+class Table(NamedTuple):
+    """Rows of one dtype and one alignment.
+
+    Attributes:
+        addresses: int64 `[m, T]`, of the first element of each entry; 0 where a row has None.
+        parts: int64 `[P, 3]`: position, first element and number of elements of each part.
+        dtype: of every entry.
+        aligned: whether all addresses are multiples of `ALIGNMENT`.
+        kept: what the addresses lie in; copies live as long as the table does.
+    """
+
+    addresses: Tensor
+    parts: Tensor
+    dtype: torch.dtype
+    aligned: bool
+    kept: list[Position]
+
+
+def tables(checked: Iterable[Position], device: torch.device) -> Iterator[Table]:
+    """One table for each dtype and alignment among the positions.
+
+    Args:
+        checked: what `moopt.kernels.pieces.positions` returned, on one device.
+        device: where they lie.
+    """
+    kinds: dict[tuple[torch.dtype, bool], list[Position]] = {}
+    for position in checked:
+        if numel(position):
+            flat = flattened(position)
+            aligned = all(g is None or g.data_ptr() % ALIGNMENT == 0 for g in flat)
+            kinds.setdefault((first_in(flat).dtype, aligned), []).append(flat)
+    for (dtype, aligned), alike in kinds.items():
+        yield Table(_addresses(alike, device), _parts(alike, device), dtype, aligned, alike)
+
+
+def flattened(position: Position) -> Position:
+    """The entries as contiguous 1-D tensors of one dtype, element by element in one order.
+
+    They are views wherever the entries fill their memory in the same order, else copies.
+    """
+    dtypes = {g.dtype for g in position if g is not None}
+    if len(dtypes) > 1:
+        wide = torch.float64 if torch.float64 in dtypes else torch.float32
+        position = [None if g is None else g.to(wide) for g in position]
+    if not all(g is None or g.is_contiguous() for g in position):
+        first = first_in(position)
+        order = sorted(range(first.dim()), key=first.stride, reverse=True)
+        position = [None if g is None else g.permute(order).contiguous() for g in position]
+    return [None if g is None else g.resolve_neg().view(-1) for g in position]
+
+
+def is_plain(position: Position) -> bool:
+    """Whether the entries have one dtype, and their elements lie one after another in memory."""
+    dtypes = {g.dtype for g in position if g is not None}
+    return len(dtypes) == 1 and all(
+        g is None or (g.is_contiguous() and not g.is_neg()) for g in position
+    )
+
+
+def _addresses(alike: Sequence[Position], device: torch.device) -> Tensor:
+    rows = zip(*alike, strict=True)
+    addresses = [[0 if g is None else g.data_ptr() for g in row] for row in rows]
+    return torch.tensor(addresses, dtype=torch.int64, device=device)
+
+
+def _parts(alike: Sequence[Position], device: torch.device) -> Tensor:
+    lengths = torch.tensor([numel(position) for position in alike])
+    counts = -(-lengths // PART)
+    position = torch.arange(len(alike)).repeat_interleave(counts)
+    before = (counts.cumsum(0) - counts)[position]
+    start = (torch.arange(len(position)) - before) * PART
+    size = torch.minimum(lengths[position] - start, torch.tensor(PART))
+    return torch.stack([position, start, size], 1).to(device)
+
+
+def probe_rows(
+    m: int, dtype: torch.dtype, device: torch.device, *, longest: int = PART + 40
+) -> list[list[Tensor | None]]:
+    """m rows with every kind of border: for a fused form's first use on a device.
+
+    Empty and one-element tensors, a tail behind a block, several parts, entries that start between
+    two aligned addresses, that lie in another order in memory, and that are missing; of sizes from
+    1e-30 to 1e30 where the dtype has them, the same for a whole row.
+    """
+    generator = torch.Generator().manual_seed(m)
+    shapes = [(0,), (1,), (1025,), (63,), (longest,), (7, 30)]
+    rows: list[list[Tensor | None]] = []
+    for i in range(m):
+        size = 1.0 if dtype == torch.float16 else 1e30 ** (i % 3 - 1)
+        tensors = [
+            torch.randn(shape, generator=generator).double().mul_(size).to(dtype).to(device)
+            for shape in shapes
+        ]
+        off = torch.empty(64, dtype=dtype, device=device)[1:]
+        tensors[3] = off.copy_(tensors[3])
+        tensors[5] = tensors[5].t().contiguous().t()
+        rows.append([*tensors])
+    if m > 1:
+        rows[1][2] = rows[0][0] = None
+    return rows
+
+
+def dense(rows: Sequence[Sequence[Tensor | None]]) -> Tensor:
+    """float64 `[m, n]`, zeros where an entry is missing."""
+    first = [next(g for g in column if g is not None) for column in zip(*rows, strict=True)]
+    return torch.stack(
+        [
+            torch.cat(
+                [
+                    (torch.zeros_like(like) if g is None else g).double().flatten()
+                    for g, like in zip(row, first, strict=True)
+                ]
+            )
+            for row in rows
+        ]
+    )

@@ -1,0 +1,113 @@
+"""Compile the fused kernels for cards that are not here, and print what the code looks like.
+
+Run without TRITON_INTERPRET: `python -m tests.kernels.compiled_kernels`. One line of JSON for each
+kernel: {"kernel", "capability", "width", "dtype", "spills", "registers", "loads", "barriers"}.
+`loads` are the global loads of the entries' dtype in the main loop, by their width in bits.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import triton
+import triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
+from triton.compiler import ASTSource
+
+from moopt.kernels.combine import triton as combine
+from moopt.kernels.gramian import triton as gramian
+from moopt.kernels.min_norm import triton as min_norm
+
+CAPABILITIES = (80, 90)
+POINTERS = {
+    "addresses": "*i64",
+    "targets": "*i64",
+    "parts": "*i64",
+    "left": "*i64",
+    "right": "*i64",
+    "partial": "*fp64",
+    "total": "*fp64",
+    "weights": "*fp64",
+    "gramians": "*fp64",
+    "actives": "*i8",
+    "statuses": "*i64",
+    "gaps": "*fp64",
+    "counts": "*i64",
+    "tol": "fp64",
+}
+
+
+def kernels() -> Iterator[tuple[Any, int, str, dict[str, Any], int]]:
+    """Kernel, width, dtype, constants and warps of everything that is compiled."""
+    for dtype in (tl.bfloat16, tl.float32, tl.float64):
+        entries = {"TYPE": dtype, "ALIGNED": True}
+        for m, block in gramian.BLOCKS.items():
+            yield gramian.pairs_kernel, m, str(dtype), {"M": m, "BLOCK": block, **entries}, 4
+        for tile in (16,) if dtype == tl.float64 else (16, gramian.LARGEST_TILE):
+            constants = {"TILE": tile, "BLOCK": gramian.TILE_BLOCK, "SAME": True, **entries}
+            yield gramian.tiles_kernel, tile, str(dtype), constants, 4
+        for m in (1, 3, 8, 32):
+            constants = {"M": m, "BLOCK": combine.BLOCK, **entries}
+            yield combine.combine_kernel, m, str(dtype), constants, 4
+    for m in (2, 3, 8, 16, 32, 64):
+        tile = min_norm.tile_of(m)
+        yield min_norm.min_norm_kernel, m, "fp64", {"M": m, "TILE": tile}, min_norm.warps_of(tile)
+
+
+def compiled(kernel: Any, constants: dict[str, Any], warps: int, capability: int) -> Any:
+    names = kernel.arg_names
+    signature = {n: "constexpr" if n in constants else POINTERS.get(n, "i32") for n in names}
+    source = ASTSource(
+        fn=kernel,
+        signature=signature,
+        constexprs={(names.index(n),): value for n, value in constants.items()},
+    )
+    target = GPUTarget("cuda", capability, 32)
+    return triton.compile(source, target=target, options={"num_warps": warps})
+
+
+def spills_and_registers(ptx: str, capability: int) -> tuple[int, int]:
+    """Bytes that the assembler spills, and the registers of a thread."""
+    assembler = get_ptxas(capability).path
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "kernel.ptx"
+        source.write_text(ptx)
+        arch = f"sm_{capability}a" if capability == 90 else f"sm_{capability}"
+        command = [assembler, "-v", f"--gpu-name={arch}", source, "-o", Path(folder) / "out"]
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    spills = sum(map(int, re.findall(r"(\d+) bytes spill", told)))
+    return spills, max(map(int, re.findall(r"Used (\d+) registers", told)))
+
+
+def main() -> None:
+    for kernel, width, dtype, constants, warps in kernels():
+        for capability in CAPABILITIES:
+            ptx = compiled(kernel, constants, warps, capability).asm["ptx"]
+            loads = collections.Counter(
+                int(count or 1) * int(bits)
+                for count, bits in re.findall(r"ld\.global[\w.]*?(?:\.v(\d))?\.b(\d+)", ptx)
+            )
+            spills, registers = spills_and_registers(ptx, capability)
+            row = {
+                "kernel": kernel.__name__,
+                "capability": capability,
+                "width": width,
+                "dtype": dtype,
+                "spills": spills,
+                "registers": registers,
+                "loads": {str(k): v for k, v in sorted(loads.items())},
+                "barriers": len(re.findall(r"bar\.sync|barrier\.", ptx)),
+            }
+            print(json.dumps(row))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""The gates that admit a fused form to a device: green as shipped, red for every planted error."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import linecache
+import sys
+import types
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from moopt.kernels import dispatch, fused
+from tests.kernels.fused.device import DEVICE
+
+OPERATIONS = ("gramian", "combine", "min_norm")
+
+PLANTED = {
+    ("gramian", "a tail that is skipped"): ("if full < size:", "if full > size:"),
+    ("gramian", "a tail without its mask"): (
+        "mask=inside & present[i]",
+        "mask=(full + lanes < BLOCK) & present[i]",
+    ),
+    ("gramian", "a missing entry that counts as ones"): (
+        "mask=present[i], other=0.0",
+        "mask=present[i], other=1.0",
+    ),
+    ("gramian", "parts that start at the first element"): (
+        "address.to(tl.pointer_type(TYPE)) + start,",
+        "address.to(tl.pointer_type(TYPE)),",
+    ),
+    ("gramian", "a pair that takes another's place"): (
+        "pair = sums[i * M - i * (i - 1) // 2 + (j - i)]",
+        "pair = sums[(i * M - i * (i - 1) // 2 + (j - i)) // 2]",
+    ),
+    ("gramian", "float32 sums of the tiles outside its range"): (
+        "x / x_size, y / y_size",
+        "x, y",
+    ),
+    ("gramian", "programs that are added up without the last one"): (
+        "mask=lanes < programs",
+        "mask=lanes < programs - 1",
+    ),
+    ("combine", "a tail that is skipped"): ("if full < size:", "if full > size:"),
+    ("combine", "a stride of zero in the address table"): (
+        "addresses + i * num_positions + position",
+        "addresses + i * 0 + position",
+    ),
+    ("combine", "weights in the order of the parts"): (
+        "tl.load(weights + i)",
+        "tl.load(weights + (M - 1 - i))",
+    ),
+    ("combine", "a sum that starts again with each row"): ("total += tl.where", "total = tl.where"),
+    ("min_norm", "rows that are not active take part"): (
+        "tl.where(total(active) > 0, active, everyone)",
+        "everyone",
+    ),
+    ("min_norm", "a zero row without all the weight"): (
+        "weights = tl.where(zeros > 0.0, zero_rows / tl.maximum(zeros, 1.0), weights)",
+        "",
+    ),
+    ("min_norm", "pivots that stop after the first"): ("(trips < max_iter)", "(trips < 1)"),
+    ("min_norm", "NaN that is taken for a number"): (
+        "finite = total(tl.where(bad, 1, 0)) == 0",
+        "finite = total(tl.where(bad, 1, 0)) >= 0",
+    ),
+    ("min_norm", "a certificate of other rows"): ("r * level - y", "level - y"),
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_the_form_as_shipped_passes(operation: str) -> None:
+    assert importlib.import_module(f"moopt.kernels.{operation}.triton").probe(DEVICE) == ""
+
+
+@pytest.mark.parametrize(("operation", "error"), PLANTED)
+def test_a_planted_error_is_found(operation: str, error: str) -> None:
+    assert gate(planted(operation, *PLANTED[operation, error])) != ""
+
+
+def gate(module: types.ModuleType) -> str:
+    """What the gate says, or the exception that it ends in, as `fused_form` takes it."""
+    try:
+        return str(module.probe(DEVICE))
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def planted(operation: str, right: str, wrong: str) -> types.ModuleType:
+    """The module of a fused form, with one piece of its source replaced wherever it stands."""
+    spec = importlib.util.find_spec(f"moopt.kernels.{operation}.triton")
+    assert spec is not None
+    assert spec.origin is not None
+    with open(spec.origin, encoding="utf-8") as file:
+        source = file.read()
+    assert right in source
+    source = source.replace(right, wrong)
+    name = f"planted_{operation}"
+    module = types.ModuleType(name)
+    file_name = f"<planted {operation}: {wrong}>"
+    # Triton reads the source of a kernel again.
+    linecache.cache[file_name] = (len(source), None, source.splitlines(keepends=True), file_name)
+    module.__file__ = file_name
+    sys.modules[name] = module
+    exec(compile(source, file_name, "exec"), module.__dict__)
+    return module
+
+
+@pytest.fixture
+def undecided() -> Iterator[None]:
+    fused._on_cuda.cache_clear()
+    yield
+    fused._on_cuda.cache_clear()
+
+
+@pytest.mark.usefixtures("undecided")
+def test_a_form_that_fails_its_gate_is_named_and_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    module = importlib.import_module("moopt.kernels.gramian.triton")
+    monkeypatch.setattr(module, "probe", lambda device: "m = 3: it is wrong")
+    with pytest.warns(RuntimeWarning, match="does not use its fused gramian on cuda:0: m = 3"):
+        form = fused.fused_form("gramian", cuda)
+    assert form == ("reference", "m = 3: it is wrong")
+    assert fused.fused_form("gramian", cuda) is form  # told once
+    monkeypatch.setattr(module, "probe", lambda device: "")
+    assert fused.fused_form("gramian", torch.device("cuda", 1)).name == "triton"
+    monkeypatch.setattr(dispatch, "REFERENCE_ONLY", True)
+    assert fused.fused_form("gramian", torch.device("cuda", 1)).name == "reference"
+
+
+@pytest.mark.usefixtures("undecided")
+def test_a_form_that_does_not_compile_is_named_and_not_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def probe(device: torch.device) -> str:
+        raise RuntimeError("PassManager::run failed")
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    module = importlib.import_module("moopt.kernels.combine.triton")
+    monkeypatch.setattr(module, "probe", probe)
+    with pytest.warns(RuntimeWarning, match="RuntimeError: PassManager::run failed"):
+        assert fused.fused_form("combine", torch.device("cuda", 0)).name == "reference"
+
+
+@pytest.mark.usefixtures("undecided")
+def test_why_there_is_no_fused_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "on cpu" in fused.fused_form("gramian", torch.device("cpu")).why
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert "below 8.0" in fused.fused_form("gramian", torch.device("cuda", 0)).why
+    fused._on_cuda.cache_clear()
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert fused.fused_form("gramian", torch.device("cuda", 0)).why == "triton is not installed"
