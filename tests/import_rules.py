@@ -37,7 +37,6 @@ ARROWS: Mapping[str, frozenset[str]] = {
 # Third-party packages beside torch, by a pattern of the module's name.
 THIRD_PARTY: Mapping[str, frozenset[str]] = {
     "moopt.kernels.*.triton": frozenset({"triton"}),
-    "moopt.kernels.table": frozenset({"triton"}),
     "moopt.integrations.*": frozenset({"transformers"}),
     "moopt.*plots": frozenset({"matplotlib"}),
     "moopt.*": frozenset({"numpy"}),

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-import triton.language as tl
 from torch import Tensor
 
 from moopt.kernels.pieces import Position, first_in, numel
@@ -18,14 +17,6 @@ PART = 1 << 15
 
 ALIGNMENT = 16
 """Bytes; addresses that are multiples of it are read 128 bits at a time."""
-
-TYPES = {
-    torch.float64: tl.float64,
-    torch.float32: tl.float32,
-    torch.bfloat16: tl.bfloat16,
-    torch.float16: tl.float16,
-}
-"""The entries' dtypes, and what Triton calls them."""
 
 
 class Table(NamedTuple):
@@ -101,46 +92,3 @@ def _parts(alike: Sequence[Position], device: torch.device) -> Tensor:
     start = (torch.arange(len(position)) - before) * PART
     size = torch.minimum(lengths[position] - start, torch.tensor(PART))
     return torch.stack([position, start, size], 1).to(device)
-
-
-def probe_rows(
-    m: int, dtype: torch.dtype, device: torch.device, *, longest: int = PART + 40
-) -> list[list[Tensor | None]]:
-    """m rows with every kind of border: for a fused form's first use on a device.
-
-    Empty and one-element tensors, a tail behind a block, several parts, entries that start between
-    two aligned addresses, that lie in another order in memory, and that are missing; of sizes from
-    1e-30 to 1e30 where the dtype has them, the same for a whole row.
-    """
-    generator = torch.Generator().manual_seed(m)
-    shapes = [(0,), (1,), (1025,), (63,), (longest,), (7, 30)]
-    rows: list[list[Tensor | None]] = []
-    for i in range(m):
-        size = 1.0 if dtype == torch.float16 else 1e30 ** (i % 3 - 1)
-        tensors = [
-            torch.randn(shape, generator=generator).double().mul_(size).to(dtype).to(device)
-            for shape in shapes
-        ]
-        off = torch.empty(64, dtype=dtype, device=device)[1:]
-        tensors[3] = off.copy_(tensors[3])
-        tensors[5] = tensors[5].t().contiguous().t()
-        rows.append([*tensors])
-    if m > 1:
-        rows[1][2] = rows[0][0] = None
-    return rows
-
-
-def dense(rows: Sequence[Sequence[Tensor | None]]) -> Tensor:
-    """float64 `[m, n]`, zeros where an entry is missing."""
-    first = [next(g for g in column if g is not None) for column in zip(*rows, strict=True)]
-    return torch.stack(
-        [
-            torch.cat(
-                [
-                    (torch.zeros_like(like) if g is None else g).double().flatten()
-                    for g, like in zip(row, first, strict=True)
-                ]
-            )
-            for row in rows
-        ]
-    )

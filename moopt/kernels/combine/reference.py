@@ -8,6 +8,7 @@ from torch import Tensor
 
 from moopt.kernels.fused import fused_form
 from moopt.kernels.gathered import first_of
+from moopt.kernels.native import combine_native_, native_form
 from moopt.kernels.pieces import Position, Rows, concatenated, first_in, groups, numel, positions
 
 # Elements of one row that are widened or grouped together: they stay in the last-level cache
@@ -78,6 +79,8 @@ def combine_(rows: Rows, weights: Tensor | Sequence[float]) -> list[Tensor | Non
         from moopt.kernels.combine.triton import combine_triton_
 
         checked = combine_triton_(checked, weights.double())
+    if isinstance(weights, list) and on_host and native_form().name == "native":
+        checked = combine_native_(checked, weights)
     _Combination(checked, weights, on_host=on_host).run()
     return direction
 

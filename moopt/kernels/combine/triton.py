@@ -7,8 +7,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from moopt.kernels.pieces import Position, first_in, positions
-from moopt.kernels.table import TYPES, dense, is_plain, probe_rows, tables
+from moopt.kernels.gates import combine_gate
+from moopt.kernels.gramian.triton import TYPES
+from moopt.kernels.pieces import Position, first_in
+from moopt.kernels.table import is_plain, tables
 
 BLOCK = 1024
 
@@ -45,25 +47,7 @@ def combine_triton_(checked: Sequence[Position], weights: Tensor) -> list[Positi
 
 def probe(device: torch.device) -> str:
     """What differs from exact sums on small cases with every kind of border; empty if nothing."""
-    for m in (1, 3, 9):
-        for dtype in TYPES:
-            rows = probe_rows(m, dtype, device)
-            weights = torch.linspace(-1.0, 2.0, m, dtype=torch.float64, device=device)
-            wide = dense(rows)
-            exact, size = weights @ wide, weights.abs() @ wide.abs()
-            checked = positions(rows, caller="combine_")
-            left = combine_triton_(checked, weights)
-            if left != [position for position in checked if not is_plain(position)]:
-                return f"m = {m}, {dtype}: a position was left out"
-            plain = [first_in(position) for position in checked if is_plain(position)]
-            kept = [is_plain(p) for p in checked for _ in range(first_in(p).numel())]
-            found = torch.cat([g.double().flatten() for g in plain])
-            # One rounding into the dtype, and those of the sum.
-            allowed = exact.abs() * torch.finfo(dtype).eps + size * 1e-14 + 1e-44
-            wrong = ((found - exact[kept]).abs() - allowed[kept]).max().item()
-            if not wrong <= 0.0:
-                return f"m = {m}, {dtype}: an entry is wrong by {wrong:.1e} more than its rounding"
-    return ""
+    return combine_gate(combine_triton_, device, (1, 3, 9))
 
 
 @triton.jit

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from moopt.kernels.fused import fused_form
 from moopt.kernels.gathered import gathered, inner_products, rounding
+from moopt.kernels.native import gramian_native, native_form
 from moopt.kernels.pieces import Position, Rows, concatenated, groups, numel, positions
 
 # Elements of one row that are looked at together. On the host m chunks and one product share
@@ -95,6 +96,8 @@ def measured_gramian(rows: Rows) -> tuple[Tensor, float]:
 
             return gramian_triton(checked, m, device)
         upper, narrow = _device_pass(checked, m, device), False
+    elif native_form().name == "native":
+        return gramian_native(checked, m)
     else:
         upper, narrow = _host_gramian(checked, m)
     return upper.triu() + upper.triu(1).T, _noise(checked, narrow)

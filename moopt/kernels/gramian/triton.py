@@ -11,9 +11,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from moopt.kernels.gates import gramian_gate
 from moopt.kernels.gathered import rounding
-from moopt.kernels.pieces import Position, numel, positions
-from moopt.kernels.table import PART, TYPES, Table, dense, probe_rows, tables
+from moopt.kernels.pieces import Position, numel
+from moopt.kernels.table import PART, Table, tables
+
+TYPES = {
+    torch.float64: tl.float64,
+    torch.float32: tl.float32,
+    torch.bfloat16: tl.bfloat16,
+    torch.float16: tl.float16,
+}
+"""The entries' dtypes, and what Triton calls them."""
 
 BLOCKS = {1: 1024, 2: 1024, 3: 1024, 4: 512, 5: 512, 6: 256}
 """Elements of a row that a program of m rows holds at a time, where every pair has its own sum."""
@@ -54,20 +63,9 @@ def gramian_triton(
 
 def probe(device: torch.device) -> str:
     """What differs from exact sums on small cases with every kind of border; empty if nothing."""
-    for m in (1, 3, FEW_ROWS, FEW_ROWS + 1, LARGEST_TILE + 1):
-        for dtype in TYPES:
-            longest = PART + 40 if m <= FEW_ROWS + 1 else 100
-            rows = probe_rows(m, dtype, device, longest=longest)
-            found, noise = gramian_triton(positions(rows, caller="gramian"), m, device)
-            wide = dense(rows)
-            exact = wide @ wide.T
-            norms = exact.diagonal().sqrt()
-            # Torch's own product errs as well.
-            error = ((found - exact).abs() / (norms[:, None] * norms)).max().item()
-            allowed = noise + rounding(wide.shape[1], torch.float64)
-            if not error <= allowed:
-                return f"m = {m}, {dtype}: an entry is wrong by {error:.1e} of the norms"
-    return ""
+    longest = {1: PART + 40, 3: PART + 40, FEW_ROWS: PART + 40, FEW_ROWS + 1: PART + 40}
+    longest[LARGEST_TILE + 1] = 100
+    return gramian_gate(lambda rows, m: gramian_triton(rows, m, device), device, longest)
 
 
 def _programs(table: Table) -> int:

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from moopt.kernels.combine import combine_
 from moopt.kernels.combine.triton import combine_triton_
-from moopt.kernels.gramian.triton import gramian_triton
+from moopt.kernels.gramian.triton import TYPES, gramian_triton
 from moopt.kernels.min_norm.triton import LARGEST, min_norm_triton
 from moopt.kernels.pieces import positions
-from moopt.kernels.table import TYPES, is_plain
+from moopt.kernels.table import is_plain
 from moopt.solvers import min_norm_point
 from moopt.testing import all_cases
 from moopt.testing.sampling import Case

@@ -1,0 +1,117 @@
+"""gates: what a faster form of an operation must give before it is used on a machine.
+
+It may meet a compiler, a processor or a card that nobody has tried, and a wrong step would be
+silent. Each gate says in words what differs from exact sums, and nothing if nothing does.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from moopt.kernels.gathered import rounding
+from moopt.kernels.pieces import Position, first_in, positions
+from moopt.kernels.table import PART, is_plain
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def gramian_gate(
+    form: Callable[[list[Position], int], tuple[Tensor, float]],
+    device: torch.device,
+    lengths: dict[int, int],
+) -> str:
+    """What a form of the Gramian gives that is not within the rounding it states.
+
+    Args:
+        form: of the checked positions and m; the Gramian and its noise.
+        device: where the rows are made.
+        lengths: for each number of rows that is tried, the length of the longest tensor.
+    """
+    for m, longest in lengths.items():
+        for dtype in DTYPES:
+            rows = probe_rows(m, dtype, device, longest)
+            found, noise = form(positions(rows, caller="gramian"), m)
+            wide = dense(rows)
+            exact = wide @ wide.T
+            norms = exact.diagonal().sqrt()
+            error = ((found - exact).abs() / (norms[:, None] * norms)).max().item()
+            # The exact sums err by their own rounding.
+            if not error <= noise + rounding(wide.shape[1], torch.float64):
+                return f"m = {m}, {dtype}: an inner product is wrong by {error:.1e} of the norms"
+    return ""
+
+
+def combine_gate(
+    form: Callable[[list[Position], Tensor], list[Position]],
+    device: torch.device,
+    widths: Iterable[int],
+) -> str:
+    """What a form of the combination writes that is not rounded once.
+
+    Args:
+        form: of the checked positions and the weights; what it leaves to the reference.
+        device: where the rows are made.
+        widths: the numbers of rows that are tried.
+    """
+    for m in widths:
+        for dtype in DTYPES:
+            rows = probe_rows(m, dtype, device, PART + 40)
+            weights = torch.linspace(-1.0, 2.0, m, dtype=torch.float64, device=device)
+            wide = dense(rows)
+            exact, size = weights @ wide, weights.abs() @ wide.abs()
+            checked = positions(rows, caller="combine_")
+            plain = [position for position in checked if is_plain(position)]
+            if form(checked, weights) != [p for p in checked if not is_plain(p)]:
+                return f"m = {m}, {dtype}: a position was left out"
+            kept = [is_plain(p) for p in checked for _ in range(first_in(p).numel())]
+            found = torch.cat([first_in(p).double().flatten() for p in plain])
+            # One rounding into the dtype, to the nearest, and those of the sum.
+            allowed = exact.abs() * torch.finfo(dtype).eps * 0.51 + size * 1e-14 + 1e-44
+            wrong = ((found - exact[kept]).abs() - allowed[kept]).max().item()
+            if not wrong <= 0.0:
+                return f"m = {m}, {dtype}: an entry is wrong by {wrong:.1e} more than its rounding"
+    return ""
+
+
+def probe_rows(
+    m: int, dtype: torch.dtype, device: torch.device, longest: int
+) -> list[list[Tensor | None]]:
+    """m rows with every kind of border.
+
+    Empty and one-element tensors, a tail behind a block, several parts, entries that start between
+    two aligned addresses, that lie in another order in memory, and that are missing; of sizes from
+    1e-30 to 1e30 where the dtype has them, the same for a whole row.
+    """
+    generator = torch.Generator().manual_seed(m)
+    shapes = [(0,), (1,), (1025,), (63,), (longest,), (7, 30)]
+    rows: list[list[Tensor | None]] = []
+    for i in range(m):
+        size = 1.0 if dtype == torch.float16 else 1e30 ** (i % 3 - 1)
+        tensors = [
+            torch.randn(shape, generator=generator).double().mul_(size).to(dtype).to(device)
+            for shape in shapes
+        ]
+        off = torch.empty(64, dtype=dtype, device=device)[1:]
+        tensors[3] = off.copy_(tensors[3])
+        tensors[5] = tensors[5].t().contiguous().t()
+        rows.append([*tensors])
+    if m > 1:
+        rows[1][2] = rows[0][0] = None
+    return rows
+
+
+def dense(rows: Sequence[Sequence[Tensor | None]]) -> Tensor:
+    """float64 `[m, n]`, zeros where an entry is missing."""
+    first = [next(g for g in column if g is not None) for column in zip(*rows, strict=True)]
+    return torch.stack(
+        [
+            torch.cat(
+                [
+                    (torch.zeros_like(like) if g is None else g).double().flatten()
+                    for g, like in zip(row, first, strict=True)
+                ]
+            )
+            for row in rows
+        ]
+    )

@@ -1,0 +1,365 @@
+// The Gramian and the combination of m rows of gradients in host memory, each entry read once.
+//
+// Rows are a table of addresses: `addresses[i * positions + t]` is where row i begins at position t,
+// 0 where it has no entry. Parts are triples (position, first element, number of elements) that
+// cover every position once. `library.py` calls these functions through ctypes.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+#if defined(__F16C__) || defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+// Sums run in this many lanes over one block, and then continue in float64: in float32 a lane adds
+// BLOCK / LANES = 32 products.
+constexpr int LANES = 32;
+constexpr int64_t BLOCK = 1024;
+// Up to here every pair of rows keeps its lanes in registers; more rows go by tiles of 4 x 4.
+constexpr int FEW = 4;
+// A float32 product loses at most the smallest normal number to underflow: squares above the number
+// of elements times this keep the loss below 2^-30 of the result.
+const double UNDERFLOW_FLOOR = std::ldexp(1.0, -96);
+
+// A vector of eight, so that one form of the loops serves every machine: the compiler cuts it.
+constexpr int WIDTH = 8;
+using Floats = float __attribute__((vector_size(4 * WIDTH)));
+using Doubles = double __attribute__((vector_size(8 * WIDTH)));
+using Shorts = uint16_t __attribute__((vector_size(2 * WIDTH)));
+using Words = uint32_t __attribute__((vector_size(4 * WIDTH)));
+
+template <class Vector, class Element>
+inline Vector read(const Element *p) {
+  Vector x;
+  std::memcpy(&x, p, sizeof x);
+  return x;
+}
+
+// What each kind of number has: `Stored` in memory, `Sum` and the vector `Sums` that products of it
+// are added up in; `load` one, `loads` WIDTH of them, `round` one, and `rounds` WIDTH of them.
+struct Float32 {
+  using Stored = float;
+  using Sum = float;
+  using Sums = Floats;
+  static Sum load(const Stored *p) { return *p; }
+  static Sums loads(const Stored *p) { return read<Floats>(p); }
+  static Stored round(double x) { return static_cast<float>(x); }
+  static void rounds(Stored *out, Doubles x) {
+    const Floats narrow = __builtin_convertvector(x, Floats);
+    std::memcpy(out, &narrow, sizeof narrow);
+  }
+};
+
+struct Float64 {
+  using Stored = double;
+  using Sum = double;
+  using Sums = Doubles;
+  static Sum load(const Stored *p) { return *p; }
+  static Sums loads(const Stored *p) { return read<Doubles>(p); }
+  static Stored round(double x) { return x; }
+  static void rounds(Stored *out, Doubles x) { std::memcpy(out, &x, sizeof x); }
+};
+
+struct BFloat16 {
+  using Stored = uint16_t;
+  using Sum = float;
+  using Sums = Floats;
+  static Sum load(const Stored *p) {
+    const uint32_t bits = static_cast<uint32_t>(*p) << 16;
+    float x;
+    std::memcpy(&x, &bits, 4);
+    return x;
+  }
+  static Sums loads(const Stored *p) {
+    return reinterpret_cast<Floats>(__builtin_convertvector(read<Shorts>(p), Words) << 16);
+  }
+  // By way of float32, to the nearest, ties to even.
+  static Stored round(double x) {
+    const float narrow = static_cast<float>(x);
+    uint32_t bits;
+    std::memcpy(&bits, &narrow, 4);
+    const bool nan = (bits & 0x7fffffff) > 0x7f800000;
+    const uint32_t rounded = nan ? bits | 0x400000 : bits + 0x7fff + ((bits >> 16) & 1);
+    return static_cast<uint16_t>(rounded >> 16);
+  }
+  static void rounds(Stored *out, Doubles x) {
+    const Words bits = reinterpret_cast<Words>(__builtin_convertvector(x, Floats));
+    const Words nan = reinterpret_cast<Words>((bits & 0x7fffffff) > 0x7f800000);
+    const Words near = bits + 0x7fff + ((bits >> 16) & 1);
+    const Words whole = (nan & (bits | 0x400000)) | (~nan & near);
+    const Shorts narrow = __builtin_convertvector(whole >> 16, Shorts);
+    std::memcpy(out, &narrow, sizeof narrow);
+  }
+};
+
+struct Float16 {
+  using Stored = _Float16;
+  using Sum = float;
+  using Sums = Floats;
+  static Sum load(const Stored *p) { return static_cast<float>(*p); }
+  static Stored round(double x) { return static_cast<_Float16>(static_cast<float>(x)); }
+#if defined(__F16C__) || defined(__AVX512F__)
+  static Sums loads(const Stored *p) {
+    return reinterpret_cast<Floats>(
+        _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))));
+  }
+  static void rounds(Stored *out, Doubles x) {
+    const Floats narrow = __builtin_convertvector(x, Floats);
+    const __m128i half = _mm256_cvtps_ph(reinterpret_cast<__m256>(narrow), 0);
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(out), half);
+  }
+#else
+  static Sums loads(const Stored *p) {
+    Floats x;
+    for (int l = 0; l < WIDTH; l++) x[l] = load(p + l);
+    return x;
+  }
+  static void rounds(Stored *out, Doubles x) {
+    for (int l = 0; l < WIDTH; l++) out[l] = round(x[l]);
+  }
+#endif
+};
+
+inline int64_t pair_of(int64_t i, int64_t j, int64_t m) { return i * m - i * (i - 1) / 2 + j - i; }
+
+template <class Vector>
+inline double total_of(Vector x) {
+  double total = 0.0;
+  for (int l = 0; l < WIDTH; l++) total += x[l];
+  return total;
+}
+
+// Products of whole blocks; returns where the rest begins.
+template <class Kind, int M>
+int64_t add_few(const typename Kind::Stored *const *rows, int64_t size, double *sums) {
+  using Sums = typename Kind::Sums;
+  constexpr int PAIRS = M * (M + 1) / 2;
+  constexpr int VECTORS = LANES / WIDTH;
+  int64_t start = 0;
+  for (; start + BLOCK <= size; start += BLOCK) {
+    Sums lanes[PAIRS][VECTORS] = {};
+    for (int64_t k = start; k < start + BLOCK; k += LANES) {
+#pragma GCC unroll 8
+      for (int v = 0; v < VECTORS; v++) {
+        Sums values[M];
+#pragma GCC unroll 8
+        for (int i = 0; i < M; i++) values[i] = Kind::loads(rows[i] + k + v * WIDTH);
+        int pair = 0;
+#pragma GCC unroll 8
+        for (int i = 0; i < M; i++) {
+#pragma GCC unroll 8
+          for (int j = i; j < M; j++) lanes[pair++][v] += values[i] * values[j];
+        }
+      }
+    }
+    for (int pair = 0; pair < PAIRS; pair++) {
+      for (int v = 0; v < VECTORS; v++) sums[pair] += total_of(lanes[pair][v]);
+    }
+  }
+  return start;
+}
+
+// The same for more rows: a piece of each is widened once, and multiplied in tiles of 4 x 4.
+template <class Kind>
+int64_t add_many(const typename Kind::Stored *const *rows, int64_t m, int64_t size, double *sums) {
+  using Sums = typename Kind::Sums;
+  constexpr int64_t PIECE = 256;  // 32 additions in a lane
+  constexpr int64_t VECTORS = PIECE / WIDTH;
+  std::vector<Sums> wide(static_cast<size_t>((m + 3) / 4 * 4 * VECTORS), Sums{});
+  int64_t start = 0;
+  for (; start + PIECE <= size; start += PIECE) {
+    for (int64_t i = 0; i < m; i++) {
+      for (int64_t v = 0; v < VECTORS; v++) {
+        wide[i * VECTORS + v] = Kind::loads(rows[i] + start + v * WIDTH);
+      }
+    }
+    for (int64_t down = 0; down < m; down += 4) {
+      for (int64_t across = down; across < m; across += 4) {
+        Sums lanes[4][4] = {};
+        const Sums *x = &wide[down * VECTORS], *y = &wide[across * VECTORS];
+        for (int64_t v = 0; v < VECTORS; v++) {
+#pragma GCC unroll 4
+          for (int i = 0; i < 4; i++) {
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; j++) {
+              lanes[i][j] += x[i * VECTORS + v] * y[j * VECTORS + v];
+            }
+          }
+        }
+        for (int64_t i = down; i < std::min(down + 4, m); i++) {
+          for (int64_t j = std::max(across, i); j < std::min(across + 4, m); j++) {
+            sums[pair_of(i, j, m)] += total_of(lanes[i - down][j - across]);
+          }
+        }
+      }
+    }
+  }
+  return start;
+}
+
+template <class Kind>
+void add_wide(const typename Kind::Stored *const *rows, int64_t m, int64_t from, int64_t size,
+              double *sums) {
+  for (int64_t i = 0; i < m; i++) {
+    for (int64_t j = i; j < m; j++) {
+      double lanes[8] = {};
+      int64_t k = from;
+      for (; k + 8 <= size; k += 8) {
+#pragma GCC unroll 8
+        for (int l = 0; l < 8; l++) {
+          lanes[l] += static_cast<double>(Kind::load(rows[i] + k + l)) * Kind::load(rows[j] + k + l);
+        }
+      }
+      double total = 0.0;
+      for (int l = 0; l < 8; l++) total += lanes[l];
+      for (; k < size; k++) {
+        total += static_cast<double>(Kind::load(rows[i] + k)) * Kind::load(rows[j] + k);
+      }
+      sums[pair_of(i, j, m)] += total;
+    }
+  }
+}
+
+template <class Kind>
+bool is_zero(const typename Kind::Stored *row, int64_t size) {
+  for (int64_t k = 0; k < size; k++) {
+    if (Kind::load(row + k) != 0) return false;
+  }
+  return true;
+}
+
+// All pairs of one part. Where squares leave the range of float32 the part is summed in float64.
+template <class Kind>
+void add_part(const typename Kind::Stored *const *rows, int64_t m, int64_t size, double *sums) {
+  int64_t from = 0;
+  switch (m) {
+    case 1: from = add_few<Kind, 1>(rows, size, sums); break;
+    case 2: from = add_few<Kind, 2>(rows, size, sums); break;
+    case 3: from = add_few<Kind, 3>(rows, size, sums); break;
+    case FEW: from = add_few<Kind, FEW>(rows, size, sums); break;
+    default: from = add_many<Kind>(rows, m, size, sums);
+  }
+  if (sizeof(typename Kind::Sum) < 8) {
+    for (int64_t i = 0; i < m; i++) {
+      const double square = sums[pair_of(i, i, m)];
+      const bool lost = !(square >= from * UNDERFLOW_FLOOR) && !is_zero<Kind>(rows[i], from);
+      if (lost || !std::isfinite(square)) {
+        std::fill(sums, sums + m * (m + 1) / 2, 0.0);
+        from = 0;
+        break;
+      }
+    }
+  }
+  if (from < size) add_wide<Kind>(rows, m, from, size, sums);
+}
+
+template <class Kind>
+void gramian(const int64_t *addresses, int64_t m, int64_t positions, const int64_t *parts,
+             int64_t num_parts, double *partial, int threads) {
+  using Stored = typename Kind::Stored;
+  const int64_t pairs = m * (m + 1) / 2;
+#pragma omp parallel for schedule(dynamic, 4) num_threads(threads) if (threads > 1)
+  for (int64_t p = 0; p < num_parts; p++) {
+    std::vector<const Stored *> rows;
+    std::vector<int64_t> present;
+    for (int64_t i = 0; i < m; i++) {
+      const int64_t address = addresses[i * positions + parts[3 * p]];
+      if (address != 0) {
+        rows.push_back(reinterpret_cast<const Stored *>(address) + parts[3 * p + 1]);
+        present.push_back(i);
+      }
+    }
+    const int64_t k = static_cast<int64_t>(present.size());
+    std::vector<double> sums(static_cast<size_t>(k * (k + 1) / 2), 0.0);
+    add_part<Kind>(rows.data(), k, parts[3 * p + 2], sums.data());
+    for (int64_t i = 0; i < k; i++) {
+      for (int64_t j = i; j < k; j++) {
+        partial[p * pairs + pair_of(present[i], present[j], m)] = sums[pair_of(i, j, k)];
+      }
+    }
+  }
+}
+
+// The weighted sum of k rows (M of them, where that is known), into the memory of the first.
+template <class Kind, int M>
+void add_rows(const typename Kind::Stored *const *rows, const double *factors, int64_t k,
+              int64_t size, typename Kind::Stored *out) {
+  const int64_t count = M > 0 ? M : k;
+  int64_t at = 0;
+  for (; at + WIDTH <= size; at += WIDTH) {
+    Doubles total = __builtin_convertvector(Kind::loads(rows[0] + at), Doubles) * factors[0];
+    for (int64_t i = 1; i < count; i++) {
+      total += __builtin_convertvector(Kind::loads(rows[i] + at), Doubles) * factors[i];
+    }
+    Kind::rounds(out + at, total);
+  }
+  for (; at < size; at++) {
+    double total = factors[0] * Kind::load(rows[0] + at);
+    for (int64_t i = 1; i < count; i++) total += factors[i] * Kind::load(rows[i] + at);
+    out[at] = Kind::round(total);
+  }
+}
+
+template <class Kind>
+void combine(const int64_t *addresses, int64_t m, int64_t positions, const int64_t *parts,
+             int64_t num_parts, const double *weights, int threads) {
+  using Stored = typename Kind::Stored;
+#pragma omp parallel for schedule(dynamic, 4) num_threads(threads) if (threads > 1)
+  for (int64_t p = 0; p < num_parts; p++) {
+    std::vector<const Stored *> rows;
+    std::vector<double> factors;
+    for (int64_t i = 0; i < m; i++) {
+      const int64_t address = addresses[i * positions + parts[3 * p]];
+      if (address != 0) {
+        rows.push_back(reinterpret_cast<const Stored *>(address) + parts[3 * p + 1]);
+        factors.push_back(weights[i]);
+      }
+    }
+    const int64_t k = static_cast<int64_t>(rows.size()), size = parts[3 * p + 2];
+    Stored *out = const_cast<Stored *>(rows[0]);
+    switch (k) {
+      case 1: add_rows<Kind, 1>(rows.data(), factors.data(), k, size, out); break;
+      case 2: add_rows<Kind, 2>(rows.data(), factors.data(), k, size, out); break;
+      case 3: add_rows<Kind, 3>(rows.data(), factors.data(), k, size, out); break;
+      case 4: add_rows<Kind, 4>(rows.data(), factors.data(), k, size, out); break;
+      default: add_rows<Kind, 0>(rows.data(), factors.data(), k, size, out);
+    }
+  }
+}
+
+}  // namespace
+
+// kind: 0 float64, 1 float32, 2 bfloat16, 3 float16.
+#define FOR_KIND(call)                       \
+  switch (kind) {                            \
+    case 0: call(Float64); return 0;         \
+    case 1: call(Float32); return 0;         \
+    case 2: call(BFloat16); return 0;        \
+    case 3: call(Float16); return 0;         \
+    default: return 1;                       \
+  }
+
+extern "C" {
+
+// partial: [num_parts, m (m + 1) / 2], zeros; the sums of each part, row by row of the upper
+// triangle. The caller adds them up, in the order of the parts.
+int moopt_gramian(int kind, const int64_t *addresses, int64_t m, int64_t positions,
+                  const int64_t *parts, int64_t num_parts, double *partial, int threads) {
+#define CALL(Kind) gramian<Kind>(addresses, m, positions, parts, num_parts, partial, threads)
+  FOR_KIND(CALL)
+#undef CALL
+}
+
+// The first row of each position that has an entry is overwritten with sum_i weights[i] row[i].
+int moopt_combine(int kind, const int64_t *addresses, int64_t m, int64_t positions,
+                  const int64_t *parts, int64_t num_parts, const double *weights, int threads) {
+#define CALL(Kind) combine<Kind>(addresses, m, positions, parts, num_parts, weights, threads)
+  FOR_KIND(CALL)
+#undef CALL
+}
+
+}  // extern "C"

@@ -1,0 +1,94 @@
+"""operations: the compiled host kernels, called on the rows of a step."""
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from moopt.kernels.gates import combine_gate, gramian_gate
+from moopt.kernels.gathered import rounding
+from moopt.kernels.native.library import library
+from moopt.kernels.pieces import Position, numel
+from moopt.kernels.table import PART, Table, is_plain, tables
+
+KINDS = {torch.float64: 0, torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
+"""What kernels.cpp calls the dtypes."""
+
+BLOCK, LANES = 1024, 32
+"""Of kernels.cpp: in float32 a lane adds so many products, BLOCK / LANES, and float64 goes on."""
+
+SEVERAL_THREADS = 10_000_000
+"""Elements of a row from which on more than one thread pays."""
+
+_HOST = torch.device("cpu")
+
+
+def gramian_native(checked: Sequence[Position], m: int) -> tuple[Tensor, float]:
+    """The inner products of the rows, and their rounding, as `measured_gramian` returns them.
+
+    Args:
+        checked: what `moopt.kernels.pieces.positions` returned, in host memory.
+        m: the number of rows.
+    """
+    n = sum(map(numel, checked))
+    upper = torch.zeros(m, m, dtype=torch.float64)
+    down, across = torch.triu_indices(m, m)
+    narrow = False
+    for table in tables(checked, _HOST):
+        partial = torch.zeros(len(table.parts), len(down), dtype=torch.float64)
+        _call("moopt_gramian", table, m, partial, _threads(n))
+        upper[down, across] += partial.sum(0)
+        narrow = narrow or table.dtype != torch.float64
+    # Of the blocks, and of what is behind the last one: eight lanes of float64.
+    noise = rounding(n / BLOCK + BLOCK / 8, torch.float64)
+    if narrow:
+        noise += rounding(BLOCK / LANES, torch.float32)
+    return upper + upper.triu(1).T, noise
+
+
+def combine_native_(checked: Sequence[Position], weights: Sequence[float]) -> list[Position]:
+    """Overwrite the first tensor of every plain position with `sum_i weights[i] rows[i]`.
+
+    Args:
+        checked: what `moopt.kernels.pieces.positions` returned, in host memory; the first tensor of
+            a position shares its memory with no other.
+        weights: m numbers.
+
+    Returns:
+        The positions that are left to the reference form: their entries differ in dtype, or do not
+        lie in memory one element after another.
+    """
+    factors = torch.tensor(weights, dtype=torch.float64)
+    n = sum(map(numel, checked))
+    for table in tables(filter(is_plain, checked), _HOST):
+        _call("moopt_combine", table, len(factors), factors, _threads(n))
+    return [p for p in checked if not is_plain(p)]
+
+
+def _threads(n: int) -> int:
+    return torch.get_num_threads() if n >= SEVERAL_THREADS else 1
+
+
+def _call(name: str, table: Table, m: int, numbers: Tensor, threads: int) -> None:
+    compiled = library()
+    assert compiled is not None
+    code = getattr(compiled, name)(
+        ctypes.c_int(KINDS[table.dtype]),
+        ctypes.c_void_p(table.addresses.data_ptr()),
+        ctypes.c_int64(m),
+        ctypes.c_int64(table.addresses.shape[1]),
+        ctypes.c_void_p(table.parts.data_ptr()),
+        ctypes.c_int64(len(table.parts)),
+        ctypes.c_void_p(numbers.data_ptr()),
+        ctypes.c_int(threads),
+    )
+    assert code == 0
+
+
+def probe() -> str:
+    """What differs from exact sums on small cases with every kind of border; empty if nothing."""
+    longest = dict.fromkeys((1, 2, 3, 4, 5, 9), PART + 40)
+    return gramian_gate(gramian_native, _HOST, longest) or combine_gate(
+        lambda rows, weights: combine_native_(rows, weights.tolist()), _HOST, longest
+    )

@@ -1,0 +1,219 @@
+"""The compiled host kernels: built in a folder of their own, gated, and equal to float64 sums."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import moopt
+from moopt.kernels import dispatch
+from moopt.kernels.combine import combine_
+from moopt.kernels.native import combine_native_, gramian_native, library, native_form
+from moopt.kernels.native import library as library_function
+from moopt.kernels.pieces import positions
+from tests.kernels.gradient_rows import Rows, gradient_rows, gramian_oracle, widened
+
+module = sys.modules[library_function.__module__]
+
+pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
+
+PLANTED = {
+    "a tail that is skipped": ("if (from < size) add_wide", "if (from > size) add_wide"),
+    "a float32 chain over a whole part": (
+        "for (; start + BLOCK <= size; start += BLOCK) {",
+        "for (; start == 0 && size > BLOCK; start = size) {",
+    ),
+    "squares that underflow": ("if (lost || !std::isfinite(square)) {", "if (false) {"),
+    "a missing entry that shifts the rows": (
+        "present.push_back(i);",
+        "present.push_back(present.size());",
+    ),
+    "parts that start at the first element": (" + parts[3 * p + 1]);", ");"),
+    "a tile that takes another's place": ("wide[across * VECTORS]", "wide[down * VECTORS]"),
+    "bits of bfloat16 that are cut off": ("bits + 0x7fff + ((bits >> 16) & 1)", "bits"),
+    "a weight that is left out": (
+        "for (int64_t i = 1; i < count; i++)",
+        "for (int64_t i = 2; i < count; i++)",
+    ),
+}
+
+
+def use(folder: Path, monkeypatch: pytest.MonkeyPatch, source: str | None = None) -> None:
+    """Look for the library in this folder; with other sources, if they are given."""
+    if source is not None:
+        (folder / "kernels.cpp").write_text(source)
+        monkeypatch.setattr(module, "_SOURCE", folder / "kernels.cpp")
+        monkeypatch.setattr(module, "FLAGS", (*module.FLAGS, "-O1"))  # the last one counts
+    monkeypatch.setattr(module, "_HERE", folder)
+    module.library.cache_clear()
+    module._checked.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the kernels were built, by the command of the documentation but for the place."""
+    place = tmp_path_factory.mktemp("native")
+    with pytest.MonkeyPatch.context() as patch:
+        use(place, patch)
+        module.build()
+    return place
+
+
+@pytest.fixture
+def native(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    use(folder, monkeypatch)
+    assert native_form().name == "native"
+    yield
+    monkeypatch.undo()
+    module.library.cache_clear()
+    module._checked.cache_clear()
+
+
+@pytest.mark.usefixtures("native")
+def test_the_gramian_agrees_with_float64() -> None:
+    @settings(deadline=None, max_examples=100)
+    @given(rows=gradient_rows(max_rows=9))
+    def check(rows: Rows) -> None:
+        found, noise = gramian_native(positions(rows, caller="gramian"), len(rows))
+        expected = gramian_oracle(rows)
+        norms = expected.diagonal().sqrt()
+        assert torch.equal(found, found.T)
+        allowed = (noise + 1e-15) * norms[:, None] * norms + 1e-300
+        assert ((found - expected).abs() <= allowed).all()
+
+    check()
+
+
+@pytest.mark.usefixtures("native")
+def test_the_combination_agrees_with_float64() -> None:
+    @settings(deadline=None, max_examples=100)
+    @given(rows=gradient_rows(max_rows=9), data=st.data())
+    def check(rows: Rows, data: st.DataObject) -> None:
+        weights = [data.draw(st.floats(-4.0, 4.0)) for _ in rows]
+        exact, size = [], []
+        for column in zip(*rows, strict=True):
+            terms = [(w, widened(g)) for w, g in zip(weights, column, strict=True) if g is not None]
+            exact.append(sum(w * g for w, g in terms))
+            size.append(sum(abs(w * g) for w, g in terms))
+        for found, expected, terms_size in zip(combine_(rows, weights), exact, size, strict=True):
+            if found is None:
+                continue
+            # What is not plain is left to the reference, which may add up in the rows' dtype.
+            allowed = 8 * torch.finfo(found.dtype).eps * terms_size + torch.finfo(found.dtype).tiny
+            assert ((widened(found) - expected).abs() <= allowed).all()
+
+    check()
+
+
+@pytest.mark.usefixtures("native")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("m", [1, 2, 3, 4, 5, 8, 17, 32])
+@pytest.mark.parametrize("sizes", [(0,), (1,), (63,), (1000,), (1025,), (40_000,), (7,) * 100])
+def test_every_width_and_length(m: int, sizes: tuple[int, ...], dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(m)
+    rows: Rows = [[torch.randn(n, generator=generator).to(dtype) for n in sizes] for _ in range(m)]
+    wide = torch.stack([torch.cat(row).double() for row in rows])  # type: ignore[arg-type]
+    checked = positions(rows, caller="gramian")
+    found, noise = gramian_native(checked, m)
+    norms = wide.norm(dim=1)
+    assert ((found - wide @ wide.T).abs() <= (noise + 1e-15) * norms[:, None] * norms).all()
+    weights = torch.linspace(-1.0, 1.0, m, dtype=torch.float64)
+    assert combine_native_(checked, weights.tolist()) == []
+    direction = torch.cat([t[0].double() for t in checked])  # type: ignore[union-attr]
+    size = weights.abs() @ wide.abs()
+    expected = weights @ wide
+    allowed = (
+        expected.abs() * torch.finfo(dtype).eps + 1e-14 * size + 1e-7 * (dtype == torch.float16)
+    )
+    assert ((direction - expected).abs() <= allowed).all()
+
+
+@pytest.mark.usefixtures("native")
+def test_two_threads_give_the_bits_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: Rows = [[torch.randn(200_000)] for _ in range(3)]
+    checked = positions(rows, caller="gramian")
+    once, _ = gramian_native(checked, 3)
+    monkeypatch.setattr(sys.modules["moopt.kernels.native.operations"], "_threads", lambda n: 2)
+    twice, _ = gramian_native(checked, 3)
+    assert torch.equal(once, twice)
+
+
+@pytest.mark.usefixtures("native")
+def test_a_step_on_long_rows_uses_them() -> None:
+    """With the same record and direction, to rounding, as the form in plain PyTorch."""
+    records, directions = [], []
+    for forced in (False, True):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(dispatch, "REFERENCE_ONLY", forced)
+            torch.manual_seed(0)
+            net = torch.nn.Linear(600, 300)
+            optimizer = moopt.CommonDescent(torch.optim.SGD(net.parameters(), lr=0.1))
+            out = net(torch.randn(8, 600))
+            records.append(optimizer.backward({"a": out.square().mean(), "b": out.sum()}))
+            directions.append(torch.cat([p.grad.flatten() for p in net.parameters()]))
+    assert native_form().name == "native"
+    torch.testing.assert_close(records[0].gramian, records[1].gramian, rtol=1e-6, atol=0)
+    torch.testing.assert_close(directions[0], directions[1], rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("error", PLANTED)
+def test_a_planted_error_is_found(
+    error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right, wrong = PLANTED[error]
+    source = module._SOURCE.read_text()
+    assert right in source
+    use(tmp_path, monkeypatch, source.replace(right, wrong))
+    try:
+        module.build()
+        with pytest.warns(RuntimeWarning, match=r"does not use its compiled kernels: m = "):
+            assert native_form().name == "reference"
+    finally:
+        monkeypatch.undo()
+        module.library.cache_clear()
+        module._checked.cache_clear()
+
+
+def test_without_a_library_the_reason_is_how_to_build_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(tmp_path, monkeypatch)
+    assert library() is None
+    assert native_form().why.endswith("not built: python -m moopt.kernels.native")
+    monkeypatch.undo()
+    module.library.cache_clear()
+    module._checked.cache_clear()
+
+
+def test_a_compiler_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(tmp_path, monkeypatch, "this is not C++")
+    with pytest.raises(RuntimeError, match=r"failed with exit code 1:(.|\n)*error"):
+        module.build()
+    assert list(tmp_path.glob("*.so")) == []
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(OSError, match="no-such-compiler"):
+        module.build()
+    monkeypatch.undo()
+    module.library.cache_clear()
+    module._checked.cache_clear()
+
+
+def test_the_command_of_the_documentation() -> None:
+    """It needs no more than the package: here it only says what it would need."""
+    done = subprocess.run(
+        [sys.executable, "-m", "moopt.kernels.native"],
+        env={"CXX": "no-such-compiler", "PYTHONPATH": str(Path(moopt.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "no-such-compiler" in done.stderr
+    assert "Traceback" not in done.stderr
