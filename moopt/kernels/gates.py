@@ -4,7 +4,7 @@ It may meet a compiler, a processor or a card that nobody has tried, and a wrong
 silent. Each gate says in words what differs from exact sums, and nothing if nothing does.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -46,13 +46,16 @@ def combine_gate(
     form: Callable[[list[Position], Tensor], list[Position]],
     device: torch.device,
     widths: Iterable[int],
+    *,
+    truncates: Collection[torch.dtype] = (),
 ) -> str:
-    """What a form of the combination writes that is not rounded once.
+    """What a form of the combination writes that is not rounded once, to the nearest.
 
     Args:
         form: of the checked positions and the weights; what it leaves to the reference.
         device: where the rows are made.
         widths: the numbers of rows that are tried.
+        truncates: the dtypes into which the machine does not round to the nearest.
     """
     for m in widths:
         for dtype in DTYPES:
@@ -66,8 +69,9 @@ def combine_gate(
                 return f"m = {m}, {dtype}: a position was left out"
             kept = [is_plain(p) for p in checked for _ in range(first_in(p).numel())]
             found = torch.cat([first_in(p).double().flatten() for p in plain])
-            # One rounding into the dtype, to the nearest, and those of the sum.
-            allowed = exact.abs() * torch.finfo(dtype).eps * 0.51 + size * 1e-14 + 1e-44
+            # One rounding into the dtype, and those of the sum.
+            last_place = 1.0 if dtype in truncates else 0.51
+            allowed = exact.abs() * torch.finfo(dtype).eps * last_place + size * 1e-14 + 1e-44
             wrong = ((found - exact[kept]).abs() - allowed[kept]).max().item()
             if not wrong <= 0.0:
                 return f"m = {m}, {dtype}: an entry is wrong by {wrong:.1e} more than its rounding"

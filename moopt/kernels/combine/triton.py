@@ -47,7 +47,9 @@ def combine_triton_(checked: Sequence[Position], weights: Tensor) -> list[Positi
 
 def probe(device: torch.device) -> str:
     """What differs from exact sums on small cases with every kind of border; empty if nothing."""
-    return combine_gate(combine_triton_, device, (1, 3, 9))
+    # Triton's interpreter cuts bits off.
+    truncates = (torch.bfloat16,) if device.type == "cpu" else ()
+    return combine_gate(combine_triton_, device, (1, 3, 9), truncates=truncates)
 
 
 @triton.jit
