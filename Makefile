@@ -40,13 +40,14 @@ PYTEST = $(PY) -m pytest
 # xdist is optional, so that SYSTEM=1 needs nothing but torch and pytest.
 WORKERS = $(shell $(PY) -c "import xdist" 2>/dev/null && echo "-n 2")
 
-.PHONY: help demo full test test-kernels check coverage docs bench clean python-version system-packages
+.PHONY: help demo full test test-kernels cpu-kernels check coverage docs bench clean python-version system-packages
 
 help:
 	@echo "make demo      forget chosen facts in a small language model, and keep the rest (minutes)"
 	@echo "make full      the same with every method and five seeds (an hour)"
 	@echo "make test      all tests                    (ARGS=... is handed to pytest)"
 	@echo "make test-kernels  the Triton kernels, in its interpreter where there is no GPU"
+	@echo "make cpu-kernels  compile the kernels for long rows in host memory (a C++ compiler)"
 	@echo "make check     ruff, mypy, documentation with warnings as errors, doctests"
 	@echo "make coverage  all tests with the coverage of moopt/"
 	@echo "make docs      the documentation, in docs/_build/html/index.html"
@@ -69,6 +70,9 @@ test-kernels: $(KERNELS_SETUP)
 	@TRITON_INTERPRET=$(shell $(PY) -c "import torch; print(int(not torch.cuda.is_available()))") \
 	    $(PYTEST) tests/kernels/fused $(WORKERS) $(ARGS)
 
+cpu-kernels: $(SETUP)
+	@$(PY) -m moopt.kernels.native
+
 check: $(SETUP)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -87,6 +91,7 @@ bench: $(BENCH_SETUP)
 	@$(PY) -m benchmarks $(ARGS)
 
 clean:
+	rm -f moopt/kernels/native/*.so
 	rm -rf $(VENV) docs/_build build *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	rm -rf .coverage htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -12,6 +12,7 @@ NAMES = (
     "step_path",
     "small_step",
     "step_overhead",
+    "step_floor",
     "weightings",
     "faults",
     "peer_properties",

@@ -65,6 +65,7 @@ public_modules = [
     "moopt.losses",
     "moopt.testing",
     "moopt.diagnostics",
+    "moopt.kernels",
     "moopt.projection",
 ]
 

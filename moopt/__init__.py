@@ -57,6 +57,7 @@ __all__ = [
 _PACKAGES = (
     "aggregators",
     "diagnostics",
+    "kernels",
     "losses",
     "projection",
     "scalarizations",

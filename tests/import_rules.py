@@ -49,6 +49,7 @@ PUBLIC_PACKAGES = (
     "moopt.scalarizations",
     "moopt.aggregators",
     "moopt.losses",
+    "moopt.kernels",
     "moopt.testing",
     "moopt.diagnostics",
     "moopt.projection",

@@ -3,8 +3,9 @@
 `MOOPT_REFERENCE_KERNELS=1`, set before `import moopt`, forces the reference form everywhere.
 """
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -18,7 +19,17 @@ REFERENCE_ONLY = os.environ.get("MOOPT_REFERENCE_KERNELS") == "1"
 
 
 class Form(NamedTuple):
-    """A form of the kernels: its name, and why it is the one."""
+    """A form of the kernels.
+
+    Attributes:
+        name: "gathered", "native", "triton", or "reference", which is plain PyTorch.
+        why: it is the one, in words.
+
+    Example:
+        >>> from moopt.kernels import Form
+        >>> Form("reference", "triton is not installed").name
+        'reference'
+    """
 
     name: str
     why: str
@@ -29,6 +40,25 @@ FORCED = Form("reference", "MOOPT_REFERENCE_KERNELS=1")
 ELSEWHERE = Form("reference", "the rows are not in host memory")
 COMPLEX = Form("reference", "a gradient is complex")
 LONG = Form("reference", f"the rows together exceed {LARGEST_GATHERED} elements")
+
+
+@contextlib.contextmanager
+def reference_only() -> Iterator[None]:
+    """Force the form in plain PyTorch inside the block, in every thread of the process.
+
+    Example:
+        >>> from moopt.kernels import backends, reference_only
+        >>> with reference_only():
+        ...     print({form.name for form in backends().values()})
+        {'reference'}
+    """
+    global REFERENCE_ONLY
+    before, REFERENCE_ONLY = REFERENCE_ONLY, True
+    try:
+        yield
+    finally:
+        REFERENCE_ONLY = before
+
 
 _is_cpu = attrgetter("is_cpu")
 

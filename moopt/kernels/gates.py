@@ -71,7 +71,9 @@ def combine_gate(
             found = torch.cat([first_in(p).double().flatten() for p in plain])
             # One rounding into the dtype, and those of the sum.
             last_place = 1.0 if dtype in truncates else 0.51
-            allowed = exact.abs() * torch.finfo(dtype).eps * last_place + size * 1e-14 + 1e-44
+            summed = torch.float32 if dtype.itemsize == 2 else torch.float64
+            allowed = exact.abs() * torch.finfo(dtype).eps * last_place + 1e-44
+            allowed += size * rounding(m, summed) * 4
             wrong = ((found - exact[kept]).abs() - allowed[kept]).max().item()
             if not wrong <= 0.0:
                 return f"m = {m}, {dtype}: an entry is wrong by {wrong:.1e} more than its rounding"

@@ -44,14 +44,20 @@ def tables(checked: Iterable[Position], device: torch.device) -> Iterator[Table]
         checked: what `moopt.kernels.pieces.positions` returned, on one device.
         device: where they lie.
     """
-    kinds: dict[tuple[torch.dtype, bool], list[Position]] = {}
+    kinds: dict[tuple[torch.dtype, bool], tuple[list[Position], list[list[int]]]] = {}
     for position in checked:
-        if numel(position):
-            flat = flattened(position)
-            aligned = all(g is None or g.data_ptr() % ALIGNMENT == 0 for g in flat)
-            kinds.setdefault((first_in(flat).dtype, aligned), []).append(flat)
-    for (dtype, aligned), alike in kinds.items():
-        yield Table(_addresses(alike, device), _parts(alike, device), dtype, aligned, alike)
+        if not numel(position):
+            continue
+        if not is_plain(position):
+            position = flattened(position)
+        column = [0 if g is None else g.data_ptr() for g in position]
+        aligned = not any(address % ALIGNMENT for address in column)
+        kept, columns = kinds.setdefault((first_in(position).dtype, aligned), ([], []))
+        kept.append(position)
+        columns.append(column)
+    for (dtype, aligned), (kept, columns) in kinds.items():
+        addresses = torch.tensor(columns, dtype=torch.int64).T.contiguous().to(device)
+        yield Table(addresses, _parts(kept, device), dtype, aligned, kept)
 
 
 def flattened(position: Position) -> Position:
@@ -72,16 +78,13 @@ def flattened(position: Position) -> Position:
 
 def is_plain(position: Position) -> bool:
     """Whether the entries have one dtype, and their elements lie one after another in memory."""
-    dtypes = {g.dtype for g in position if g is not None}
-    return len(dtypes) == 1 and all(
-        g is None or (g.is_contiguous() and not g.is_neg()) for g in position
-    )
-
-
-def _addresses(alike: Sequence[Position], device: torch.device) -> Tensor:
-    rows = zip(*alike, strict=True)
-    addresses = [[0 if g is None else g.data_ptr() for g in row] for row in rows]
-    return torch.tensor(addresses, dtype=torch.int64, device=device)
+    dtype = None
+    for g in position:
+        if g is not None:
+            if not g.is_contiguous() or g.is_neg() or g.dtype is not (dtype or g.dtype):
+                return False
+            dtype = g.dtype
+    return dtype is not None
 
 
 def _parts(alike: Sequence[Position], device: torch.device) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from moopt.kernels.dispatch import LARGEST_GATHERED
 from moopt.kernels.fused import fused_form
 from moopt.kernels.gathered import first_of
 from moopt.kernels.native import combine_native_, native_form
@@ -79,7 +80,8 @@ def combine_(rows: Rows, weights: Tensor | Sequence[float]) -> list[Tensor | Non
         from moopt.kernels.combine.triton import combine_triton_
 
         checked = combine_triton_(checked, weights.double())
-    if isinstance(weights, list) and on_host and native_form().name == "native":
+    long = len(rows) * sum(map(numel, checked)) > LARGEST_GATHERED
+    if isinstance(weights, list) and on_host and long and native_form().name == "native":
         checked = combine_native_(checked, weights)
     _Combination(checked, weights, on_host=on_host).run()
     return direction

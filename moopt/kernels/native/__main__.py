@@ -2,7 +2,8 @@
 
 import sys
 
-from moopt.kernels.native.library import build, native_form
+from moopt.kernels.native.form import native_form
+from moopt.kernels.native.library import build
 
 
 def main() -> int:

@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <cstring>
 #include <vector>
-#if defined(__F16C__) || defined(__AVX512F__)
+#if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 
@@ -25,8 +25,8 @@ constexpr int FEW = 4;
 // of elements times this keep the loss below 2^-30 of the result.
 const double UNDERFLOW_FLOOR = std::ldexp(1.0, -96);
 
-// A vector of eight, so that one form of the loops serves every machine: the compiler cuts it.
-constexpr int WIDTH = 8;
+// Vectors of sixteen, so that one form of the loops serves every machine: the compiler cuts them.
+constexpr int WIDTH = 16;
 using Floats = float __attribute__((vector_size(4 * WIDTH)));
 using Doubles = double __attribute__((vector_size(8 * WIDTH)));
 using Shorts = uint16_t __attribute__((vector_size(2 * WIDTH)));
@@ -40,11 +40,14 @@ inline Vector read(const Element *p) {
 }
 
 // What each kind of number has: `Stored` in memory, `Sum` and the vector `Sums` that products of it
-// are added up in; `load` one, `loads` WIDTH of them, `round` one, and `rounds` WIDTH of them.
+// are added up in, `Term` and `Terms` for combinations, which are rounded once: float64, or float32
+// into 16 bits. `load` one, `loads` WIDTH of them, `round` one, and `rounds` WIDTH of them.
 struct Float32 {
   using Stored = float;
   using Sum = float;
   using Sums = Floats;
+  using Term = double;
+  using Terms = Doubles;
   static Sum load(const Stored *p) { return *p; }
   static Sums loads(const Stored *p) { return read<Floats>(p); }
   static Stored round(double x) { return static_cast<float>(x); }
@@ -58,6 +61,8 @@ struct Float64 {
   using Stored = double;
   using Sum = double;
   using Sums = Doubles;
+  using Term = double;
+  using Terms = Doubles;
   static Sum load(const Stored *p) { return *p; }
   static Sums loads(const Stored *p) { return read<Doubles>(p); }
   static Stored round(double x) { return x; }
@@ -68,6 +73,8 @@ struct BFloat16 {
   using Stored = uint16_t;
   using Sum = float;
   using Sums = Floats;
+  using Term = float;
+  using Terms = Floats;
   static Sum load(const Stored *p) {
     const uint32_t bits = static_cast<uint32_t>(*p) << 16;
     float x;
@@ -77,17 +84,16 @@ struct BFloat16 {
   static Sums loads(const Stored *p) {
     return reinterpret_cast<Floats>(__builtin_convertvector(read<Shorts>(p), Words) << 16);
   }
-  // By way of float32, to the nearest, ties to even.
-  static Stored round(double x) {
-    const float narrow = static_cast<float>(x);
+  // To the nearest, ties to even.
+  static Stored round(float x) {
     uint32_t bits;
-    std::memcpy(&bits, &narrow, 4);
+    std::memcpy(&bits, &x, 4);
     const bool nan = (bits & 0x7fffffff) > 0x7f800000;
     const uint32_t rounded = nan ? bits | 0x400000 : bits + 0x7fff + ((bits >> 16) & 1);
     return static_cast<uint16_t>(rounded >> 16);
   }
-  static void rounds(Stored *out, Doubles x) {
-    const Words bits = reinterpret_cast<Words>(__builtin_convertvector(x, Floats));
+  static void rounds(Stored *out, Floats x) {
+    const Words bits = reinterpret_cast<Words>(x);
     const Words nan = reinterpret_cast<Words>((bits & 0x7fffffff) > 0x7f800000);
     const Words near = bits + 0x7fff + ((bits >> 16) & 1);
     const Words whole = (nan & (bits | 0x400000)) | (~nan & near);
@@ -100,17 +106,18 @@ struct Float16 {
   using Stored = _Float16;
   using Sum = float;
   using Sums = Floats;
+  using Term = float;
+  using Terms = Floats;
   static Sum load(const Stored *p) { return static_cast<float>(*p); }
-  static Stored round(double x) { return static_cast<_Float16>(static_cast<float>(x)); }
-#if defined(__F16C__) || defined(__AVX512F__)
+  static Stored round(float x) { return static_cast<_Float16>(x); }
+#if defined(__AVX512F__)
   static Sums loads(const Stored *p) {
-    return reinterpret_cast<Floats>(
-        _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))));
+    const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p));
+    return reinterpret_cast<Floats>(_mm512_cvtph_ps(half));
   }
-  static void rounds(Stored *out, Doubles x) {
-    const Floats narrow = __builtin_convertvector(x, Floats);
-    const __m128i half = _mm256_cvtps_ph(reinterpret_cast<__m256>(narrow), 0);
-    _mm_storeu_si128(reinterpret_cast<__m128i *>(out), half);
+  static void rounds(Stored *out, Sums x) {
+    const __m256i half = _mm512_cvtps_ph(reinterpret_cast<__m512>(x), 0);
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(out), half);
   }
 #else
   static Sums loads(const Stored *p) {
@@ -118,7 +125,7 @@ struct Float16 {
     for (int l = 0; l < WIDTH; l++) x[l] = load(p + l);
     return x;
   }
-  static void rounds(Stored *out, Doubles x) {
+  static void rounds(Stored *out, Sums x) {
     for (int l = 0; l < WIDTH; l++) out[l] = round(x[l]);
   }
 #endif
@@ -286,19 +293,22 @@ void gramian(const int64_t *addresses, int64_t m, int64_t positions, const int64
 
 // The weighted sum of k rows (M of them, where that is known), into the memory of the first.
 template <class Kind, int M>
-void add_rows(const typename Kind::Stored *const *rows, const double *factors, int64_t k,
+void add_rows(const typename Kind::Stored *const *rows, const double *weights, int64_t k,
               int64_t size, typename Kind::Stored *out) {
+  using Term = typename Kind::Term;
+  using Terms = typename Kind::Terms;
   const int64_t count = M > 0 ? M : k;
+  const std::vector<Term> factors(weights, weights + count);
   int64_t at = 0;
   for (; at + WIDTH <= size; at += WIDTH) {
-    Doubles total = __builtin_convertvector(Kind::loads(rows[0] + at), Doubles) * factors[0];
+    Terms total = __builtin_convertvector(Kind::loads(rows[0] + at), Terms) * factors[0];
     for (int64_t i = 1; i < count; i++) {
-      total += __builtin_convertvector(Kind::loads(rows[i] + at), Doubles) * factors[i];
+      total += __builtin_convertvector(Kind::loads(rows[i] + at), Terms) * factors[i];
     }
     Kind::rounds(out + at, total);
   }
   for (; at < size; at++) {
-    double total = factors[0] * Kind::load(rows[0] + at);
+    Term total = factors[0] * Kind::load(rows[0] + at);
     for (int64_t i = 1; i < count; i++) total += factors[i] * Kind::load(rows[i] + at);
     out[at] = Kind::round(total);
   }

@@ -8,11 +8,7 @@ import platform
 import shlex
 import subprocess
 import tempfile
-import warnings
 from pathlib import Path
-
-from moopt.kernels import dispatch
-from moopt.kernels.dispatch import FORCED, Form
 
 COMMAND = "python -m moopt.kernels.native"
 FLAGS = (
@@ -53,39 +49,16 @@ def build() -> Path:
             )
         built.replace(path)  # at once: another process may be about to load it
     library.cache_clear()
-    _checked.cache_clear()
     return path
 
 
 @functools.cache
-def library() -> ctypes.CDLL | None:
-    """The library for this source and this processor; None if nobody has built it."""
+def library() -> tuple[ctypes.CDLL | None, str]:
+    """The library for this source and this processor; or None, and why."""
     path = library_path()
-    return ctypes.CDLL(str(path)) if path.exists() else None
-
-
-def native_form() -> Form:
-    """The form of long rows in host memory: "native", or "reference" and why."""
-    return FORCED if dispatch.REFERENCE_ONLY else _checked()
-
-
-@functools.cache
-def _checked() -> Form:
-    """As `native_form`; a library is used once it has given what exact sums give."""
-    from moopt.kernels.native.operations import probe
-
+    if not path.exists():
+        return None, f"the compiled kernels are not built: {COMMAND}"
     try:
-        if library() is None:
-            return Form("reference", f"the compiled kernels are not built: {COMMAND}")
-        told = probe()
+        return ctypes.CDLL(str(path)), ""
     except OSError as error:
-        told = str(error)
-    if not told:
-        return Form("native", "the compiled kernels are built, and agree with exact sums")
-    warnings.warn(
-        f"moopt does not use its compiled kernels: {told}. The form in plain PyTorch runs instead,"
-        " which is slower; please report this.",
-        RuntimeWarning,
-        stacklevel=3,
-    )
-    return Form("reference", told)
+        return None, str(error)

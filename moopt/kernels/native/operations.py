@@ -21,6 +21,9 @@ BLOCK, LANES = 1024, 32
 SEVERAL_THREADS = 10_000_000
 """Elements of a row from which on more than one thread pays."""
 
+SMALLEST = 2.0**-120
+"""Weights of this size and up to its inverse are left to the compiled kernels."""
+
 _HOST = torch.device("cpu")
 
 
@@ -57,10 +60,12 @@ def combine_native_(checked: Sequence[Position], weights: Sequence[float]) -> li
 
     Returns:
         The positions that are left to the reference form: their entries differ in dtype, or do not
-        lie in memory one element after another.
+        lie in memory one element after another. All of them, where a weight is extreme.
     """
     factors = torch.tensor(weights, dtype=torch.float64)
     n = sum(map(numel, checked))
+    if not all(w == 0.0 or SMALLEST <= abs(w) <= 1.0 / SMALLEST for w in weights):
+        return [*checked]  # out of the range of float32, in which 16-bit rows are summed
     for table in tables(filter(is_plain, checked), _HOST):
         _call("moopt_combine", table, len(factors), factors, _threads(n))
     return [p for p in checked if not is_plain(p)]
@@ -71,8 +76,8 @@ def _threads(n: int) -> int:
 
 
 def _call(name: str, table: Table, m: int, numbers: Tensor, threads: int) -> None:
-    compiled = library()
-    assert compiled is not None
+    compiled, why_not = library()
+    assert compiled is not None, why_not
     code = getattr(compiled, name)(
         ctypes.c_int(KINDS[table.dtype]),
         ctypes.c_void_p(table.addresses.data_ptr()),

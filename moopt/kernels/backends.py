@@ -1,0 +1,35 @@
+"""backends: which form of each operation runs on this machine, and why."""
+
+from collections.abc import Mapping
+
+import torch
+
+from moopt.kernels import dispatch
+from moopt.kernels.dispatch import FORCED, GATHERED, Form
+from moopt.kernels.fused import fused_form
+from moopt.kernels.native import native_form
+
+
+def backends() -> Mapping[str, Form]:
+    """Operation and place -> the name of the form that runs there, and why it is the one.
+
+    `MOOPT_REFERENCE_KERNELS=1`, set before `import moopt`, forces the form in plain PyTorch
+    everywhere. Asking checks the faster forms, as their first use does: on a CUDA device their
+    kernels are compiled, which takes seconds.
+
+    Example:
+        >>> from moopt.kernels import backends
+        >>> backends()["short rows in host memory"].name
+        'gathered'
+    """
+    native = native_form()
+    forms = {
+        "short rows in host memory": FORCED if dispatch.REFERENCE_ONLY else GATHERED,
+        "gramian of long rows in host memory": native,
+        "combine of long rows in host memory": native,
+    }
+    for index in range(torch.cuda.device_count()):
+        device = torch.device("cuda", index)
+        for operation in ("gramian", "combine", "min_norm"):
+            forms[f"{operation} on {device}"] = fused_form(operation, device)
+    return forms
