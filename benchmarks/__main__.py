@@ -13,6 +13,7 @@ NAMES = (
     "small_step",
     "step_overhead",
     "step_floor",
+    "output_layer",
     "weightings",
     "faults",
     "peer_properties",

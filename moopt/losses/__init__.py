@@ -1,6 +1,6 @@
 """Forget and retain losses of causal language models: a module and a function each."""
 
-from moopt.kernels.token_logprob import TokenLogProbs, token_log_probs
+from moopt.kernels.token_logprob import LinearLogits, TokenLogProbs, token_log_probs
 from moopt.losses.cross_entropy import TokenCrossEntropyLoss, token_cross_entropy_loss
 from moopt.losses.gradient_ascent import GradientAscentLoss, gradient_ascent_loss
 from moopt.losses.npo import NPOLoss, npo_loss
@@ -13,6 +13,7 @@ from moopt.losses.unlearning_cross_entropy import (
 
 __all__ = [
     "GradientAscentLoss",
+    "LinearLogits",
     "NPOLoss",
     "ReferenceKLLoss",
     "SimNPOLoss",

@@ -7,6 +7,8 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
+from moopt.kernels.token_logprob.linear import Logits
+
 Reduction = Literal["mean", "sum", "none"]
 
 # The settings that have a range: whether a value is in it, how it reads, and a remedy.
@@ -40,8 +42,8 @@ def check_ranges(caller: str, **settings: Any) -> None:
 
 
 def one_reference(
-    reference_logits: Tensor | None, reference_log_probs: Tensor | None, *, caller: str
-) -> tuple[str, Tensor]:
+    reference_logits: Logits | None, reference_log_probs: Tensor | None, *, caller: str
+) -> tuple[str, Any]:
     """Return the one reference argument that is given, after its name.
 
     Raises:
@@ -98,7 +100,7 @@ class LossModule(nn.Module):
     def _settings(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, logits: Logits, labels: Tensor) -> Tensor:
         """Return the loss of `logits` `[B, T, V]` for `labels` `[B, T]`."""
         return self.function(logits, labels, **self._settings())
 
@@ -111,10 +113,10 @@ class ReferencedLossModule(LossModule):
 
     def forward(
         self,
-        logits: Tensor,
+        logits: Logits,
         labels: Tensor,
         *,
-        reference_logits: Tensor | None = None,
+        reference_logits: Logits | None = None,
         reference_log_probs: Tensor | None = None,
     ) -> Tensor:
         """Return the loss of `logits` `[B, T, V]` for `labels` `[B, T]`, given one reference."""

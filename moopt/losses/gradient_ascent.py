@@ -5,11 +5,12 @@ import dataclasses
 from torch import Tensor
 
 from moopt.kernels.token_logprob import token_log_probs
+from moopt.kernels.token_logprob.linear import Logits
 from moopt.losses.base import LossModule, Reduction, check_ranges, reduce_supervised
 
 
 def gradient_ascent_loss(
-    logits: Tensor, labels: Tensor, *, ignore_index: int = -100, reduction: Reduction = "mean"
+    logits: Logits, labels: Tensor, *, ignore_index: int = -100, reduction: Reduction = "mean"
 ) -> Tensor:
     r"""The negated cross-entropy: minimising it ascends the loss of the forget set.
 
@@ -18,7 +19,7 @@ def gradient_ascent_loss(
     with A the supervised tokens of the batch and p_t the probability of the true token.
 
     Args:
-        logits: floating `[B, T, V]`; those at t predict the label at t + 1.
+        logits: floating `[B, T, V]`, or `LinearLogits`; those at t predict the label at t + 1.
         labels: int64 `[B, T]` in [0, V), or `ignore_index`. Do not shift them.
         ignore_index: the label of tokens that are not supervised. Default -100.
         reduction: "mean" over the supervised tokens of the batch (default), "sum" over them, or

@@ -5,6 +5,7 @@ import dataclasses
 from torch import Tensor, nn
 
 from moopt.kernels.token_logprob import token_log_probs
+from moopt.kernels.token_logprob.linear import Logits
 from moopt.kernels.token_logprob.shift import same_shape
 from moopt.losses.base import (
     Reduction,
@@ -16,10 +17,10 @@ from moopt.losses.base import (
 
 
 def npo_loss(
-    logits: Tensor,
+    logits: Logits,
     labels: Tensor,
     *,
-    reference_logits: Tensor | None = None,
+    reference_logits: Logits | None = None,
     reference_log_probs: Tensor | None = None,
     beta: float = 0.1,
     ignore_index: int = -100,
@@ -36,9 +37,9 @@ def npo_loss(
     forgotten.
 
     Args:
-        logits: floating `[B, T, V]`; those at t predict the label at t + 1.
+        logits: floating `[B, T, V]`, or `LinearLogits`; those at t predict the label at t + 1.
         labels: int64 `[B, T]` in [0, V), or `ignore_index`. Do not shift them.
-        reference_logits: floating `[B, T, V]`, the reference model's; a constant.
+        reference_logits: the reference model's, as `logits`; a constant.
         reference_log_probs: in place of `reference_logits`, the reference's log-probabilities of
             the labels, computed once: floating `[B, T - 1]`, per token as
             `token_log_probs(reference_logits, labels).values` returns them (entry t belongs to

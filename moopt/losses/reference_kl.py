@@ -6,6 +6,7 @@ from typing import Literal
 from torch import Tensor
 
 from moopt.kernels.token_logprob import token_kl_divergences
+from moopt.kernels.token_logprob.linear import Logits
 from moopt.kernels.token_logprob.shift import same_shape
 from moopt.losses.base import (
     Reduction,
@@ -19,10 +20,10 @@ Direction = Literal["forward", "reverse"]
 
 
 def reference_kl_loss(
-    logits: Tensor,
+    logits: Logits,
     labels: Tensor,
     *,
-    reference_logits: Tensor | None = None,
+    reference_logits: Logits | None = None,
     reference_log_probs: Tensor | None = None,
     direction: Direction = "forward",
     ignore_index: int = -100,
@@ -37,9 +38,9 @@ def reference_kl_loss(
     labels are ignored.
 
     Args:
-        logits: floating `[B, T, V]`; those at t predict the label at t + 1.
+        logits: floating `[B, T, V]`, or `LinearLogits`; those at t predict the label at t + 1.
         labels: int64 `[B, T]`; only says which tokens are supervised. Do not shift them.
-        reference_logits: floating `[B, T, V]`, the reference model's; a constant.
+        reference_logits: the reference model's, as `logits`; a constant.
         reference_log_probs: in place of `reference_logits`, the reference's log-probabilities of
             the whole vocabulary, floating `[B, T, V]`, at the same positions as `logits` (not
             shifted); a constant. They are normalised again, so that ones that were rounded, or cut

@@ -5,11 +5,12 @@ import dataclasses
 from torch import Tensor, nn
 
 from moopt.kernels.token_logprob import token_log_probs
+from moopt.kernels.token_logprob.linear import Logits
 from moopt.losses.base import LossModule, Reduction, check_ranges, reduce_supervised
 
 
 def simnpo_loss(
-    logits: Tensor,
+    logits: Logits,
     labels: Tensor,
     *,
     beta: float = 4.5,
@@ -25,7 +26,7 @@ def simnpo_loss(
     with S the sequences that have a supervised token and A_b the supervised tokens of sequence b.
 
     Args:
-        logits: floating `[B, T, V]`; those at t predict the label at t + 1.
+        logits: floating `[B, T, V]`, or `LinearLogits`; those at t predict the label at t + 1.
         labels: int64 `[B, T]` in [0, V), or `ignore_index`. Do not shift them.
         beta: inverse temperature, > 0 and finite. Default 4.5.
         gamma: margin, finite: the sequence counts as forgotten once beta times its mean negative

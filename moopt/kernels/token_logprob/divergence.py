@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from moopt.kernels.token_logprob.chunks import compute_dtype, row_chunks
+from moopt.kernels.token_logprob.linear import LinearLogits, linear_row_values
 from moopt.kernels.token_logprob.reference import TokenLogProbs
 from moopt.kernels.token_logprob.shift import same_shape, shifted_targets
 
 
 def token_kl_divergences(
-    logits: Tensor,
-    reference_logits: Tensor,
+    logits: Tensor | LinearLogits,
+    reference_logits: Tensor | LinearLogits,
     labels: Tensor,
     *,
     reverse: bool = False,
@@ -25,9 +26,9 @@ def token_kl_divergences(
     with p and r the softmax of the two logits; `reverse` swaps p and r.
 
     Args:
-        logits: floating `[B, T, V]`.
-        reference_logits: floating `[B, T, V]`, a constant: never differentiated. Log-probabilities
-            are logits too, whose softmax they are.
+        logits: floating `[B, T, V]`, or `LinearLogits`.
+        reference_logits: floating `[B, T, V]`, or `LinearLogits` where `logits` are; a constant:
+            never differentiated. Log-probabilities are logits too, whose softmax they are.
         labels: int64 `[B, T]`; only says which tokens are supervised.
         reverse: KL(model || reference) in place of KL(reference || model). Default False.
         ignore_index: the label of tokens that are not supervised. Default -100.
@@ -50,18 +51,53 @@ def token_kl_divergences(
     """
     same_shape(logits, reference_logits, "reference_logits", caller="token_kl_divergences")
     _, mask = shifted_targets(logits, labels, ignore_index, caller="token_kl_divergences")
-    divergences = _RowDivergences.apply(
-        logits.flatten(0, 1), reference_logits.detach().flatten(0, 1), mask.flatten(), reverse
-    )
+    constant = reference_logits.detach()
+    if isinstance(logits, LinearLogits):
+
+        def reference(chunk: slice) -> Tensor:
+            if isinstance(constant, LinearLogits):
+                return constant.rows(chunk)
+            return constant.flatten(0, 1)[chunk]
+
+        divergences = linear_row_values(
+            logits,
+            lambda rows, chunk: _values(rows, reference(chunk), reverse),
+            lambda rows, chunk, scale: _gradient(rows, reference(chunk), scale[:, None], reverse),
+            mask.flatten(),
+        )
+    elif isinstance(constant, LinearLogits):
+        raise TypeError(
+            "`reference_logits` may be LinearLogits where `logits` are; got a tensor of logits."
+            " Pass both in one form."
+        )
+    else:
+        divergences = _RowDivergences.apply(
+            logits.flatten(0, 1), constant.flatten(0, 1), mask.flatten(), reverse
+        )
     return TokenLogProbs(divergences.view_as(mask)[:, :-1], mask[:, :-1])
 
 
-def _log_softmaxes(rows: Tensor, reference: Tensor, chunk: slice) -> tuple[Tensor, Tensor]:
+def _log_softmaxes(rows: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
     dtype = compute_dtype(rows.dtype)
     # A quarter: differences of two, their mean, and a difference less the mean stay finite.
     lowest = torch.finfo(dtype).min / 4
-    log_p = rows[chunk].log_softmax(-1, dtype=dtype).clamp_min(lowest)
-    return log_p, reference[chunk].log_softmax(-1, dtype=dtype).clamp_min(lowest)
+    log_p = rows.log_softmax(-1, dtype=dtype).clamp_min(lowest)
+    return log_p, reference.log_softmax(-1, dtype=dtype).clamp_min(lowest)
+
+
+def _values(rows: Tensor, reference: Tensor, reverse: bool) -> Tensor:
+    """The divergences `[n]` of two rows of logits `[n, V]` each."""
+    return _divergences(*_log_softmaxes(rows, reference), reverse)
+
+
+def _gradient(rows: Tensor, reference: Tensor, scale: Tensor, reverse: bool) -> Tensor:
+    """`scale` times the derivative of the divergences in `rows`, `[n, V]`."""
+    if reverse:
+        log_p, log_r = _log_softmaxes(rows, reference)
+        divergence = _divergences(log_p, log_r, True)[:, None]
+        return log_p.exp() * (log_p - log_r - divergence) * scale
+    dtype = compute_dtype(rows.dtype)
+    return (rows.softmax(-1, dtype=dtype) - reference.softmax(-1, dtype=dtype)) * scale
 
 
 def _divergences(log_p: Tensor, log_r: Tensor, reverse: bool) -> Tensor:
@@ -76,10 +112,7 @@ class _RowDivergences(torch.autograd.Function):
 
     @staticmethod
     def forward(rows: Tensor, reference: Tensor, mask: Tensor, reverse: bool) -> Tensor:
-        parts = [
-            _divergences(*_log_softmaxes(rows, reference, chunk), reverse)
-            for chunk in row_chunks(rows)
-        ]
+        parts = [_values(rows[c], reference[c], reverse) for c in row_chunks(rows)]
         return torch.cat(parts).where(mask, 0.0)
 
     @staticmethod
@@ -92,16 +125,8 @@ class _RowDivergences(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
         rows, reference, mask = ctx.saved_tensors
-        dtype = compute_dtype(rows.dtype)
         gradient = grad_output.new_empty(rows.shape, dtype=rows.dtype)
         for chunk in row_chunks(rows):
-            if ctx.reverse:
-                log_p, log_r = _log_softmaxes(rows, reference, chunk)
-                divergence = _divergences(log_p, log_r, True)[:, None]
-                part = log_p.exp() * (log_p - log_r - divergence)
-            else:
-                part = rows[chunk].softmax(-1, dtype=dtype)
-                part = part - reference[chunk].softmax(-1, dtype=dtype)
-            part = part * grad_output[chunk, None]
+            part = _gradient(rows[chunk], reference[chunk], grad_output[chunk, None], ctx.reverse)
             gradient[chunk] = part.masked_fill(~mask[chunk, None], 0.0)
         return gradient, None, None, None

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from moopt.kernels.token_logprob.chunks import compute_dtype, row_chunks
+from moopt.kernels.token_logprob.linear import LinearLogits, linear_row_values
 from moopt.kernels.token_logprob.shift import shifted_targets
 
 
@@ -28,13 +29,16 @@ class TokenLogProbs(NamedTuple):
     mask: Tensor
 
 
-def token_log_probs(logits: Tensor, labels: Tensor, ignore_index: int = -100) -> TokenLogProbs:
+def token_log_probs(
+    logits: Tensor | LinearLogits, labels: Tensor, ignore_index: int = -100
+) -> TokenLogProbs:
     r"""The log-probability of every label under the next-token distribution before it.
 
     .. math:: \log p_t = z_{t, y} - \log \sum_v e^{z_{t, v}}, \qquad y = \text{labels}_{t + 1}
 
     Args:
-        logits: floating `[B, T, V]`, any finite values; a logit of -inf is a probability of 0.
+        logits: floating `[B, T, V]`, any finite values; a logit of -inf is a probability of 0. Or
+            `LinearLogits`, which are computed in chunks and never all in memory.
         labels: int64 `[B, T]` in [0, V), or `ignore_index`. Not shifted: usually `input_ids` with
             the prompt and the padding replaced by `ignore_index`.
         ignore_index: the label of tokens that are not supervised. Default -100.
@@ -69,8 +73,17 @@ def token_log_probs(logits: Tensor, labels: Tensor, ignore_index: int = -100) ->
         library; the derivations are in this folder's README.
     """
     targets, mask = shifted_targets(logits, labels, ignore_index, caller="token_log_probs")
+    targets_of, mask_of = targets.flatten(), mask.flatten()
     try:
-        values = _RowLogProbs.apply(logits.flatten(0, 1), targets.flatten(), mask.flatten())
+        if isinstance(logits, LinearLogits):
+            values = linear_row_values(
+                logits,
+                lambda rows, chunk: _values(rows, targets_of[chunk]),
+                lambda rows, chunk, scale: _own_gradient(rows, targets_of[chunk], scale[:, None]),
+                mask_of,
+            )
+        else:
+            values = _RowLogProbs.apply(logits.flatten(0, 1), targets_of, mask_of)
     except (IndexError, RuntimeError) as error:
         vocabulary = logits.shape[-1]
         if labels.device.type != "cpu" or ((targets >= 0) & (targets < vocabulary)).all():
@@ -83,6 +96,25 @@ def token_log_probs(logits: Tensor, labels: Tensor, ignore_index: int = -100) ->
     return TokenLogProbs(values.view_as(mask)[:, :-1], mask[:, :-1])
 
 
+def _values(rows: Tensor, targets: Tensor) -> Tensor:
+    """The log-probabilities `[n]` of the targets, from logits `[n, V]`."""
+    dtype = compute_dtype(rows.dtype)
+    log_probs = rows.log_softmax(-1, dtype=dtype).gather(1, targets[:, None]).squeeze(1)
+    return log_probs.clamp_min(torch.finfo(dtype).min)
+
+
+def _gradient(rows: Tensor, targets: Tensor, scale: Tensor) -> Tensor:
+    """`scale * (onehot(target) - softmax(row))`, `[n, V]`."""
+    part = rows.softmax(-1, dtype=compute_dtype(rows.dtype)) * -scale
+    return part.scatter_add(1, targets[:, None], scale)
+
+
+def _own_gradient(rows: Tensor, targets: Tensor, scale: Tensor) -> Tensor:
+    """`_gradient` where nothing is differentiated again: in one buffer."""
+    part = rows.softmax(-1, dtype=compute_dtype(rows.dtype)).mul_(-scale)
+    return part.scatter_add_(1, targets[:, None], scale.to(part.dtype))
+
+
 class _RowLogProbs(torch.autograd.Function):
     """Rows `[N, V]`, targets `[N]`, mask `[N]` to log-probabilities `[N]`, a chunk at a time."""
 
@@ -90,12 +122,8 @@ class _RowLogProbs(torch.autograd.Function):
 
     @staticmethod
     def forward(rows: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-        dtype = compute_dtype(rows.dtype)
-        parts = [
-            rows[chunk].log_softmax(-1, dtype=dtype).gather(1, targets[chunk, None]).squeeze(1)
-            for chunk in row_chunks(rows)
-        ]
-        return torch.cat(parts).clamp_min(torch.finfo(dtype).min).where(mask, 0.0)
+        parts = [_values(rows[chunk], targets[chunk]) for chunk in row_chunks(rows)]
+        return torch.cat(parts).where(mask, 0.0)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
@@ -108,8 +136,6 @@ class _RowLogProbs(torch.autograd.Function):
         rows, targets, mask = ctx.saved_tensors
         gradient = grad_output.new_empty(rows.shape, dtype=rows.dtype)
         for chunk in row_chunks(rows):
-            scale = grad_output[chunk, None]
-            part = rows[chunk].softmax(-1, dtype=compute_dtype(rows.dtype)) * -scale
-            part = part.scatter_add(1, targets[chunk, None], scale)
+            part = _gradient(rows[chunk], targets[chunk], grad_output[chunk, None])
             gradient[chunk] = part.masked_fill(~mask[chunk, None], 0.0)
         return gradient, None, None

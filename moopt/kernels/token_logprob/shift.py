@@ -3,9 +3,11 @@
 import torch
 from torch import Tensor
 
+from moopt.kernels.token_logprob.linear import LinearLogits
+
 
 def shifted_targets(
-    logits: Tensor, labels: Tensor, ignore_index: int, *, caller: str
+    logits: Tensor | LinearLogits, labels: Tensor, ignore_index: int, *, caller: str
 ) -> tuple[Tensor, Tensor]:
     """Check `logits` and `labels`, and return the label that each position predicts.
 
@@ -49,9 +51,11 @@ def shifted_targets(
     return next_labels.where(mask, 0), mask
 
 
-def same_shape(logits: Tensor, other: Tensor, name: str, *, caller: str) -> None:
+def same_shape(
+    logits: Tensor | LinearLogits, other: Tensor | LinearLogits, name: str, *, caller: str
+) -> None:
     """Raise unless `other` is a floating tensor of the shape of `logits`."""
-    _check_tensor("logits", logits, caller)
+    _check_logits("logits", logits, caller)
     _check_logits(name, other, caller)
     if other.shape != logits.shape:
         raise ValueError(
@@ -69,7 +73,9 @@ def _check_tensor(name: str, value: Tensor, caller: str) -> None:
         )
 
 
-def _check_logits(name: str, value: Tensor, caller: str) -> None:
+def _check_logits(name: str, value: Tensor | LinearLogits, caller: str) -> None:
+    if isinstance(value, LinearLogits):
+        return  # it has checked itself
     _check_tensor(name, value, caller)
     if not value.is_floating_point():
         raise TypeError(

@@ -1,0 +1,105 @@
+"""What do a language model's logits cost a loss, and what does it cost to do without them?
+
+    python -m benchmarks.output_layer
+
+Cross-entropy of 4 x 512 tokens over a vocabulary of 49,152, from hidden states of width 576 and the
+output matrix: with the logits in memory, and with `moopt.losses.LinearLogits`. Forward and backward
+pass, each way in a process of its own; the operating system reports the peak of its memory, and the
+gradient of the output matrix is in both.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.memory import resident
+from benchmarks.report import Report, main
+from moopt.losses import LinearLogits, token_cross_entropy_loss
+
+BATCH, LENGTH, VOCABULARY, WIDTH = 4, 512, 49_152, 576
+WAYS = {"logits": "logits in memory", "linear": "LinearLogits"}
+GRADIENT_TOL = 1e-6
+# Freed tensors go back to the system at once, so that the peak is that of the tensors.
+HEAP = {"MALLOC_MMAP_THRESHOLD_": "65536"}
+SLOWER, LESS = 1.45, 0.15
+
+
+def loss_of(way: str, hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    logits = LinearLogits(hidden, weight) if way == "linear" else hidden @ weight.T
+    return token_cross_entropy_loss(logits, labels)
+
+
+def leaves(length: int = LENGTH, vocabulary: int = VOCABULARY) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(BATCH, length, WIDTH, generator=generator).requires_grad_()
+    weight = (torch.randn(vocabulary, WIDTH, generator=generator) / WIDTH**0.5).requires_grad_()
+    return hidden, weight, torch.randint(vocabulary, (BATCH, length), generator=generator)
+
+
+def measure(way: str, rounds: int) -> dict[str, float]:
+    """CPU seconds, the least of the rounds, and bytes at the peak; call it in a fresh process."""
+    torch.set_num_threads(1)
+    loss_of(way, *leaves(8, 64)).backward()
+    tensors = leaves()
+    Path("/proc/self/clear_refs").write_text("5")
+    before, seconds = resident("VmRSS"), []
+    for _ in range(rounds):
+        start = time.thread_time()
+        gradients = torch.autograd.grad(loss_of(way, *tensors), tensors[:2])
+        seconds.append(time.thread_time() - start)
+        del gradients
+    return {"seconds": min(seconds), "bytes": resident("VmHWM") - before}
+
+
+def run(report: Report, quick: bool) -> None:
+    tensors = leaves(64)  # two chunks of rows
+    wanted, found = (
+        torch.autograd.grad(loss_of(way, *tensors), tensors[:2]) for way in ("logits", "linear")
+    )
+    for name, one, other in zip(("hidden", "weight"), found, wanted, strict=True):
+        error = float((one - other).abs().max() / other.abs().max())
+        report.gate(f"gradient of {name}", error <= GRADIENT_TOL, f"{error:.1e} of its largest")
+    if not Path("/proc/self/clear_refs").exists():
+        print("   skipped: needs Linux, whose kernel can reset a process's peak memory")
+        return
+    results = {}
+    for way in WAYS:
+        call = f"json.dumps(measure({way!r}, {2 if quick else 5}))"
+        program = f"import json; from benchmarks.output_layer import measure; print({call})"
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env=os.environ | HEAP,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        results[way] = json.loads(done.stdout)
+    own = 4 * (VOCABULARY + BATCH * LENGTH) * WIDTH
+    plain = results["logits"]
+    rows = [
+        [
+            label,
+            f"{results[way]['seconds'] / plain['seconds']:.2f}",
+            f"{results[way]['bytes'] / plain['bytes']:.2f}",
+            f"{(results[way]['bytes'] - own) / (plain['bytes'] - own):.2f}",
+        ]
+        for way, label in WAYS.items()
+    ]
+    print()
+    report.table(["", "CPU time", "peak memory", "the same, beyond the gradients"], rows)
+    for told, value, goal in (("time", rows[1][1], SLOWER), ("memory", rows[1][2], LESS)):
+        verdict = "met" if float(value) <= goal else "MISSED"
+        print(f"   goal {told}: {value} of at most {goal}: {verdict}")
+    report.results.update(results)
+
+
+if __name__ == "__main__":
+    main("output_layer", "losses without the logits of the whole vocabulary", run)

@@ -1,0 +1,165 @@
+"""Losses of hidden states and an output matrix: those of the logits, in value and gradient."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from moopt.kernels.token_logprob import linear
+from moopt.losses import (
+    LinearLogits,
+    reference_kl_loss,
+    token_cross_entropy_loss,
+    token_log_probs,
+)
+from tests.losses.cases import CASES, LossCase
+
+RTOL = {torch.float64: 1e-12, torch.float32: 1e-6, torch.bfloat16: 2e-2}
+"""Relative to the largest entry; in bfloat16 the logits' gradient is rounded in both ways."""
+
+
+@pytest.fixture(params=["one chunk", "chunks of two rows"])
+def chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "chunks of two rows":
+        monkeypatch.setattr(linear, "CHUNK_ELEMENTS", 2 * VOCABULARY + 1)
+
+
+BATCH, LENGTH, WIDTH, VOCABULARY = 3, 5, 6, 11
+
+
+def sample(dtype: torch.dtype, *, bias: bool) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """Leaves (hidden, weight, and perhaps bias), the reference's, and labels, some ignored."""
+    generator = torch.Generator().manual_seed(0)
+
+    def leaves() -> list[Tensor]:
+        shapes = [(BATCH, LENGTH, WIDTH), (VOCABULARY, WIDTH), *([(VOCABULARY,)] if bias else [])]
+        drawn = [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
+        return [x.to(dtype).requires_grad_() for x in drawn]
+
+    labels = torch.randint(VOCABULARY, (BATCH, LENGTH), generator=generator)
+    labels[0, :3] = -100
+    labels[2] = -100
+    return leaves(), leaves(), labels
+
+
+def in_memory(leaves: list[Tensor]) -> Tensor:
+    return torch.nn.functional.linear(*leaves)
+
+
+@pytest.mark.usefixtures("chunks")
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("dtype", RTOL)
+@pytest.mark.parametrize("case", CASES, ids=repr)
+def test_value_and_gradients_are_those_of_the_logits(
+    case: LossCase, dtype: torch.dtype, bias: bool
+) -> None:
+    leaves, reference, labels = sample(dtype, bias=bias)
+    expected = case.call(in_memory(leaves), labels, in_memory(reference))
+    found = case.call(LinearLogits(*leaves), labels, LinearLogits(*reference))
+    torch.testing.assert_close(found, expected, rtol=RTOL[dtype], atol=RTOL[dtype])
+    wanted = torch.autograd.grad(expected, leaves)
+    got = torch.autograd.grad(found, leaves)
+    for one, other in zip(got, wanted, strict=True):
+        assert one.dtype == other.dtype
+        assert (one - other).abs().max() <= RTOL[dtype] * other.abs().max()
+    constant = case.call(LinearLogits(*leaves).detach(), labels, LinearLogits(*reference))
+    assert not constant.requires_grad
+
+
+@pytest.mark.usefixtures("chunks")
+def test_a_reference_may_be_in_memory_and_not_the_other_way_round() -> None:
+    leaves, reference, labels = sample(torch.float64, bias=True)
+    logits, constant = LinearLogits(*leaves), in_memory(reference)
+    found = reference_kl_loss(logits, labels, reference_logits=constant)
+    expected = reference_kl_loss(in_memory(leaves), labels, reference_logits=constant)
+    torch.testing.assert_close(found, expected)
+    by_log_probs = constant.log_softmax(-1)
+    found = reference_kl_loss(logits, labels, reference_log_probs=by_log_probs)
+    torch.testing.assert_close(found, expected)
+    with pytest.raises(TypeError, match="Pass both in one form"):
+        reference_kl_loss(in_memory(leaves), labels, reference_logits=LinearLogits(*reference))
+
+
+@pytest.mark.usefixtures("chunks")
+def test_what_is_at_ignored_positions_leaks_nowhere() -> None:
+    leaves, _, labels = sample(torch.float32, bias=True)
+    spoiled = [x.detach().clone().requires_grad_() for x in leaves]
+    with torch.no_grad():
+        spoiled[0][2] = torch.nan
+        spoiled[0][:, -1] = torch.inf
+    losses = [token_cross_entropy_loss(LinearLogits(*x), labels) for x in (leaves, spoiled)]
+    assert losses[0] == losses[1]
+    for one, other in zip(
+        torch.autograd.grad(losses[0], leaves),
+        torch.autograd.grad(losses[1], spoiled),
+        strict=True,
+    ):
+        assert torch.equal(one, other)
+
+
+def test_a_frozen_output_matrix_gets_no_gradient() -> None:
+    (hidden, weight, bias), _, labels = sample(torch.float32, bias=True)
+    logits = LinearLogits(hidden, weight.detach(), bias.detach())
+    token_cross_entropy_loss(logits, labels).backward()
+    assert hidden.grad is not None
+    assert weight.grad is bias.grad is None
+
+
+def test_no_tensor_as_large_as_the_logits_is_ever_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And with the logits in memory one is, which the same look finds."""
+    monkeypatch.setattr(linear, "CHUNK_ELEMENTS", 1 << 13)
+    hidden = torch.randn(2, 64, 8, requires_grad=True)
+    weight = torch.randn(2048, 8, requires_grad=True)
+    labels = torch.randint(2048, (2, 64))
+
+    class Largest(TorchDispatchMode):
+        elements = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            out = function(*args, **(kwargs or {}))
+            if isinstance(out, Tensor):
+                self.elements = max(self.elements, out.numel())
+            return out
+
+    found = []
+    for logits in (LinearLogits(hidden, weight), hidden @ weight.T):
+        with Largest() as seen:
+            token_cross_entropy_loss(logits, labels).backward()
+        found.append(seen.elements)
+        gc.collect()
+    assert found[0] <= max(1 << 13, weight.numel())
+    assert found[1] >= 2 * 64 * 2048
+
+
+def test_a_label_outside_the_vocabulary_is_named() -> None:
+    leaves, _, labels = sample(torch.float32, bias=False)
+    labels[0, 4] = VOCABULARY
+    with pytest.raises(ValueError, match=r"must lie in \[0, 11\)"):
+        token_log_probs(LinearLogits(*leaves), labels)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "weight", "bias", "error", "told"),
+    [
+        (torch.ones(2, 3), torch.ones(4, 3), None, ValueError, r"hidden \[B, T, d\]"),
+        (torch.ones(1, 2, 3), torch.ones(4, 5), None, ValueError, r"\[1, 2, 3\] and \[4, 5\]"),
+        (torch.ones(1, 2, 3), torch.ones(4, 3), torch.ones(3), ValueError, r"\[V\] = \[4\]"),
+        (torch.ones(1, 2, 3), torch.ones(4, 3).double(), None, TypeError, "dtype of `hidden`"),
+        (torch.ones(1, 2, 3).long(), torch.ones(4, 3), None, TypeError, "got torch.int64"),
+        (torch.ones(1, 2, 3), torch.nn.Linear(3, 4), None, TypeError, "got Linear"),
+    ],
+)
+def test_what_does_not_fit_is_refused(hidden, weight, bias, error, told) -> None:
+    with pytest.raises(error, match=told):
+        LinearLogits(hidden, weight, bias)
+
+
+def test_a_second_derivative_is_refused() -> None:
+    leaves, _, labels = sample(torch.float64, bias=False)
+    loss = token_cross_entropy_loss(LinearLogits(*leaves), labels)
+    with pytest.raises(RuntimeError, match="can be differentiated once"):
+        torch.autograd.grad(loss, leaves[:1], create_graph=True)
