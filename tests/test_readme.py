@@ -21,6 +21,7 @@ DOCS = [
     "docs/api/projection.md",
     "docs/choosing.md",
     "docs/how_a_step_works.md",
+    "docs/performance.md",
     "docs/training.md",
 ]
 

@@ -37,18 +37,21 @@ class Table(NamedTuple):
     kept: list[Position]
 
 
-def tables(checked: Iterable[Position], device: torch.device) -> Iterator[Table]:
+def tables(
+    checked: Iterable[Position], device: torch.device, *, plain: bool = False
+) -> Iterator[Table]:
     """One table for each dtype and alignment among the positions.
 
     Args:
         checked: what `moopt.kernels.pieces.positions` returned, on one device.
         device: where they lie.
+        plain: all of them are known to be plain.
     """
     kinds: dict[tuple[torch.dtype, bool], tuple[list[Position], list[list[int]]]] = {}
     for position in checked:
         if not numel(position):
             continue
-        if not is_plain(position):
+        if not (plain or is_plain(position)):
             position = flattened(position)
         column = [0 if g is None else g.data_ptr() for g in position]
         aligned = not any(address % ALIGNMENT for address in column)

@@ -2,6 +2,7 @@
 
 import ctypes
 from collections.abc import Sequence
+from itertools import compress
 
 import torch
 from torch import Tensor
@@ -66,9 +67,10 @@ def combine_native_(checked: Sequence[Position], weights: Sequence[float]) -> li
     n = sum(map(numel, checked))
     if not all(w == 0.0 or SMALLEST <= abs(w) <= 1.0 / SMALLEST for w in weights):
         return [*checked]  # out of the range of float32, in which 16-bit rows are summed
-    for table in tables(filter(is_plain, checked), _HOST):
+    flags = list(map(is_plain, checked))
+    for table in tables(compress(checked, flags), _HOST, plain=True):
         _call("moopt_combine", table, len(factors), factors, _threads(n))
-    return [p for p in checked if not is_plain(p)]
+    return [] if all(flags) else [p for p, plain in zip(checked, flags, strict=True) if not plain]
 
 
 def _threads(n: int) -> int:
