@@ -13,11 +13,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from benchmarks import peer
 from benchmarks.harness import interleaved, repetitions
 from benchmarks.report import Report, main
+from moopt.kernels import backends
 from moopt.solvers import min_norm_point
 from moopt.testing import Case, all_cases
 
@@ -135,6 +137,33 @@ def run(report: Report, quick: bool) -> None:
                 / report.results["moopt"][m]["median_microseconds"]
             )
             report.goal(f"solve time at m = {m}", ratio, factor)
+    batches(report, quick)
+
+
+BATCHES = (1, 64, 4096)
+
+
+def batches(report: Report, quick: bool) -> None:
+    """The time for each problem of a batch, in the form that runs here."""
+    form = backends()["min_norm of a batch in host memory"]
+    print(f"\nMedian CPU microseconds for each problem of a batch; form: {form.name}, {form.why}\n")
+    rows = []
+    for m in (3, 8, 32):
+        generator = torch.Generator().manual_seed(m)
+        jacobians = torch.randn(max(BATCHES), m, m + 5, generator=generator, dtype=torch.float64)
+        gramians = jacobians @ jacobians.mT
+        calls = {
+            str(count): (
+                lambda g=gramians[0] if count == 1 else gramians[:count]: min_norm_point(g)
+            )
+            for count in BATCHES
+        }
+        often = {str(count): max(1, 4096 // count) for count in BATCHES}
+        timings = interleaved(calls, rounds=3 if quick else 9, number=often)
+        seconds = [timings[str(count)].median / count for count in BATCHES]
+        rows.append([m, *(f"{s * 1e6:.2f}" for s in seconds), f"{seconds[0] / seconds[-1]:.0f}x"])
+        report.results[f"batches, m = {m}"] = dict(zip(map(str, BATCHES), seconds, strict=True))
+    report.table(["m", *(f"of {count}" for count in BATCHES), "falls by"], rows)
 
 
 if __name__ == "__main__":

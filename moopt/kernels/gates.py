@@ -4,14 +4,18 @@ It may meet a compiler, a processor or a card that nobody has tried, and a wrong
 silent. Each gate says in words what differs from exact sums, and nothing if nothing does.
 """
 
+import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from moopt.kernels.gathered import rounding
+from moopt.kernels.min_norm.reference import min_norm_reference
 from moopt.kernels.pieces import Position, first_in, positions
 from moopt.kernels.table import PART, is_plain
+from moopt.kernels.tolerances import CERTIFIED
+from moopt.records.status import SolverStatus
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -77,6 +81,40 @@ def combine_gate(
             wrong = ((found - exact[kept]).abs() - allowed[kept]).max().item()
             if not wrong <= 0.0:
                 return f"m = {m}, {dtype}: an entry is wrong by {wrong:.1e} more than its rounding"
+    return ""
+
+
+def min_norm_gate(
+    form: Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor]],
+    device: torch.device,
+    widths: Iterable[int] = (1, 2, 3, 8, 17, 64),
+) -> str:
+    """What a form of the minimum-norm point gives that the reference does not.
+
+    Args:
+        form: of Gramians `[K, m, m]`; weights, status, gap, number of pivots.
+        device: where the Gramians are made.
+        widths: the numbers of rows that are tried.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for m in widths:
+        rows = torch.randn(6, m, m + 2, generator=generator, dtype=torch.float64)
+        rows[1] *= 10.0 ** torch.linspace(-8.0, 8.0, m, dtype=torch.float64)[:, None]
+        rows[2, 0] = -rows[2, 1:].sum(0)  # stationary; a zero row where m = 1
+        rows[3, 0] = 0.0
+        rows[4] += 5.0  # no conflict
+        gramian = (rows @ rows.mT).to(device)
+        gramian[5, 0, m - 1] = math.nan
+        weights, status, gap, _ = form(gramian)
+        expected = min_norm_reference(gramian, enumerate_faces=False)
+        if not torch.equal(status, expected[1]):
+            return f"m = {m}: the status is {status.tolist()}, not {expected[1].tolist()}"
+        if not bool((gap[status == SolverStatus.CONVERGED] <= CERTIFIED).all()):
+            return f"m = {m}: gaps of {gap.tolist()}"
+        wrong = (weights - expected[0]).abs().amax(-1)
+        zero_row = torch.arange(6, device=device) == 3
+        if not bool((wrong[(status != SolverStatus.DEGENERATE) | zero_row] <= 1e-6).all()):
+            return f"m = {m}: weights are wrong by {wrong.tolist()}"
     return ""
 
 

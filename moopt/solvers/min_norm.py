@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from moopt.kernels.fused import fused_form
+from moopt.kernels.native import min_norm_native, native_form
 from moopt.kernels.tolerances import CERTIFIED, EPS, RESOLUTION
 from moopt.records.result import Array, Solved, SolverResult
 from moopt.records.status import SolverStatus
@@ -22,6 +23,10 @@ LOST = 1e-3
 
 RIDGE = 1e-14
 """Added to the diagonal of the cosines."""
+
+MANY = 16
+"""Problems of a batch from which on the compiled form solves them, where it is built. Single ones
+stay with numpy, whose answer has the same bits for every dtype and mask."""
 
 SOLVERS = ("auto", "exhaustive", "active_set", *FRANK_WOLFE)
 # 2^10 - 1 faces of a ten by ten matrix are a millisecond; each further row doubles it.
@@ -154,7 +159,9 @@ def min_norm_point(
         cosines and ratios of norms. The gap refers to the Gramian as given: its rounding moves
         the gap of the true gradients by about `eps (sum_i w_i ||g_i||)^2 / (||x|| min ||g_i||)`.
         Solved on the host, and a Gramian on a device is read once; but for "auto" on a float64
-        Gramian of up to 64 rows on a CUDA device, which is one launch there and reads nothing.
+        Gramian of up to 64 rows on a CUDA device, which is one launch there and reads nothing. A
+        float64 batch of 16 problems and more in host memory is solved by the compiled form, where
+        it is built (`moopt.kernels.backends`), at a fraction of the time.
         The result carries no autograd graph.
 
     Example:
@@ -183,7 +190,17 @@ def min_norm_point(
     solve = functools.partial(
         min_norm, solver=solver, tol=tol, max_iter=max_iter, noise=rounding_of(gramian)
     )
-    return each_gramian(solve, gramian, active=active)
+    many = gramian[..., 0, 0].numel() >= MANY and gramian.is_cpu and active is None
+    if not (exact and many and native_form().name == "native"):
+        return each_gramian(solve, gramian, active=active)
+    pivots = 10 * gramian.shape[-1] + 20 if max_iter is None else max_iter
+    result = SolverResult(*min_norm_native(gramian.detach(), tol=tol, max_iter=pivots))
+    unsure = result.status == SolverStatus.MAX_ITER
+    if bool(unsure.any()):
+        again = each_gramian(solve, gramian[unsure])
+        for whole, part in zip(result, again, strict=True):
+            whole[unsure] = part
+    return result
 
 
 def _check(

@@ -6,21 +6,18 @@ columns `[1, TILE]` and are turned by the diagonal of a tile: Triton 3.6 fails o
 row and column slices.
 """
 
-import math
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from moopt.kernels import tolerances
-from moopt.kernels.min_norm.reference import min_norm_reference
+from moopt.kernels.gates import min_norm_gate
 from moopt.records.status import SolverStatus
 
 LARGEST = 64
 """Problems of more rows do not fit into the registers of one program."""
 
-CERTIFIED_GAP = tolerances.CERTIFIED
 CERTIFIED = tl.constexpr(tolerances.CERTIFIED)
 DEPENDENT = tl.constexpr(tolerances.DEPENDENT)
 RESOLUTION = tl.constexpr(tolerances.RESOLUTION)
@@ -81,31 +78,13 @@ def warps_of(tile: int) -> int:
 
 def probe(device: torch.device) -> str:
     """What differs from the reference on small problems of every kind; empty if nothing."""
-    generator = torch.Generator().manual_seed(0)
-    for m in (1, 2, 3, 8, 17, LARGEST):
-        rows = torch.randn(6, m, m + 2, generator=generator, dtype=torch.float64)
-        rows[1] *= 10.0 ** torch.linspace(-8.0, 8.0, m, dtype=torch.float64)[:, None]
-        rows[2, 0] = -rows[2, 1:].sum(0)  # stationary; a zero row where m = 1
-        rows[3, 0] = 0.0
-        rows[4] += 5.0  # no conflict
-        gramian = (rows @ rows.mT).to(device)
-        gramian[5, 0, m - 1] = math.nan
-        active = torch.ones(6, m, dtype=torch.bool, device=device)
-        active[4, 0] = m == 1
-        weights, status, gap, _ = min_norm_triton(gramian, active)
-        expected = min_norm_reference(gramian, active, enumerate_faces=False)
-        if not torch.equal(status, expected[1]):
-            return f"m = {m}: the status is {status.tolist()}, not {expected[1].tolist()}"
-        at = status == SolverStatus.CONVERGED
-        if not bool((gap[at] <= CERTIFIED_GAP).all()):
-            return f"m = {m}: gaps of {gap.tolist()}"
-        wrong = (weights - expected[0]).abs().amax(-1)
-        zero_row = torch.arange(6, device=device) == 3
-        if not bool((wrong[(status != SolverStatus.DEGENERATE) | zero_row] <= 1e-6).all()):
-            return f"m = {m}: weights are wrong by {wrong.tolist()}"
-        if not bool((weights[~active] == 0.0).all()):
+    for m in (3, LARGEST):
+        active = torch.arange(m, device=device) != 1
+        gramian = torch.where(active, 1.0, 0.01).double().diag()
+        weights = min_norm_triton(gramian, active)[0]
+        if not bool(weights[1] == 0.0):
             return f"m = {m}: a row that is not active has a weight"
-    return ""
+    return min_norm_gate(min_norm_triton, device)
 
 
 @triton.jit

@@ -1,4 +1,5 @@
-// The Gramian and the combination of m rows of gradients in host memory, each entry read once.
+// The Gramian and the combination of m rows of gradients in host memory, each entry read once; and
+// the minimum-norm points of many small Gramians.
 //
 // Rows are a table of addresses: `addresses[i * positions + t]` is where row i begins at position t,
 // 0 where it has no entry. Parts are triples (position, first element, number of elements) that
@@ -341,6 +342,168 @@ void combine(const int64_t *addresses, int64_t m, int64_t positions, const int64
   }
 }
 
+// The minimum-norm point: see moopt/kernels/min_norm/README.md. Tolerances: kernels/tolerances.py.
+const double EPS = 2.220446049250313e-16;
+const double CERTIFIED = 1e-10, DEPENDENT = 16 * EPS, RESIDUAL_ROUNDING = 4 * EPS;
+const double STATIONARY = 1e-13, RESOLUTION = 16 * EPS;
+enum Status { CONVERGED = 0, MAX_ITER = 1, DEGENERATE = 2, NON_FINITE = 3 };
+
+struct Problem {
+  int64_t m;
+  std::vector<double> cosines, table, r, v, z, y;
+  std::vector<char> face;
+
+  explicit Problem(int64_t rows)
+      : m(rows), cosines(rows * rows), table(rows * rows), r(rows), v(rows), z(rows), y(rows),
+        face(rows) {}
+
+  double times(const std::vector<double> &matrix, const std::vector<double> &x, int64_t i) const {
+    double total = 0.0;
+    for (int64_t j = 0; j < m; j++) total += matrix[i * m + j] * x[j];
+    return total;
+  }
+
+  void sweep(int64_t p, double sign) {
+    const double corner = table[p * m + p];
+    for (int64_t i = 0; i < m; i++) {
+      if (i == p) continue;
+      const double factor = table[i * m + p] / corner;
+      for (int64_t j = 0; j < m; j++) {
+        if (j != p) table[i * m + j] -= factor * table[p * m + j];
+      }
+    }
+    for (int64_t j = 0; j < m; j++) {
+      if (j != p) table[p * m + j] = table[j * m + p] = sign * table[p * m + j] / corner;
+    }
+    table[p * m + p] = -1.0 / corner;
+  }
+
+  // v >= 0 with (C + r r^T) v = right on its face, and how many pivots it took.
+  int64_t pivoted(const std::vector<double> &right, int64_t max_iter) {
+    for (int64_t i = 0; i < m; i++) {
+      for (int64_t j = 0; j < m; j++) table[i * m + j] = cosines[i * m + j] + right[i] * right[j];
+    }
+    z = right;
+    std::fill(face.begin(), face.end(), 0);
+    int64_t enter = 0, count = 0;
+    double value = 0.0;
+    bool driving = false;
+    while (count < max_iter) {
+      double level = 0.0, inside = 0.0;
+      int64_t candidate = -1;
+      for (int64_t j = 0; j < m; j++) {
+        if (face[j]) inside += z[j];
+        else if (z[j] > level) level = z[j], candidate = j;
+      }
+      if (!driving && !(level > RESIDUAL_ROUNDING * (1.0 + inside))) break;
+      if (!driving) enter = candidate;
+      const double *slope = &table[enter * m];
+      double length = slope[enter] > DEPENDENT ? z[enter] / slope[enter] : INFINITY;
+      int64_t pivot = enter;
+      for (int64_t j = 0; j < m; j++) {
+        if (!face[j] || !(slope[j] > 0.0)) continue;
+        const double ratio = std::max(z[j], 0.0) / slope[j];
+        if (ratio < length) length = ratio, pivot = j;
+      }
+      if (length == INFINITY) {  // a direction along which the objective falls without end
+        for (int64_t j = 0; j < m; j++) v[j] = face[j] ? std::max(-slope[j], 0.0) : 0.0;
+        v[enter] = 1.0;
+        return count;
+      }
+      const bool blocked = pivot != enter;
+      value = (driving ? value : 0.0) + length;
+      for (int64_t j = 0; j < m; j++) z[j] -= length * slope[j];
+      z[pivot] = blocked ? 0.0 : value;
+      sweep(pivot, blocked ? -1.0 : 1.0);
+      face[pivot] = !face[pivot];
+      driving = blocked;
+      count++;
+    }
+    // Corrected once by the equations of the face.
+    for (int64_t j = 0; j < m; j++) v[j] = face[j] ? std::max(z[j], 0.0) : 0.0;
+    if (driving) v[enter] = value;
+    double s = 0.0;
+    for (int64_t j = 0; j < m; j++) s += right[j] * v[j];
+    for (int64_t i = 0; i < m; i++) {
+      y[i] = face[i] ? right[i] * (1.0 - s) - times(cosines, v, i) : 0.0;
+    }
+    for (int64_t i = 0; i < m; i++) z[i] = face[i] ? std::max(v[i] - times(table, y, i), 0.0) : v[i];
+    v = z;
+    return count;
+  }
+
+  struct Judged {
+    double gap;
+    bool stationary, unresolved;
+  };
+
+  // The certificate of the weights r v.
+  Judged judged() {
+    double squared = 0.0, s = 0.0, size = 0.0, worst = 0.0;
+    for (int64_t i = 0; i < m; i++) {
+      y[i] = times(cosines, v, i);
+      squared += v[i] * y[i];
+      s += r[i] * v[i];
+      size += v[i];
+    }
+    for (int64_t i = 0; i < m; i++) worst = std::max(worst, r[i] * (squared / s) - y[i]);
+    double gap = squared > 0.0 ? worst / std::sqrt(squared) : (worst == 0.0 ? 0.0 : INFINITY);
+    if (!(s > 0.0)) gap = INFINITY;
+    return {gap, squared <= STATIONARY * s * s, squared <= RESOLUTION * size * size};
+  }
+};
+
+void min_norm(const double *gramian, int64_t m, double tol, int64_t max_iter, double *weights,
+              int64_t *status, double *gap, int64_t *num_iter) {
+  std::vector<double> norms(m);
+  bool finite = true;
+  int64_t zeros = 0;
+  double shortest = INFINITY;
+  for (int64_t i = 0; i < m * m; i++) finite = finite && std::isfinite(gramian[i]);
+  *num_iter = 0;
+  if (!finite) {
+    std::fill(weights, weights + m, 1.0 / static_cast<double>(m));
+    *status = NON_FINITE, *gap = NAN;
+    return;
+  }
+  for (int64_t i = 0; i < m; i++) {
+    norms[i] = std::sqrt(std::max(gramian[i * m + i], 0.0));
+    if (norms[i] > 0.0) shortest = std::min(shortest, norms[i]);
+    else zeros++;
+  }
+  if (zeros > 0) {
+    for (int64_t i = 0; i < m; i++) weights[i] = norms[i] > 0.0 ? 0.0 : 1.0 / zeros;
+    *status = DEGENERATE, *gap = 0.0;
+    return;
+  }
+  Problem problem(m);
+  for (int64_t i = 0; i < m; i++) {
+    problem.r[i] = shortest / norms[i];
+    for (int64_t j = 0; j < m; j++) {
+      const double product = 0.5 * gramian[i * m + j] + 0.5 * gramian[j * m + i];
+      const double cosine = product / norms[i] / norms[j];
+      problem.cosines[i * m + j] = i == j ? 1.0 : std::min(std::max(cosine, -1.0), 1.0);
+    }
+  }
+  *num_iter = problem.pivoted(problem.r, max_iter);
+  Problem::Judged judged = problem.judged();
+  if ((judged.unresolved || judged.gap > CERTIFIED) && !judged.stationary) {
+    // Where rows much longer than the shortest cancel, r is lost in the rounding of C + r r^T, and
+    // the hull of the unit rows finds the weights without it.
+    const std::vector<double> first = problem.v, ones(m, 1.0);
+    *num_iter += problem.pivoted(ones, max_iter);
+    const Problem::Judged second = problem.judged();
+    if (judged.unresolved || second.unresolved) judged = second;
+    else problem.v = first;
+  }
+  double total = 0.0;
+  for (int64_t i = 0; i < m; i++) total += weights[i] = problem.r[i] * problem.v[i];
+  for (int64_t i = 0; i < m; i++) weights[i] /= total;
+  const bool nothing = judged.stationary || judged.unresolved;
+  *status = nothing ? DEGENERATE : judged.gap <= tol ? CONVERGED : MAX_ITER;
+  *gap = judged.gap;
+}
+
 }  // namespace
 
 // kind: 0 float64, 1 float32, 2 bfloat16, 3 float16.
@@ -370,6 +533,18 @@ int moopt_combine(int kind, const int64_t *addresses, int64_t m, int64_t positio
 #define CALL(Kind) combine<Kind>(addresses, m, positions, parts, num_parts, weights, threads)
   FOR_KIND(CALL)
 #undef CALL
+}
+
+// Minimum-norm points of `count` Gramians [m, m], every row active: weights [count, m] and what
+// `moopt.solvers.SolverResult` holds, one number for each.
+int moopt_min_norm(const double *gramians, int64_t count, int64_t m, double tol, int64_t max_iter,
+                   double *weights, int64_t *status, double *gap, int64_t *num_iter, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+  for (int64_t k = 0; k < count; k++) {
+    min_norm(gramians + k * m * m, m, tol, max_iter, weights + k * m, status + k, gap + k,
+             num_iter + k);
+  }
+  return 0;
 }
 
 }  // extern "C"

@@ -7,11 +7,12 @@ from itertools import compress
 import torch
 from torch import Tensor
 
-from moopt.kernels.gates import combine_gate, gramian_gate
+from moopt.kernels.gates import combine_gate, gramian_gate, min_norm_gate
 from moopt.kernels.gathered import rounding
 from moopt.kernels.native.library import library
 from moopt.kernels.pieces import Position, numel
 from moopt.kernels.table import PART, Table, is_plain, tables
+from moopt.kernels.tolerances import CERTIFIED
 
 KINDS = {torch.float64: 0, torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
 """What kernels.cpp calls the dtypes."""
@@ -20,7 +21,7 @@ BLOCK, LANES = 1024, 32
 """Of kernels.cpp: in float32 a lane adds so many products, BLOCK / LANES, and float64 goes on."""
 
 SEVERAL_THREADS = 10_000_000
-"""Elements of a row from which on more than one thread pays."""
+"""Elements of a row, or products of a batch of solves, from which on more than one thread pays."""
 
 SMALLEST = 2.0**-120
 """Weights of this size and up to its inverse are left to the compiled kernels."""
@@ -73,6 +74,37 @@ def combine_native_(checked: Sequence[Position], weights: Sequence[float]) -> li
     return [] if all(flags) else [p for p, plain in zip(checked, flags, strict=True) if not plain]
 
 
+def min_norm_native(
+    gramians: Tensor, *, tol: float, max_iter: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `min_norm_reference` with pivots, every row active, for a batch in host memory.
+
+    Args:
+        gramians: float64 `[..., m, m]`.
+        tol: the gap up to which the status is CONVERGED.
+        max_iter: limit on pivots.
+    """
+    *batch, m, _ = gramians.shape
+    problems = gramians.reshape(-1, m, m).contiguous()
+    count = len(problems)
+    weights = torch.empty(count, m, dtype=torch.float64)
+    gap = torch.empty(count, dtype=torch.float64)
+    status, num_iter = torch.empty(2, count, dtype=torch.int64)
+    compiled, why_not = library()
+    assert compiled is not None, why_not
+    compiled.moopt_min_norm(
+        ctypes.c_void_p(problems.data_ptr()),
+        ctypes.c_int64(count),
+        ctypes.c_int64(m),
+        ctypes.c_double(tol),
+        ctypes.c_int64(max_iter),
+        *(ctypes.c_void_p(out.data_ptr()) for out in (weights, status, gap, num_iter)),
+        ctypes.c_int(_threads(count * m**3)),
+    )
+    shaped = (out.view(batch) for out in (status, gap, num_iter))
+    return weights.view(*batch, m), *shaped  # type: ignore[return-value]
+
+
 def _threads(n: int) -> int:
     return torch.get_num_threads() if n >= SEVERAL_THREADS else 1
 
@@ -96,6 +128,12 @@ def _call(name: str, table: Table, m: int, numbers: Tensor, threads: int) -> Non
 def probe() -> str:
     """What differs from exact sums on small cases with every kind of border; empty if nothing."""
     longest = dict.fromkeys((1, 2, 3, 4, 5, 9), PART + 40)
-    return gramian_gate(gramian_native, _HOST, longest) or combine_gate(
-        lambda rows, weights: combine_native_(rows, weights.tolist()), _HOST, longest
+    return (
+        gramian_gate(gramian_native, _HOST, longest)
+        or combine_gate(
+            lambda rows, weights: combine_native_(rows, weights.tolist()), _HOST, longest
+        )
+        or min_norm_gate(
+            lambda g: min_norm_native(g, tol=CERTIFIED, max_iter=10 * g.shape[-1] + 20), _HOST
+        )
     )

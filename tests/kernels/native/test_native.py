@@ -18,8 +18,17 @@ from moopt.kernels import dispatch
 from moopt.kernels.combine import combine_
 from moopt.kernels.dispatch import Form
 from moopt.kernels.gathered import rounding
-from moopt.kernels.native import combine_native_, form, gramian_native, library, native_form
+from moopt.kernels.native import (
+    combine_native_,
+    form,
+    gramian_native,
+    library,
+    min_norm_native,
+    native_form,
+)
 from moopt.kernels.pieces import positions
+from moopt.solvers import min_norm_point
+from moopt.testing import all_cases
 from tests.kernels.gradient_rows import Rows, gradient_rows, gramian_oracle, widened
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
@@ -42,6 +51,14 @@ PLANTED = {
         "for (int64_t i = 1; i < count; i++)",
         "for (int64_t i = 2; i < count; i++)",
     ),
+}
+
+
+PLANTED |= {
+    "pivots that stop after the first": ("while (count < max_iter)", "while (count < 1)"),
+    "NaN that is taken for a number": ("if (!finite) {", "if (false) {"),
+    "a zero row that is not stationary": ("if (zeros > 0) {", "if (false) {"),
+    "a sweep without its sign": ("sign * table[p * m + j] / corner", "table[p * m + j] / corner"),
 }
 
 
@@ -141,6 +158,38 @@ def test_every_width_and_length(m: int, sizes: tuple[int, ...], dtype: torch.dty
     allowed = expected.abs() * torch.finfo(dtype).eps + 4 * rounding(m, summed) * size
     allowed += 1e-7 * (dtype == torch.float16)
     assert ((direction - expected).abs() <= allowed).all()
+
+
+@pytest.mark.usefixtures("native")
+@pytest.mark.parametrize("m", [1, 2, 3, 5, 10, 20])
+def test_a_batch_of_solves_is_as_good_as_one_by_one(m: int) -> None:
+    examples = list(all_cases(ms=(m,), seeds=(0, 1), norm_ratios=(1.0, 1e4, 1e8)))
+    gramians = torch.stack([example.gramian for example in examples])
+    batch = min_norm_point(gramians)
+    for i, example in enumerate(examples):
+        one = min_norm_point(example.gramian)
+        weights = batch.weights[i]
+        assert (weights >= 0.0).all()
+        assert abs(float(weights.sum()) - 1.0) <= 1e-12
+        size = float(weights @ example.gramian.diagonal().sqrt()) ** 2
+        lengths = [float(w @ example.gramian @ w) for w in (weights, one.weights)]
+        assert lengths[0] <= lengths[1] + 1e-9 * size
+        assert int(batch.status[i]) == int(one.status)
+    shaped = min_norm_point(gramians.expand(2, 1, *gramians.shape))
+    assert shaped.weights.shape == (2, 1, *gramians.shape[:2])
+    assert torch.equal(shaped.weights[1, 0], batch.weights)
+
+
+@pytest.mark.usefixtures("native")
+def test_what_the_compiled_solver_cannot_certify_is_solved_again() -> None:
+    gramians = torch.stack([example.gramian for example in all_cases(ms=(5,), norm_ratios=(1e4,))])
+    gramians = gramians.repeat(3, 1, 1)
+    limited = min_norm_native(gramians, tol=1e-10, max_iter=1)
+    assert (limited[1] == moopt.SolverStatus.MAX_ITER).any()
+    result = min_norm_point(gramians, max_iter=1)
+    one_by_one = torch.stack([min_norm_point(g, max_iter=1).weights for g in gramians])
+    unsure = limited[1] == moopt.SolverStatus.MAX_ITER
+    assert torch.equal(result.weights[unsure], one_by_one[unsure])
 
 
 @pytest.mark.usefixtures("native")
