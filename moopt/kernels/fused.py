@@ -4,6 +4,7 @@ import functools
 import importlib
 import importlib.util
 import warnings
+from collections.abc import Collection
 
 import torch
 
@@ -14,7 +15,13 @@ OLDEST = (8, 0)
 """The compute capability from which on the kernels are compiled in the tests."""
 
 
-def fused_form(operation: str, device: torch.device) -> Form:
+def fused_form(
+    operation: str,
+    device: torch.device,
+    *,
+    width: int | None = None,
+    dtypes: Collection[torch.dtype] = (),
+) -> Form:
     """The form of an operation for tensors of one device: "triton", or "reference" and why.
 
     A fused form runs on a device once it has given there, on small cases with every kind of border,
@@ -24,16 +31,21 @@ def fused_form(operation: str, device: torch.device) -> Form:
     Args:
         operation: the name of a folder of `moopt.kernels` with a `triton.py`.
         device: where the tensors lie.
+        width: the number of rows; every kernel is compiled for one, and checked for it. None checks
+            all kinds, which compiles for many seconds.
+        dtypes: of the entries; none means all.
     """
     if dispatch.REFERENCE_ONLY:
         return FORCED
     if device.type != "cuda":
         return Form("reference", f"fused forms are for CUDA, and the tensors lie on {device.type}")
-    return _on_cuda(operation, device)
+    return _on_cuda(operation, device, width, frozenset(dtypes))
 
 
 @functools.cache
-def _on_cuda(operation: str, device: torch.device) -> Form:
+def _on_cuda(
+    operation: str, device: torch.device, width: int | None, dtypes: frozenset[torch.dtype]
+) -> Form:
     if torch.version.hip is not None:
         return Form("reference", "fused forms are for CUDA, and this is ROCm")
     if torch.cuda.get_device_capability(device) < OLDEST:
@@ -41,7 +53,8 @@ def _on_cuda(operation: str, device: torch.device) -> Form:
     if importlib.util.find_spec("triton") is None:
         return Form("reference", "triton is not installed")
     try:
-        told = importlib.import_module(f"moopt.kernels.{operation}.triton").probe(device)
+        module = importlib.import_module(f"moopt.kernels.{operation}.triton")
+        told = module.probe(device, width, dtypes)
     except Exception as error:  # of a compiler or driver: told in the warning, and in `why`
         told = f"{type(error).__name__}: {error}"
     if not told:

@@ -5,7 +5,7 @@ silent. Each gate says in words what differs from exact sums, and nothing if not
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -23,7 +23,8 @@ DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 def gramian_gate(
     form: Callable[[list[Position], int], tuple[Tensor, float]],
     device: torch.device,
-    lengths: dict[int, int],
+    lengths: Mapping[int, int],
+    dtypes: Collection[torch.dtype] = DTYPES,
 ) -> str:
     """What a form of the Gramian gives that is not within the rounding it states.
 
@@ -31,9 +32,10 @@ def gramian_gate(
         form: of the checked positions and m; the Gramian and its noise.
         device: where the rows are made.
         lengths: for each number of rows that is tried, the length of the longest tensor.
+        dtypes: of the entries; those that are not among `DTYPES` are left out.
     """
     for m, longest in lengths.items():
-        for dtype in DTYPES:
+        for dtype in filter(dtypes.__contains__, DTYPES):
             rows = probe_rows(m, dtype, device, longest)
             found, noise = form(positions(rows, caller="gramian"), m)
             wide = dense(rows)
@@ -50,6 +52,7 @@ def combine_gate(
     form: Callable[[list[Position], Tensor], list[Position]],
     device: torch.device,
     widths: Iterable[int],
+    dtypes: Collection[torch.dtype] = DTYPES,
     *,
     truncates: Collection[torch.dtype] = (),
 ) -> str:
@@ -59,10 +62,11 @@ def combine_gate(
         form: of the checked positions and the weights; what it leaves to the reference.
         device: where the rows are made.
         widths: the numbers of rows that are tried.
+        dtypes: as for `gramian_gate`.
         truncates: the dtypes into which the machine does not round to the nearest.
     """
     for m in widths:
-        for dtype in DTYPES:
+        for dtype in filter(dtypes.__contains__, DTYPES):
             rows = probe_rows(m, dtype, device, PART + 40)
             weights = torch.linspace(-1.0, 2.0, m, dtype=torch.float64, device=device)
             wide = dense(rows)

@@ -24,6 +24,9 @@ LOST = 1e-3
 RIDGE = 1e-14
 """Added to the diagonal of the cosines."""
 
+LARGEST_FUSED = 64
+"""Rows of a problem that fit into the registers of one program of a GPU."""
+
 MANY = 16
 """Problems of a batch from which on the compiled form solves them, where it is built. Single ones
 stay with numpy, whose answer has the same bits for every dtype and mask."""
@@ -182,18 +185,19 @@ def min_norm_point(
     if active is not None:
         active = active | ~active.any(-1, keepdim=True)
     exact = solver == "auto" and gramian.dtype == torch.float64
-    if exact and fused_form("min_norm", gramian.device).name == "triton":
-        from moopt.kernels.min_norm.triton import LARGEST, min_norm_triton
+    m = gramian.shape[-1]
+    fits = exact and m <= LARGEST_FUSED
+    if fits and fused_form("min_norm", gramian.device, width=m).name == "triton":
+        from moopt.kernels.min_norm.triton import min_norm_triton
 
-        if gramian.shape[-1] <= LARGEST:
-            return SolverResult(*min_norm_triton(gramian, active, tol=tol, max_iter=max_iter))
+        return SolverResult(*min_norm_triton(gramian, active, tol=tol, max_iter=max_iter))
     solve = functools.partial(
         min_norm, solver=solver, tol=tol, max_iter=max_iter, noise=rounding_of(gramian)
     )
     many = gramian[..., 0, 0].numel() >= MANY and gramian.is_cpu and active is None
     if not (exact and many and native_form().name == "native"):
         return each_gramian(solve, gramian, active=active)
-    pivots = 10 * gramian.shape[-1] + 20 if max_iter is None else max_iter
+    pivots = 10 * m + 20 if max_iter is None else max_iter
     result = SolverResult(*min_norm_native(gramian.detach(), tol=tol, max_iter=pivots))
     unsure = result.status == SolverStatus.MAX_ITER
     if bool(unsure.any()):

@@ -76,15 +76,24 @@ def combine_(rows: Rows, weights: Tensor | Sequence[float]) -> list[Tensor | Non
         weights = list(map(float, weights))
     elif weights.device.type == "cpu":
         weights = weights.tolist()
-    elif fused_form("combine", weights.device).name == "triton":
-        from moopt.kernels.combine.triton import combine_triton_
-
-        checked = combine_triton_(checked, weights.double())
+    else:
+        checked = _fused(checked, weights)
     long = len(rows) * sum(map(numel, checked)) > LARGEST_GATHERED
     if isinstance(weights, list) and on_host and long and native_form().name == "native":
         checked = combine_native_(checked, weights)
     _Combination(checked, weights, on_host=on_host).run()
     return direction
+
+
+def _fused(checked: list[Position], weights: Tensor) -> list[Position]:
+    """Combine what the fused form combines on the weights' device; return the rest."""
+    dtypes = {g.dtype for position in checked for g in position if g is not None}
+    form = fused_form("combine", weights.device, width=len(weights), dtypes=dtypes)
+    if form.name != "triton":
+        return checked
+    from moopt.kernels.combine.triton import combine_triton_
+
+    return combine_triton_(checked, weights.double())
 
 
 def _targets(rows: Rows) -> tuple[list[Tensor | None], list[Position]]:

@@ -1,13 +1,13 @@
 """The weighted sum of m rows of gradients in one Triton launch for each dtype, in place."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from moopt.kernels.gates import combine_gate
+from moopt.kernels.gates import DTYPES, combine_gate
 from moopt.kernels.gramian.triton import TYPES
 from moopt.kernels.pieces import Position, first_in
 from moopt.kernels.table import is_plain, tables
@@ -45,11 +45,20 @@ def combine_triton_(checked: Sequence[Position], weights: Tensor) -> list[Positi
     return [position for position in present if not is_plain(position)]
 
 
-def probe(device: torch.device) -> str:
-    """What differs from exact sums on small cases with every kind of border; empty if nothing."""
+def probe(
+    device: torch.device, width: int | None = None, dtypes: Collection[torch.dtype] = ()
+) -> str:
+    """What differs from exact sums on small cases with every kind of border; empty if nothing.
+
+    Args:
+        device: where the rows are made.
+        width: the number of rows; None means some.
+        dtypes: of the entries; none means all.
+    """
     # Triton's interpreter cuts bits off.
     truncates = (torch.bfloat16,) if device.type == "cpu" else ()
-    return combine_gate(combine_triton_, device, (1, 3, 9), truncates=truncates)
+    widths = (1, 3, 9) if width is None else (width,)
+    return combine_gate(combine_triton_, device, widths, dtypes or DTYPES, truncates=truncates)
 
 
 @triton.jit

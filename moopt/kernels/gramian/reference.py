@@ -91,7 +91,8 @@ def measured_gramian(rows: Rows) -> tuple[Tensor, float]:
     device = next((g.device for g in chain.from_iterable(checked) if g is not None), _HOST)
     m = len(rows)
     if device.type != "cpu":
-        if fused_form("gramian", device).name == "triton":
+        dtypes = {g.dtype for position in checked for g in position if g is not None}
+        if fused_form("gramian", device, width=m, dtypes=dtypes).name == "triton":
             from moopt.kernels.gramian.triton import gramian_triton
 
             return gramian_triton(checked, m, device)

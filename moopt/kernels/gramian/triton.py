@@ -4,14 +4,14 @@ Program p takes the parts p, p + P, p + 2 P, ... in that order, and the programs
 a fixed order: the same bits from run to run. The README beside it derives bytes and rounding.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from moopt.kernels.gates import gramian_gate
+from moopt.kernels.gates import DTYPES, gramian_gate
 from moopt.kernels.gathered import rounding
 from moopt.kernels.pieces import Position, numel
 from moopt.kernels.table import PART, Table, tables
@@ -61,11 +61,21 @@ def gramian_triton(
     return (total if m <= FEW_ROWS else total.triu() + total.triu(1).T), noise
 
 
-def probe(device: torch.device) -> str:
-    """What differs from exact sums on small cases with every kind of border; empty if nothing."""
-    longest = {1: PART + 40, 3: PART + 40, FEW_ROWS: PART + 40, FEW_ROWS + 1: PART + 40}
-    longest[LARGEST_TILE + 1] = 100
-    return gramian_gate(lambda rows, m: gramian_triton(rows, m, device), device, longest)
+def probe(
+    device: torch.device, width: int | None = None, dtypes: Collection[torch.dtype] = ()
+) -> str:
+    """What differs from exact sums on small cases with every kind of border; empty if nothing.
+
+    Args:
+        device: where the rows are made.
+        width: the number of rows; None means one of every kind.
+        dtypes: of the entries; none means all.
+    """
+    widths = (1, 3, FEW_ROWS, FEW_ROWS + 1, LARGEST_TILE + 1) if width is None else (width,)
+    longest = {m: PART + 40 if m <= FEW_ROWS + 1 else 100 for m in widths}
+    return gramian_gate(
+        lambda rows, m: gramian_triton(rows, m, device), device, longest, dtypes or DTYPES
+    )
 
 
 def _programs(table: Table) -> int:

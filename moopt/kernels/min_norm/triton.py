@@ -6,6 +6,8 @@ columns `[1, TILE]` and are turned by the diagonal of a tile: Triton 3.6 fails o
 row and column slices.
 """
 
+from collections.abc import Collection
+
 import torch
 import triton
 import triton.language as tl
@@ -76,15 +78,24 @@ def warps_of(tile: int) -> int:
     return 1 if tile <= 8 else 4 if tile <= 32 else 8
 
 
-def probe(device: torch.device) -> str:
-    """What differs from the reference on small problems of every kind; empty if nothing."""
-    for m in (3, LARGEST):
+def probe(
+    device: torch.device, width: int | None = None, dtypes: Collection[torch.dtype] = ()
+) -> str:
+    """What differs from the reference on small problems of every kind; empty if nothing.
+
+    Args:
+        device: where the Gramians are made.
+        width: the number of rows; None means some.
+        dtypes: Gramians are float64.
+    """
+    widths = (1, 2, 3, 8, 17, LARGEST) if width is None else (width,)
+    for m in widths:
         active = torch.arange(m, device=device) != 1
         gramian = torch.where(active, 1.0, 0.01).double().diag()
         weights = min_norm_triton(gramian, active)[0]
-        if not bool(weights[1] == 0.0):
+        if not bool((weights[~active] == 0.0).all()):
             return f"m = {m}: a row that is not active has a weight"
-    return min_norm_gate(min_norm_triton, device)
+    return min_norm_gate(min_norm_triton, device, widths)
 
 
 @triton.jit

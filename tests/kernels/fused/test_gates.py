@@ -75,6 +75,18 @@ def test_the_form_as_shipped_passes(operation: str) -> None:
     assert importlib.import_module(f"moopt.kernels.{operation}.triton").probe(DEVICE) == ""
 
 
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("width", [2, 5, 12])
+def test_the_gate_of_one_width_and_dtype_passes(operation: str, width: int) -> None:
+    module = importlib.import_module(f"moopt.kernels.{operation}.triton")
+    assert module.probe(DEVICE, width, {torch.float32, torch.int64}) == ""
+
+
+def test_a_gate_of_one_width_finds_what_is_wrong_there() -> None:
+    module = planted("gramian", *PLANTED["gramian", "a tail that is skipped"])
+    assert "m = 2, torch.bfloat16" in module.probe(DEVICE, 2, {torch.bfloat16})
+
+
 @pytest.mark.parametrize(("operation", "error"), PLANTED)
 def test_a_planted_error_is_found(operation: str, error: str) -> None:
     assert gate(planted(operation, *PLANTED[operation, error])) != ""
@@ -120,12 +132,12 @@ def test_a_form_that_fails_its_gate_is_named_and_not_used(monkeypatch: pytest.Mo
     cuda = torch.device("cuda", 0)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     module = importlib.import_module("moopt.kernels.gramian.triton")
-    monkeypatch.setattr(module, "probe", lambda device: "m = 3: it is wrong")
+    monkeypatch.setattr(module, "probe", lambda *asked: "m = 3: it is wrong")
     with pytest.warns(RuntimeWarning, match="does not use its fused gramian on cuda:0: m = 3"):
         form = fused.fused_form("gramian", cuda)
     assert form == ("reference", "m = 3: it is wrong")
     assert fused.fused_form("gramian", cuda) is form  # told once
-    monkeypatch.setattr(module, "probe", lambda device: "")
+    monkeypatch.setattr(module, "probe", lambda *asked: "")
     assert fused.fused_form("gramian", torch.device("cuda", 1)).name == "triton"
     monkeypatch.setattr(dispatch, "REFERENCE_ONLY", True)
     assert fused.fused_form("gramian", torch.device("cuda", 1)).name == "reference"
@@ -135,7 +147,7 @@ def test_a_form_that_fails_its_gate_is_named_and_not_used(monkeypatch: pytest.Mo
 def test_a_form_that_does_not_compile_is_named_and_not_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def probe(device: torch.device) -> str:
+    def probe(*asked: object) -> str:
         raise RuntimeError("PassManager::run failed")
 
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
