@@ -15,7 +15,8 @@ from moopt.gradients import GradientStore
 from moopt.gradients.averaged import allocate_rows
 from moopt.gradients.capture import others_on, register, trainable, undisturbed
 from moopt.gradients.replicas import has_replicas
-from moopt.optim.pending_step import SCALES_CHECKED, PendingStep, warn
+from moopt.optim.callers import warn
+from moopt.optim.pending_step import SCALES_CHECKED, PendingStep
 from moopt.optim.resolve_method import resolve_method
 from moopt.optim.wrapped_optimizer import WrappedOptimizer
 from moopt.records.step_record import StepRecord
@@ -338,7 +339,8 @@ class CommonDescent(WrappedOptimizer):
             What the wrapped optimizer returns: None, or with a closure `sum_i w_i loss_i`.
 
         Raises:
-            RuntimeError: rows were recorded and never combined, or an objective's block is open.
+            RuntimeError: rows were recorded and never combined, an objective's block is open, or a
+                GradScaler divided the direction by a factor that nothing told this object of.
         """
         if self._optimizer_step_pre_hooks:
             closure = self._before_step(closure)
@@ -352,7 +354,7 @@ class CommonDescent(WrappedOptimizer):
             if not pending.waiting:
                 pending.note_unrecorded_step(self.optimizer)
             if pending.scales_checked < SCALES_CHECKED:
-                pending.warn_of_scaled_losses()
+                pending.check_scale()
             result = self.optimizer.step()
         pending.waiting = False
         if self._optimizer_step_post_hooks:

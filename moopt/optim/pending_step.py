@@ -3,8 +3,6 @@
 import contextlib
 import dataclasses
 import math
-import sys
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NoReturn
@@ -15,6 +13,7 @@ from torch import Tensor
 from moopt.aggregators.base import Method
 from moopt.gradients import GradientStore
 from moopt.gradients.capture import foreign, trainable, undisturbed
+from moopt.optim.callers import called_by, warn
 from moopt.records.step_record import StepRecord
 from moopt.scalarizations import Scalarization
 
@@ -26,9 +25,6 @@ SMALLEST_SCALE = 256.0
 
 ALWAYS_INACTIVE = 20
 """An objective that is not trained in so many steps in a row is named in a warning, once."""
-
-_BETWEEN = frozenset({"moopt", "torch", "contextlib"})
-"""Packages whose lines are not the user's: schedulers, scalers and optimizers call `step` too."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -215,27 +211,37 @@ class PendingStep:
         return record
 
     def remember_length(self, parameters: Sequence[Tensor]) -> None:
-        """Remember how long one gradient of the direction is, for `warn_of_scaled_losses`."""
+        """Remember how long one gradient of the direction is, for `check_scale`."""
         filled = [p for p in parameters if p.grad is not None]
         if filled:
             smallest = min(filled, key=Tensor.numel)
             self.witness = (smallest, _largest(smallest))
 
-    def warn_of_scaled_losses(self) -> None:
-        """Warn if a GradScaler divided the direction by a factor that it never carried."""
+    def check_scale(self) -> None:
+        """Refuse a step whose direction a GradScaler divided by a factor that it never carried.
+
+        Raises:
+            RuntimeError: the scaler itself asks for the step. Elsewhere, where something else may
+                have divided by a power of two, it is a warning.
+        """
         self.scales_checked += 1
         witness, self.witness = self.witness, None
         if witness is None or witness[0].grad is None:
             return
         before, now = witness[1], _largest(witness[0])
         ratio = before / now if now > 0.0 else 0.0
-        if ratio >= SMALLEST_SCALE and math.frexp(ratio)[0] == 0.5:
-            self.scales_checked = SCALES_CHECKED
-            warn(
-                f"the direction was divided by {ratio:.0f} between backward and step(), as a"
-                " GradScaler does, but nothing told moopt of a scale. Pass the losses unscaled, and"
-                " the scaler: optimizer.backward(losses, scaler=scaler) or combine_(scaler=scaler)."
-            )
+        if ratio < SMALLEST_SCALE or math.frexp(ratio)[0] != 0.5:
+            return
+        told = (
+            f"the direction was divided by {ratio:.0f} between backward and step(), as a GradScaler"
+            " does, but nothing told moopt of a scale. Pass the losses unscaled, and the scaler:"
+            " optimizer.backward(losses, scaler=scaler) or combine_(scaler=scaler)."
+        )
+        if called_by("torch.amp.grad_scaler"):
+            self.scales_checked -= 1  # the next one is looked at too
+            raise RuntimeError(told)
+        self.scales_checked = SCALES_CHECKED
+        warn(told)
 
     def _follow_untrained(self, record: StepRecord, neglected: Mapping[str, str]) -> None:
         for name in record.names:
@@ -325,11 +331,3 @@ def _largest(parameter: Tensor) -> float:
     """The largest size of an entry of `.grad`."""
     assert parameter.grad is not None
     return float(parameter.grad.detach().abs().max()) if parameter.numel() else 0.0
-
-
-def warn(message: str) -> None:
-    """Warn at the line of the user, who may have called through torch."""
-    level, frame = 1, sys._getframe()
-    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in _BETWEEN:
-        level, frame = level + 1, frame.f_back
-    warnings.warn(message, UserWarning, stacklevel=level)

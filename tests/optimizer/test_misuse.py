@@ -171,7 +171,7 @@ def test_gradients_that_were_there_before_an_accumulation_stay():
 
 @pytest.mark.parametrize("way", ["backward", "objective"])
 @pytest.mark.parametrize("told", [True, False])
-def test_scaled_losses_without_the_scaler_are_noticed(way, told):
+def test_scaled_losses_without_the_scaler_are_refused(way, told):
     net, x = linear()
     optimizer, scaler = sgd(net.parameters()), torch.amp.GradScaler("cpu")
     given = scaler if told else None
@@ -188,10 +188,26 @@ def test_scaled_losses_without_the_scaler_are_noticed(way, told):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             scaler.step(optimizer)
-    else:
-        scaler.scale(torch.zeros(()))  # so that the scaler has its factor
-        with pytest.warns(UserWarning, match="was divided by 65536"):
-            scaler.step(optimizer)
+        return
+    scaler.scale(torch.zeros(()))  # so that the scaler has its factor
+    before = [p.detach().clone() for p in net.parameters()]
+    with pytest.raises(RuntimeError, match="was divided by 65536"):
+        scaler.step(optimizer)
+    assert all(map(torch.equal, before, net.parameters()))
+    optimizer.zero_grad()
+    scaler.update()
+    optimizer.backward(two_losses(net, x), scaler=scaler)
+    scaler.step(optimizer)
+    assert not all(map(torch.equal, before, net.parameters()))
+
+
+def test_a_direction_divided_by_hand_is_warned_of():
+    net, x = linear()
+    optimizer, scaler = sgd(net.parameters()), torch.amp.GradScaler("cpu")
+    optimizer.backward({n: scaler.scale(loss) for n, loss in two_losses(net, x).items()})
+    scaler.unscale_(optimizer)
+    with pytest.warns(UserWarning, match="was divided by 65536"):
+        optimizer.step()
 
 
 def test_clipping_is_not_taken_for_a_scaler():
