@@ -13,6 +13,8 @@ they are built (`python -m moopt.kernels.native`).
 
 from __future__ import annotations
 
+import os
+import statistics
 from collections.abc import Callable
 
 import torch
@@ -26,6 +28,7 @@ from moopt.kernels import backends, reference_only
 
 M = 3
 GRAMIAN_TOL = 1e-6
+TWO_THREADS = 0.8
 WIDTH, HIDDEN, LAYERS, VOCABULARY = 640, 1760, 8, 8192
 
 LLAMA = [
@@ -138,6 +141,30 @@ def run(report: Report, quick: bool) -> None:
                 told = "met" if seconds[name] <= goal * floor else "MISSED"
                 ratio = seconds[name] / floor
                 print(f"   goal {name}: {ratio:.2f} of at most {goal} times the floor: {told}")
+        if compiled.name == "native" and (os.cpu_count() or 1) > 1:
+            threads(report, rows, quick)
+
+
+def threads(report: Report, rows: Rows, quick: bool) -> None:
+    """The compiled step on one and on two threads, wall time less that of the plain passes."""
+    seconds = {}
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        timings = interleaved(
+            {"plain": rows.plain, "step": rows.ours},
+            rounds=3 if quick else 9,
+            before=rows.prepare,
+        )
+        both = zip(timings["step"].wall, timings["plain"].wall, strict=True)
+        seconds[count] = statistics.median(step - plain for step, plain in both)
+    torch.set_num_threads(1)
+    share = seconds[2] / seconds[1]
+    told = "met" if share <= TWO_THREADS else "MISSED"
+    load = os.getloadavg()[0]
+    print(
+        f"   two threads take {share:.2f} of one's time, at most {TWO_THREADS}: {told}; load {load:.1f}"
+    )
+    report.results["threads"] = {str(count): value for count, value in seconds.items()}
 
 
 def check(report: Report, label: str, rows: Rows) -> None:
