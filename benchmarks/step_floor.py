@@ -160,10 +160,8 @@ def threads(report: Report, rows: Rows, quick: bool) -> None:
     torch.set_num_threads(1)
     share = seconds[2] / seconds[1]
     told = "met" if share <= TWO_THREADS else "MISSED"
-    load = os.getloadavg()[0]
-    print(
-        f"   two threads take {share:.2f} of one's time, at most {TWO_THREADS}: {told}; load {load:.1f}"
-    )
+    print(f"   two threads take {share:.2f} of one's time, at most {TWO_THREADS}: {told};")
+    print(f"   load {os.getloadavg()[0]:.1f} (1 min)")
     report.results["threads"] = {str(count): value for count, value in seconds.items()}
 
 
