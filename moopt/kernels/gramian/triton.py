@@ -134,10 +134,9 @@ def _add_tiles(total: Tensor, left: Table, right: Table, m: int, k: int) -> None
 
 
 @triton.jit
-def pairs_kernel(
+def pair_sums(
     addresses,
     parts,
-    partial,
     num_parts,
     num_positions,
     M: tl.constexpr,
@@ -145,7 +144,7 @@ def pairs_kernel(
     TYPE: tl.constexpr,
     ALIGNED: tl.constexpr,
 ):
-    """One float64 sum for each pair i <= j of rows and each program: `partial[pair, program]`."""
+    """This program's share of the inner products: a float64 sum for each pair i <= j of rows."""
     program = tl.program_id(0)
     programs = tl.num_programs(0)
     lanes = tl.arange(0, BLOCK)
@@ -196,8 +195,25 @@ def pairs_kernel(
         for pair in tl.static_range(M * (M + 1) // 2):
             flushed = flushed + (whole[pair] + tl.sum(sums[pair]),)
         whole = flushed
+    return whole
+
+
+@triton.jit
+def pairs_kernel(
+    addresses,
+    parts,
+    partial,
+    num_parts,
+    num_positions,
+    M: tl.constexpr,
+    BLOCK: tl.constexpr,
+    TYPE: tl.constexpr,
+    ALIGNED: tl.constexpr,
+):
+    """One float64 sum for each pair i <= j of rows and each program: `partial[pair, program]`."""
+    whole = pair_sums(addresses, parts, num_parts, num_positions, M, BLOCK, TYPE, ALIGNED)
     for pair in tl.static_range(M * (M + 1) // 2):
-        tl.store(partial + pair * programs + program, whole[pair])
+        tl.store(partial + pair * tl.num_programs(0) + tl.program_id(0), whole[pair])
 
 
 @triton.jit
