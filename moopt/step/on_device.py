@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from moopt.gradients import GradientStore
-from moopt.kernels.fused import fused_form
-from moopt.kernels.gramian_min_norm import gramian_min_norm, unpacked
+from moopt.kernels.gramian_min_norm import fused_step, gramian_min_norm, unpacked
 from moopt.records.device_point import DevicePoint
 from moopt.records.status import SolverStatus
 from moopt.records.unread import UnreadRecord
@@ -43,9 +42,10 @@ def device_point(store: GradientStore, settings: StepSettings) -> DevicePoint | 
         if why:
             raise RuntimeError(f"capturable=True reads nothing from the device, and {why}.")
         return point
-    if why or device.type != "cuda":
+    if why or point is None or device.type != "cuda":
         return None
-    form = fused_form("gramian_min_norm", device, width=len(store.rows))
+    dtypes = {p.dtype for p in store.parameters}
+    form = fused_step(device, len(store.rows), point, dtypes)
     return point if form.name == "triton" else None
 
 

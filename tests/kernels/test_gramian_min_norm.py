@@ -133,3 +133,17 @@ def test_a_scale_is_taken_out_and_an_unknown_loss_is_no_trouble() -> None:
 def test_several_zero_rows_share_the_weight_to_the_last_bit() -> None:
     weights = min_norm_reference(torch.zeros(3, 3, dtype=torch.float64))[0]
     assert weights.tolist() == [1 / 3] * 3
+
+
+def test_a_point_that_raises_an_objective_is_replaced_and_counted() -> None:
+    """One pivot takes the shortest row alone, which raises the third; of unit rows the first."""
+    rows = torch.tensor([[10.0, 0.1, 10.0], [0.0, 0.1, 0.0], [1.0, -1.0, 1.0]]).double()
+    losses, kept = torch.ones(3, dtype=torch.float64), kept_numbers(3, HOST)
+    settings = {"point": DevicePoint.HULL, "eps": EPS}
+    for count in (1, 2):
+        out = unpacked(weigh_reference(rows @ rows.T, losses, kept, max_iter=1, **settings), 3)
+        assert (bool(out.descent), bool(out.fell_back), int(out.fallbacks)) == (True, True, count)
+        assert out.weights.count_nonzero() == 1
+        assert bool((rows @ (out.weights @ rows) > 0.0).all())
+    out = unpacked(weigh_reference(rows @ rows.T, losses, kept, **settings), 3)
+    assert (bool(out.descent), bool(out.fell_back), int(out.fallbacks)) == (True, False, 2)

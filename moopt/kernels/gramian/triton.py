@@ -78,7 +78,7 @@ def probe(
     )
 
 
-def _programs(table: Table) -> int:
+def programs_for(table: Table) -> int:
     """How many programs share the parts of a table."""
     device = table.parts.device
     if device.type != "cuda":  # the interpreter runs one after the other
@@ -88,7 +88,7 @@ def _programs(table: Table) -> int:
 
 
 def _add_pairs(total: Tensor, table: Table, m: int) -> None:
-    programs = _programs(table)
+    programs = programs_for(table)
     pairs = m * (m + 1) // 2
     partial = torch.empty(pairs, programs, dtype=torch.float64, device=total.device)
     pairs_kernel[(programs,)](
@@ -108,7 +108,7 @@ def _add_pairs(total: Tensor, table: Table, m: int) -> None:
 
 
 def _add_tiles(total: Tensor, left: Table, right: Table, m: int, k: int) -> None:
-    programs = _programs(left)
+    programs = programs_for(left)
     tile = 16 if max(m, k) <= 16 or left.dtype == torch.float64 else LARGEST_TILE
     tiles_down, tiles_across = triton.cdiv(m, tile), triton.cdiv(k, tile)
     partial = torch.empty(

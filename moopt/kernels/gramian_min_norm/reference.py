@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,6 +39,7 @@ def weigh_reference(
     inactive_tol: float = 0.0,
     eps: float = 0.0,
     tol: float = 1e-10,
+    max_iter: int | None = None,
 ) -> Tensor:
     """Weigh the objectives of one step on the Gramian's device, and check the direction.
 
@@ -57,6 +58,7 @@ def weigh_reference(
         inactive_tol: relative noise floor, >= 0; 0 disables the rule.
         eps: unit of rounding of the combination, relative to `sum_i |w_i| ||g_i||`.
         tol: the gap up to which the status is CONVERGED.
+        max_iter: limit on the pivots of each solve; None means as many as it takes.
 
     Returns:
         The packed `StepNumbers`.
@@ -77,6 +79,11 @@ def weigh_reference(
         ([0.8, 0.2], True)
     """
     m = len(gramian)
+    limits: dict[str, Any] = {
+        "tol": tol,
+        "max_iter": max_iter,
+        "enumerate_faces": None if max_iter is None else False,
+    }
     given = [loss for loss, on in zip(losses, known or [True] * m, strict=True) if on]
     finite = gramian.isfinite().all() & (torch.stack(given).isfinite().all() if given else True)
     everyone = torch.ones_like(losses, dtype=torch.bool)
@@ -87,7 +94,7 @@ def weigh_reference(
 
     # Zero rows, which a unit row cannot be, share the weight of the hull: the point is stationary.
     units = torch.where(zero[:, None] | zero, 0.0, cosines)
-    hull, hull_status, hull_gap, _ = min_norm_reference(units, active, tol=tol)
+    hull, hull_status, hull_gap, _ = min_norm_reference(units, active, **limits)
     degenerate = hull_status == int(SolverStatus.DEGENERATE)
     squared = (hull @ (units @ hull)).clamp_min(0.0)
     stationarity = torch.where(degenerate, 0.0, squared.sqrt())
@@ -95,12 +102,12 @@ def weigh_reference(
     if point is DevicePoint.UNIT_HULL:
         weights, status, gap = hull / lengths, hull_status, hull_gap
     elif point is DevicePoint.HULL:
-        weights, status, gap, _ = min_norm_reference(gramian, active, tol=tol)
+        weights, status, gap, _ = min_norm_reference(gramian, active, **limits)
     else:
         u = active.double() / active.sum() if preference is None else preference
         separate = point is DevicePoint.CONE_OF_EACH
         weights, status, gap, _ = dual_cone_reference(
-            gramian, u.double(), active, separate=separate, tol=tol
+            gramian, u.double(), active, separate=separate, **limits
         )
         shares = torch.where(live.any(), 0.0, zero.double() / zero.sum())
         weights = torch.where(live, weights, shares)
