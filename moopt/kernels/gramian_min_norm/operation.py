@@ -8,14 +8,10 @@ from torch import Tensor
 from moopt.kernels.dispatch import Form
 from moopt.kernels.fused import fused_form
 from moopt.kernels.gramian import gramian as inner_products
+from moopt.kernels.gramian_min_norm.numbers import FUSED_POINTS, LARGEST_FUSED
 from moopt.kernels.gramian_min_norm.reference import weigh_reference
 from moopt.kernels.pieces import Rows, positions
 from moopt.records.device_point import DevicePoint
-
-LARGEST_FUSED = 32
-"""Rows of a step that fit into the registers of one program of a GPU."""
-
-FUSED_POINTS = (DevicePoint.HULL, DevicePoint.UNIT_HULL)
 
 
 def fused_step(

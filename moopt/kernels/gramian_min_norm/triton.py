@@ -24,8 +24,7 @@ from moopt.kernels.gramian.triton import (
     programs_for,
 )
 from moopt.kernels.gramian_min_norm.gate import gramian_min_norm_gate
-from moopt.kernels.gramian_min_norm.numbers import size_of
-from moopt.kernels.gramian_min_norm.operation import FUSED_POINTS
+from moopt.kernels.gramian_min_norm.numbers import FUSED_POINTS, size_of
 from moopt.kernels.min_norm.triton import (
     largest,
     min_norm_tile,
