@@ -23,6 +23,7 @@ from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 from moopt.kernels.combine import triton as combine
+from moopt.kernels.combine_update import triton as combine_update
 from moopt.kernels.gramian import triton as gramian
 from moopt.kernels.min_norm import triton as min_norm
 
@@ -42,6 +43,7 @@ POINTERS = {
     "gaps": "*fp64",
     "counts": "*i64",
     "tol": "fp64",
+    "scalars": "*fp64",
 }
 
 
@@ -57,6 +59,9 @@ def kernels() -> Iterator[tuple[Any, int, str, dict[str, Any], int]]:
         for m in (1, 3, 8, 32):
             constants = {"M": m, "BLOCK": combine.BLOCK, **entries}
             yield combine.combine_kernel, m, str(dtype), constants, 4
+            for held in (1, 2, 3, 4):
+                kernel = combine_update.combine_update_kernel
+                yield kernel, m, str(dtype), {"HELD": held, **constants}, 4
     for m in (2, 3, 8, 16, 32, 64):
         tile = min_norm.tile_of(m)
         yield min_norm.min_norm_kernel, m, "fp64", {"M": m, "TILE": tile}, min_norm.warps_of(tile)
