@@ -31,6 +31,6 @@ def backends() -> Mapping[str, Form]:
     }
     for index in range(torch.cuda.device_count()):
         device = torch.device("cuda", index)
-        for operation in ("gramian", "combine", "min_norm"):
+        for operation in ("gramian", "combine", "combine_update", "min_norm"):
             forms[f"{operation} on {device}"] = fused_form(operation, device)
     return forms

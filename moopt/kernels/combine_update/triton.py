@@ -110,12 +110,12 @@ def direction(
 ):
     """One block of the weighted sum, in float64 and rounded once into what the update runs in."""
     total = tl.zeros(lanes.shape, tl.float64)
-    for i in range(M):
+    for i in tl.range(0, M, num_stages=2):
         address = tl.load(addresses + (HELD + i) * num_positions)
         present = inside & (tl.broadcast_to(address, lanes.shape) != 0)
         row = entries(address, at, lanes, TYPE, ALIGNED)
         value = tl.load(row, mask=present, other=0.0).to(tl.float64)
-        total += tl.where(present, tl.load(weights + i) * value, 0.0)
+        total += tl.where(address != 0, tl.load(weights + i), 0.0) * value
     return total.to(tl.float64 if TYPE == tl.float64 else tl.float32)
 
 
