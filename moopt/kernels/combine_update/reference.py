@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Sequence
 from itertools import compress
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -120,25 +121,25 @@ class _Update:
 
     def run(self, checked: Sequence[Position], numbers: Sequence[Sequence[float]]) -> None:
         """Update the first tensors of every position."""
-        kinds: dict[tuple[object, ...], list[Position]] = {}
+        kinds: dict[tuple[Any, ...], list[Position]] = {}
         for position, own in zip(checked, numbers, strict=True):
             dtypes = (g.dtype for g in position[: self.held] if g is not None)
             kinds.setdefault((tuple(own), *dtypes), []).append(position)
         for (own, *_), alike in kinds.items():
             on_host = first_in(alike[0]).device.type == "cpu"
             for group in groups(alike, _HOST_CHUNK if on_host else _DEVICE_CHUNK):
-                self._update_group(group, own)  # type: ignore[arg-type]
+                self._update_group(group, own)
 
     def _update_group(self, group: list[Position], numbers: Sequence[float]) -> None:
-        targets = [[piece[k] for piece in group] for k in range(self.held)]
+        targets: Any = [[piece[k] for piece in group] for k in range(self.held)]
         dtypes = {g.dtype for piece in group for g in piece if g is not None}
         dtype = functools.reduce(torch.promote_types, dtypes, torch.float32)
         parameter, *states = (concatenated(group, k).to(dtype) for k in range(self.held))
         update_(parameter, states, self._direction(group, dtype), numbers)
         for flat, own in zip((parameter, *states), targets, strict=True):
-            if len(own) > 1 or flat.data_ptr() != own[0].data_ptr():  # type: ignore[union-attr]
+            if len(own) > 1 or flat.data_ptr() != own[0].data_ptr():
                 parts = torch._C._nn.unflatten_dense_tensors(flat, own)
-                torch._foreach_copy_(own, list(parts))  # type: ignore[arg-type]
+                torch._foreach_copy_(own, list(parts))
 
     def _direction(self, group: list[Position], dtype: torch.dtype) -> Tensor:
         """The weighted sum over one chunk, in memory of its own."""
