@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from moopt.gradients.capture import Row
@@ -43,12 +44,6 @@ class Held:
             if entry is not None:
                 parameter.grad = self.placed[t]
 
-    def take_back(self) -> None:
-        """Clear `.grad` wherever the direction still waits there."""
-        for parameter, placed in zip(self.store.parameters, self.placed, strict=True):
-            if placed is not None and parameter.grad is placed:
-                parameter.grad = None
-
     def refuse_replaced(self) -> None:
         """Raise where `.grad` is neither the direction nor cleared.
 
@@ -78,8 +73,8 @@ class Held:
         for parameter in cleared:
             parameter.grad = None
 
-    def terms(self) -> dict[int, tuple[Unwritten, bool, Row]]:
-        """By `id` of the parameter: what lies in `.grad`, whether the weights count, and the rows.
+    def terms(self) -> dict[int, tuple[bool, Row]]:
+        """By `id` of the parameter: whether the weights count, and the rows.
 
         The last row is what lay in `.grad` before, with weight one. Without the weights the
         objectives' rows count once each.
@@ -87,11 +82,10 @@ class Held:
         rows, objectives = self._rows(), list(self.store.rows.values())
         found = {}
         for t, parameter in enumerate(self.store.parameters):
-            placed = self.placed[t]
-            if placed is not None:
+            if self.placed[t] is not None:
                 weighted = self.everywhere or self.shared[t]
                 column = [row[t] for row in (rows if weighted else objectives)]
-                found[id(parameter)] = placed, weighted, [*column, self.before[t]]
+                found[id(parameter)] = weighted, [*column, self.before[t]]
         return found
 
     def _rows(self) -> list[Row]:
@@ -137,12 +131,6 @@ class HoldingStore(GradientStore):
         """
         raise TypeError(NOT_WEIGHTED)
 
-    def forget(self) -> None:
-        """Drop the direction that is held back, and clear `.grad` of it."""
-        if self.held is not None:
-            self.held.take_back()
-            self.held = None
-
 
 NOT_WEIGHTED = (
     "fused=True needs a direction that is a weighted sum of the gradients; got a gradient"
@@ -151,13 +139,44 @@ NOT_WEIGHTED = (
 """Why a gradient aggregator is refused."""
 
 
-def refuse_used(parameters: Sequence[Tensor]) -> None:
+def held_in(store: GradientStore) -> Held | None:
+    """The direction that a store holds back; None if it holds none."""
+    return store.held if isinstance(store, HoldingStore) else None
+
+
+def forget(store: GradientStore) -> None:
+    """Drop the direction that a store holds back, and clear `.grad` of it."""
+    held = held_in(store)
+    if held is not None:
+        for parameter, placed in zip(held.store.parameters, held.placed, strict=True):
+            if placed is not None and parameter.grad is placed:
+                parameter.grad = None
+        store.held = None  # type: ignore[attr-defined]
+
+
+def clear_unwritten(parameters: Sequence[Tensor], *, set_to_none: bool) -> None:
+    """Clear `.grad` where nothing was written, which torch's own `zero_grad` cannot zero."""
+    for parameter in parameters:
+        if isinstance(parameter.grad, Unwritten):
+            parameter.grad = None if set_to_none else torch.zeros_like(parameter)
+
+
+def has_direction(parameter: Tensor) -> bool:
+    """Whether something lies in `.grad`, written or not, that nobody has cleared."""
+    gradient = parameter.grad
+    if gradient is None:
+        return False
+    return isinstance(gradient, Unwritten) or bool(gradient.any())
+
+
+def refuse_used(parameters: Sequence[Tensor], store: GradientStore) -> None:
     """Raise where a direction that was never written was used and not cleared.
 
     Raises:
         RuntimeError: torch would add to its values, or step along them again.
     """
-    if any(isinstance(parameter.grad, Unwritten) for parameter in parameters):
+    fused = isinstance(store, HoldingStore)
+    if fused and any(isinstance(parameter.grad, Unwritten) for parameter in parameters):
         raise RuntimeError(
             "the direction in `.grad` was used by a step, and with fused=True has no values to add"
             " to or to use again. Call optimizer.zero_grad() before the next backward."

@@ -14,7 +14,7 @@ from moopt.aggregators.base import Method
 from moopt.gradients import GradientStore, HoldingStore
 from moopt.gradients.averaged import allocate_rows
 from moopt.gradients.capture import others_on, register, trainable, undisturbed
-from moopt.gradients.held import NOT_WEIGHTED
+from moopt.gradients.held import NOT_WEIGHTED, clear_unwritten
 from moopt.gradients.replicas import has_replicas
 from moopt.optim.callers import warn
 from moopt.optim.fused_step import fused_step, refuse_unfit
@@ -217,6 +217,9 @@ class CommonDescent(WrappedOptimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear `.grad`, and drop rows that were recorded and not yet combined."""
+        if self.fused and self._pending.recording is None:
+            everyone = [p for group in self.optimizer.param_groups for p in group["params"]]
+            clear_unwritten(everyone, set_to_none=set_to_none)
         self._pending.drop()
         self.optimizer.zero_grad(set_to_none=set_to_none)
 

@@ -11,7 +11,6 @@ from torch.optim import optimizer as torch_optimizer
 
 from moopt.gradients import HoldingStore, Row
 from moopt.gradients.held import refuse_used
-from moopt.gradients.unwritten import Unwritten
 from moopt.kernels.combine_update import ADAM, SGD, combine_update_
 
 UPDATES = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
@@ -87,10 +86,10 @@ def fused_step(optimizer: torch.optim.Optimizer, store: HoldingStore) -> Any:
     refuse_unfit(optimizer)
     held = store.held
     if held is None:
-        refuse_used([p for group in optimizer.param_groups for p in group["params"]])
+        refuse_used([p for group in optimizer.param_groups for p in group["params"]], store)
         return optimizer.step()
     held.refuse_replaced()
-    batches = _batches(optimizer, held.terms())
+    batches = _batches(optimizer, held.terms(), store)
     if batches is None:
         store.held = None
         held.write_()
@@ -178,7 +177,7 @@ def _adam(group: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _batches(
-    optimizer: torch.optim.Optimizer, terms: Mapping[int, tuple[Unwritten, bool, Row]]
+    optimizer: torch.optim.Optimizer, terms: Mapping[int, tuple[bool, Row]], store: HoldingStore
 ) -> dict[tuple[int, bool], _Batch] | None:
     """What is to be updated; None where a state is missing.
 
@@ -188,15 +187,15 @@ def _batches(
     state_of: Callable[..., list[Tensor] | None]
     state_of = _sgd_states if type(optimizer) is torch.optim.SGD else _adam_states
     batches: dict[tuple[int, bool], _Batch] = {}
-    most = max((len(row) for _, _, row in terms.values()), default=1)
+    most = max((len(row) for _, row in terms.values()), default=1)
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             gradient = parameter.grad
             if gradient is None:
                 continue
-            _, weighted, row = terms.get(id(parameter), (None, False, []))
+            weighted, row = terms.get(id(parameter), (False, []))
             if not row:
-                refuse_used([parameter])
+                refuse_used([parameter], store)
                 row = [gradient]
             state = optimizer.state.get(parameter, {})
             states = state_of(group, state)

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from moopt.aggregators.base import Method
-from moopt.gradients import GradientStore, HoldingStore
+from moopt.gradients import GradientStore
 from moopt.gradients.capture import foreign, trainable, undisturbed
-from moopt.gradients.held import Held, refuse_used
-from moopt.gradients.unwritten import Unwritten
+from moopt.gradients.held import Held, forget, has_direction, held_in, refuse_used
 from moopt.optim.callers import called_by, warn
 from moopt.records.step_record import StepRecord
 from moopt.scalarizations import Scalarization
@@ -78,7 +77,7 @@ class PendingStep:
     @property
     def held(self) -> Held | None:
         """The direction that waits unwritten for a fused step; None if none does."""
-        return self.store.held if isinstance(self.store, HoldingStore) else None
+        return held_in(self.store)
 
     def drop(self) -> None:
         """Forget what was recorded and not yet stepped along.
@@ -94,8 +93,7 @@ class PendingStep:
         if self.marker is not None:
             self._unmark()
         self.store.clear()
-        if isinstance(self.store, HoldingStore):
-            self.store.forget()
+        forget(self.store)
         self.waiting, self.scaled = False, None
 
     def begin(self, parameters: Sequence[Tensor]) -> None:
@@ -108,21 +106,19 @@ class PendingStep:
         """
         if self.waiting and not self.is_waiting_at(parameters):
             self.waiting = False  # somebody else cleared the gradients: the step was skipped
-            if isinstance(self.store, HoldingStore):
-                self.store.forget()
+            forget(self.store)
         if self.waiting:
             raise RuntimeError(
                 "the direction of the previous backward was not used; call optimizer.step() or"
                 " optimizer.zero_grad() first, or pass accumulate=True for micro-batches."
             )
-        if isinstance(self.store, HoldingStore):
-            refuse_used(parameters)
+        refuse_used(parameters, self.store)
         if self.marker is not None:
             self.resume()
 
     def is_waiting_at(self, parameters: Sequence[Tensor]) -> bool:
         """Whether a direction waits for `step()`, and some of these parameters have a gradient."""
-        return self.waiting and any(map(_has_direction, parameters))
+        return self.waiting and any(map(has_direction, parameters))
 
     def resume(self) -> None:
         """Take the rows up again after `pause`; drop them where the gradients were cleared."""
@@ -338,14 +334,6 @@ class PendingStep:
                     " of the wrapped optimizer. Call optimizer.backward(losses), not"
                     " loss.backward()."
                 )
-
-
-def _has_direction(parameter: Tensor) -> bool:
-    """Whether `.grad` was not cleared."""
-    gradient = parameter.grad
-    if gradient is None:
-        return False
-    return isinstance(gradient, Unwritten) or bool(gradient.any())
 
 
 def _largest(parameter: Tensor) -> float:
