@@ -27,6 +27,7 @@ def backends() -> Mapping[str, Form]:
         "short rows in host memory": FORCED if dispatch.REFERENCE_ONLY else GATHERED,
         "gramian of long rows in host memory": native,
         "combine of long rows in host memory": native,
+        "combine_update of long rows in host memory": native,
         "min_norm of a batch in host memory": native,
     }
     for index in range(torch.cuda.device_count()):

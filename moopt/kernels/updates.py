@@ -25,6 +25,29 @@ def numbers_of(states: int) -> tuple[str, ...]:
     return SGD if states < 2 else ADAM
 
 
+def scalars_of(numbers: Tensor, states: int) -> Tensor:
+    """float64, `[T, 6]` or from two states on `[T, 8]`: what the kernels read for a parameter.
+
+    Args:
+        numbers: float64 `[T, S]`, by parameter; as named by `numbers_of(states)`.
+        states: how many each parameter has.
+
+    Returns:
+        Where the numbers lie: sign, decay, learning rate, momentum, 1 - dampening and nesterov; or
+        sign, coupled decay, decoupled decay times learning rate, both betas, the learning rate over
+        the first bias, the root of the second, and eps.
+    """
+    if states < 2:
+        lr, momentum, dampening, decay, nesterov, maximize = numbers.unbind(1)
+        return torch.stack(
+            [1.0 - 2.0 * maximize, decay, lr, momentum, 1.0 - dampening, nesterov], 1
+        )
+    lr, beta1, beta2, eps, coupled, decoupled, step, maximize = numbers.unbind(1)
+    size, root = lr / (1.0 - beta1**step), (1.0 - beta2**step).sqrt()
+    sign = 1.0 - 2.0 * maximize
+    return torch.stack([sign, coupled, lr * decoupled, beta1, beta2, size, root, eps], 1)
+
+
 def update_(
     parameter: Tensor, states: Sequence[Tensor], d: Tensor, numbers: Sequence[float]
 ) -> None:

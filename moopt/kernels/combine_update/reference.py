@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from moopt.kernels.combine.reference import least_dtype
+from moopt.kernels.dispatch import LARGEST_GATHERED
 from moopt.kernels.fused import fused_form
+from moopt.kernels.native import combine_update_native_, native_form
 from moopt.kernels.pieces import Position, Rows, concatenated, first_in, groups, numel, positions
 from moopt.kernels.updates import numbers_of, update_
 
@@ -86,24 +88,31 @@ def combine_update_(
         weights = weights.tolist()
     if not checked:
         return
-    checked, numbers = _fused(checked, held, weights, numbers)
-    _Update(held, weights).run(checked, numbers.tolist())
+    left = _faster(checked, held, weights, numbers)
+    if left is not None:
+        checked, numbers = [checked[t] for t in left], numbers[left]
+    if checked:
+        _Update(held, weights).run(checked, numbers.tolist())
 
 
-def _fused(
+def _faster(
     checked: list[Position], held: int, weights: Tensor | Sequence[float], numbers: Tensor
-) -> tuple[list[Position], Tensor]:
-    """Update what the fused form updates on the device; return the rest, and its numbers."""
+) -> list[int] | None:
+    """Update what a faster form updates; return which positions it leaves. None if none runs."""
     device = first_in(checked[0]).device
+    if device.type == "cpu":
+        long = len(checked[0]) * sum(map(numel, checked)) > LARGEST_GATHERED
+        if not long or isinstance(weights, Tensor) or native_form().name != "native":
+            return None
+        return combine_update_native_(checked, held, weights, numbers)
     dtypes = {g.dtype for position in checked for g in position if g is not None}
     form = fused_form("combine_update", device, width=len(weights), dtypes=dtypes)
     if form.name != "triton":
-        return checked, numbers
+        return None
     from moopt.kernels.combine_update.triton import combine_update_triton_
 
     on_device = torch.as_tensor(weights, dtype=torch.float64, device=device)
-    left = combine_update_triton_(checked, held, on_device, numbers)
-    return [checked[t] for t in left], numbers[torch.tensor(left, dtype=torch.int64)]
+    return combine_update_triton_(checked, held, on_device, numbers)
 
 
 class _Update:

@@ -12,6 +12,7 @@ from moopt.kernels.gates import DTYPES, update_gate
 from moopt.kernels.gramian.triton import TYPES
 from moopt.kernels.pieces import Position
 from moopt.kernels.table import is_plain, tables
+from moopt.kernels.updates import scalars_of
 
 BLOCK = 1024
 
@@ -53,19 +54,6 @@ def combine_update_triton_(
     # What autograd saved for a backward pass must not be taken for what is there now.
     torch.autograd.graph.increment_version([g for position in plain for g in position[:held]])
     return [t for t in range(len(checked)) if id(checked[t]) not in place]
-
-
-def scalars_of(numbers: Tensor, states: int) -> Tensor:
-    """float64, `[T, 6]` or from two states on `[T, 8]`: what the kernel reads for a parameter."""
-    if states < 2:
-        lr, momentum, dampening, decay, nesterov, maximize = numbers.unbind(1)
-        return torch.stack(
-            [1.0 - 2.0 * maximize, decay, lr, momentum, 1.0 - dampening, nesterov], 1
-        )
-    lr, beta1, beta2, eps, coupled, decoupled, step, maximize = numbers.unbind(1)
-    size, root = lr / (1.0 - beta1**step), (1.0 - beta2**step).sqrt()
-    sign = 1.0 - 2.0 * maximize
-    return torch.stack([sign, coupled, lr * decoupled, beta1, beta2, size, root, eps], 1)
 
 
 def probe(
