@@ -71,7 +71,7 @@ PLANTED = {
         "1.0 - 2.0 * maximize",
         "1.0 - 0.0 * maximize",
     ),
-    ("combine_update", "a bias that is not corrected"): (
+    ("combine_update", "a length that is left out"): (
         "lr / (1.0 - beta1**step)",
         "lr / step**0",
     ),
@@ -93,7 +93,7 @@ PLANTED = {
         "tl.store(m_at, rounded(m, TYPE), mask=inside)",
         "",
     ),
-    ("combine_update", "dampening that is left out"): ("1.0 - dampening", "1.0 - 0 * dampening"),
+    ("combine_update", "dampening that is left out"): ("fresh * d", "d"),
     ("min_norm", "rows that are not active take part"): (
         "tl.where(total(active) > 0, active, everyone)",
         "everyone",
