@@ -154,7 +154,7 @@ class _Batch:
             at, column, values = zip(*elsewhere, strict=True)
             device = values[0].device
             made = made.to(device)
-            found = torch.stack([v.detach().reshape(()).double() for v in values])
+            found = torch.stack([value.detach().reshape(()) for value in values]).double()
             made[torch.tensor(at).to(device), torch.tensor(column).to(device)] = found
         return made
 

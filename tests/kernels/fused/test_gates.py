@@ -54,9 +54,9 @@ PLANTED = {
     ),
     ("combine", "a sum that starts again with each row"): ("total += tl.where", "total = tl.where"),
     ("combine_update", "a tail that is skipped"): ("if full < size:", "if full > size:"),
-    ("combine_update", "a tail without its mask"): (
+    ("combine_update", "a tail without its last element"): (
         "rest = full + lanes < size",
-        "rest = full + lanes < BLOCK",
+        "rest = full + lanes < size - 1",
     ),
     ("combine_update", "a state that is taken for a row"): ("(HELD + i)", "(HELD - 1 + i)"),
     ("combine_update", "weights in the order of the parts"): (
@@ -67,14 +67,8 @@ PLANTED = {
         "scalars + position *",
         "scalars + 0 *",
     ),
-    ("combine_update", "maximize that is ignored"): (
-        "1.0 - 2.0 * maximize",
-        "1.0 - 0.0 * maximize",
-    ),
-    ("combine_update", "a length that is left out"): (
-        "lr / (1.0 - beta1**step)",
-        "lr / step**0",
-    ),
+    ("combine_update", "maximize that is ignored"): ("d = sign * d", ""),
+    ("combine_update", "a learning rate that is left out"): ("length * m / size", "m / size"),
     ("combine_update", "a second moment without its root"): ("tl.sqrt(v) / root", "v / root"),
     ("combine_update", "decay of AdamW in the moments"): (
         "p = tl.where(decoupled != 0.0, p - decoupled * p, p)",
