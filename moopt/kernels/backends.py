@@ -9,6 +9,11 @@ from moopt.kernels.dispatch import FORCED, GATHERED, Form
 from moopt.kernels.fused import fused_form
 from moopt.kernels.native import native_form
 
+OPERATIONS = (
+    *("gramian", "combine", "combine_update", "min_norm", "dual_cone"),
+    "gramian_min_norm",
+)
+
 
 def backends() -> Mapping[str, Form]:
     """Operation and place -> the name of the form that runs there, and why it is the one.
@@ -27,10 +32,18 @@ def backends() -> Mapping[str, Form]:
         "short rows in host memory": FORCED if dispatch.REFERENCE_ONLY else GATHERED,
         "gramian of long rows in host memory": native,
         "combine of long rows in host memory": native,
+        "combine_update of long rows in host memory": native,
         "min_norm of a batch in host memory": native,
     }
     for index in range(torch.cuda.device_count()):
         device = torch.device("cuda", index)
-        for operation in ("gramian", "combine", "min_norm", "dual_cone", "gramian_min_norm"):
+        for operation in (
+            "gramian",
+            "combine",
+            "combine_update",
+            "min_norm",
+            "dual_cone",
+            "gramian_min_norm",
+        ):
             forms[f"{operation} on {device}"] = fused_form(operation, device)
     return forms

@@ -24,6 +24,7 @@ from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 from moopt.kernels.combine import triton as combine
+from moopt.kernels.combine_update import triton as combine_update
 from moopt.kernels.dual_cone import triton as dual_cone
 from moopt.kernels.gramian import triton as gramian
 from moopt.kernels.gramian_min_norm import triton as gramian_min_norm
@@ -48,6 +49,7 @@ POINTERS = {
     "tol": "fp64",
     **dict.fromkeys(("losses", "kept", "preferences", "scales", "packed"), "*fp64"),
     **{"counter": "*i32", "known": "i64", "inactive_tol": "fp32", "eps": "fp32"},
+    "scalars": "*fp64",
 }
 
 
@@ -63,6 +65,9 @@ def kernels() -> Iterator[tuple[Any, int, str, dict[str, Any], int]]:
         for m in (1, 3, 8, 32):
             constants = {"M": m, "BLOCK": combine.BLOCK, **entries}
             yield combine.combine_kernel, m, str(dtype), constants, 4
+            for held in (1, 2, 3, 4):
+                kernel = combine_update.combine_update_kernel
+                yield kernel, m, str(dtype), {"HELD": held, **constants}, 4
     for m, point in itertools.product((1, 3, 6), (DevicePoint.HULL, DevicePoint.CONE_OF_EACH)):
         step = {"PREFERRED": True, "POINT": int(point)}
         tile = min_norm.tile_of(m)

@@ -15,7 +15,10 @@ import torch
 from moopt.kernels import dispatch, fused
 from tests.kernels.fused.device import DEVICE
 
-OPERATIONS = ("gramian", "combine", "min_norm", "dual_cone", "gramian_min_norm")
+OPERATIONS = (
+    *("gramian", "combine", "combine_update", "min_norm", "dual_cone"),
+    "gramian_min_norm",
+)
 
 PLANTED = {
     ("gramian", "a tail that is skipped"): ("if full < size:", "if full > size:"),
@@ -53,6 +56,41 @@ PLANTED = {
         "tl.load(weights + (M - 1 - i))",
     ),
     ("combine", "a sum that starts again with each row"): ("total += tl.where", "total = tl.where"),
+    ("combine_update", "a tail that is skipped"): ("if full < size:", "if full > size:"),
+    ("combine_update", "a tail without its last element"): (
+        "rest = full + lanes < size",
+        "rest = full + lanes < size - 1",
+    ),
+    ("combine_update", "a state that is taken for a row"): ("(HELD + i)", "(HELD - 1 + i)"),
+    ("combine_update", "weights in the order of the parts"): (
+        "tl.load(weights + i)",
+        "tl.load(weights + (M - 1 - i))",
+    ),
+    ("combine_update", "the numbers of another parameter"): (
+        "scalars + position *",
+        "scalars + 0 *",
+    ),
+    ("combine_update", "maximize that is ignored"): ("d = sign * d", ""),
+    ("combine_update", "a learning rate that is left out"): ("length * m / size", "m / size"),
+    ("combine_update", "a second moment without its root"): ("tl.sqrt(v) / root", "v / root"),
+    ("combine_update", "decay of AdamW in the moments"): (
+        "p = tl.where(decoupled != 0.0, p - decoupled * p, p)",
+        "d = d + decoupled * p",
+    ),
+    ("combine_update", "decay of Adam that is left out"): (
+        "d = tl.where(coupled != 0.0, d + coupled * p, d)",
+        "",
+    ),
+    ("combine_update", "a largest moment that falls"): ("tl.maximum(w, v,", "tl.maximum(v, v,"),
+    ("combine_update", "nesterov that is left out"): (
+        "tl.where(nesterov, d + momentum * b, b)",
+        "b",
+    ),
+    ("combine_update", "a moment that is not kept"): (
+        "tl.store(m_at, rounded(m, TYPE), mask=inside)",
+        "",
+    ),
+    ("combine_update", "dampening that is left out"): ("fresh * d", "d"),
     ("min_norm", "rows that are not active take part"): (
         "tl.where(total(active) > 0, active, everyone)",
         "everyone",
