@@ -28,6 +28,13 @@ def mgda_weighting() -> Callable[[Tensor], Tensor]:
     return MGDAWeighting()
 
 
+def dual_projection_weighting() -> Callable[[Tensor], Tensor]:
+    """Its projection of the mean gradient onto the dual cone, with default settings."""
+    from torchjd.aggregation import DualProjWeighting
+
+    return DualProjWeighting()
+
+
 def mgda() -> Any:
     """Its MGDA aggregator with default settings."""
     from torchjd.aggregation import MGDA
