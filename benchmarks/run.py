@@ -83,7 +83,11 @@ def measure(case: Case, known: Record, *, quick: bool = False) -> list[Record]:
             record |= {"rounds": rounds, "calls": calls[name], "p20": p20, "p50": p50, "p80": p80}
             record["floor_ratio"] = p50 / floor if floor and not way.bytes else None
             record["peer_ratios"] = (
-                {other: float(quantiles[other][1]) / p50 for other in others if other != inputs.base}
+                {
+                    other: float(quantiles[other][1]) / p50
+                    for other in others
+                    if other != inputs.base
+                }
                 if way.ours
                 else {}
             )
@@ -142,7 +146,9 @@ def shown(case: Case, records: list[Record]) -> bool:
         if goal.way in timed and beside:
             ratio = timed[goal.way]["p50"] / beside
             told = "met" if ratio <= goal.at_most else "MISSED"
-            print(f"   goal: {goal.way} in at most {goal.at_most:.3g} {goal.beside}: {ratio:.3g}, {told}")
+            print(
+                f"   goal: {goal.way} in at most {goal.at_most:.3g} {goal.beside}: {ratio:.3g}, {told}"
+            )
     return not any(record["ours"] and record["gate"] for record in records)
 
 

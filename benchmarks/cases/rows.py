@@ -71,7 +71,9 @@ class Rows:
 
         shared = [normal(shape) for shape in setting.shapes]
         self.m, self.size = setting.m, setting.n * setting.dtype.itemsize
-        self.rows = [[(g + normal(g.shape)).to(setting.dtype) for g in shared] for _ in range(self.m)]
+        self.rows = [
+            [(g + normal(g.shape)).to(setting.dtype) for g in shared] for _ in range(self.m)
+        ]
 
     @functools.cached_property
     def dense(self) -> Tensor:
@@ -205,9 +207,7 @@ def combinations(setting: Setting) -> Inputs:
             torch._foreach_add_(rows[0], row, alpha=weight)
         return rows[0]
 
-    gates = forms(
-        lambda: given.combine_gate(lambda rows: combine_(rows, weights)), setting.device
-    )
+    gates = forms(lambda: given.combine_gate(lambda rows: combine_(rows, weights)), setting.device)
     ways = {
         name: Way(call, gates[name], ours=True)
         for name, call in forms(lambda: combine_(copies, weights), setting.device).items()
