@@ -6,9 +6,9 @@ The solve: `min_norm_point` on Gramians with conflict, m = 2 to 256. The step: G
 combination of given float32 rows, m = 2 to 32 of a million entries each; and m = 3 rows of 1e5 to
 1e8 entries, three decades. Fitted is seconds = constant + factor size^exponent, by least squares of
 the relative errors; the residual is their root mean square. The constant is what a call costs
-before its first entry. Exit code 1 means that a goal was missed. On shared cores an exponent differs
-by up to 0.05 from run to run, which is the tolerance; large residuals mean that the machine was
-busy.
+before its first entry. Exit code 1 means that a goal was missed. On two shared cores an exponent
+differs by up to 0.05 from run to run, which is the tolerance; large residuals mean that the machine
+was busy, or that another form takes over on the way.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 
 Shapes = Sequence[tuple[int, ...]]
+CPU = torch.device("cpu")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Setting:
     m: int
     shapes: Shapes
     dtype: torch.dtype = torch.float32
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
     seed: int = 0
 
     @property

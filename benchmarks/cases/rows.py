@@ -1,10 +1,10 @@
 """Cases on m rows of gradients: the Gramian, the combination, and a whole step.
 
 Lists of tensors like those of a Llama and of LoRA adapters, and of n elements for n = 1e4 to 1e7.
-A step is `backward(losses)` of losses whose gradients cost one multiplication, less m plain backward
-passes of them: the gradients that are kept, the Gramian, the minimum-norm point, the combination in
-place, the record. Its floor is the traffic that nobody can do without, (2 m + 1) n entries, at the
-best speed at which torch reads or copies such a list in the same rounds.
+A step is `backward(losses)` of losses whose gradients cost one multiplication, less m plain
+backward passes of them: the gradients that are kept, the Gramian, the minimum-norm point, the
+combination in place, the record. Its floor is the traffic that nobody can do without, (2 m + 1) n
+entries, at the best speed at which torch reads or copies such a list in the same rounds.
 """
 
 from __future__ import annotations
@@ -199,11 +199,12 @@ def gramians(setting: Setting) -> Inputs:
 
 def combinations(setting: Setting) -> Inputs:
     given, copies = Rows(setting), Rows(setting).rows
-    weights = WEIGHTS[: setting.m]
+    factors = WEIGHTS[: setting.m]
+    weights = torch.tensor(factors, dtype=torch.float64, device=setting.device)
 
     def chained(rows: list[list[Tensor]]) -> list[Tensor]:
-        torch._foreach_mul_(rows[0], weights[0])
-        for row, weight in zip(rows[1:], weights[1:], strict=True):
+        torch._foreach_mul_(rows[0], factors[0])
+        for row, weight in zip(rows[1:], factors[1:], strict=True):
             torch._foreach_add_(rows[0], row, alpha=weight)
         return rows[0]
 
