@@ -61,7 +61,8 @@ def public_combine(stage: Stage, m: int, dtype: torch.dtype) -> str:
     found = torch.cat(
         [d.cpu().double().flatten() for d in combine_(rows, weights.to(stage.device))]
     )
-    allowed = exact.abs() * torch.finfo(dtype).eps + size * 1e-6 * (dtype != torch.float64) + 1e-14
+    summed = 1e-14 if dtype == torch.float64 else 1e-6
+    allowed = exact.abs() * torch.finfo(dtype).eps + size * summed
     wrong = int(((found - exact).abs() > allowed).sum())
     return f"{wrong} of {len(exact)} entries are not rounded as they are to be" if wrong else ""
 

@@ -59,7 +59,7 @@ def main() -> int:
         told = sanitized(tool, str(stage.device), 3)
         stage.add(tool=tool or "none", told=told)
         print(f"   {tool or 'without a tool'}: {told or 'clean'}", flush=True)
-        wrong = wrong or not told.startswith("not known") and bool(told)
+        wrong = wrong or bool(told and not told.startswith("not known"))
     return int(wrong)
 
 

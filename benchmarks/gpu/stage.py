@@ -63,7 +63,7 @@ class Stage:
 
     def timed(self, call: Callable[[], object]) -> dict[str, float]:
         """p20, p50 and p80 of the seconds of one call."""
-        functions, seconds = {"": call}, 1e-3 if self.rehearse else 2e-2
+        functions, seconds = {"": call}, 1e-3 if self.rehearse else 1e-2
         number = repetitions(functions, seconds=seconds, device=self.device)
         timing = interleaved(functions, rounds=7, number=number, device=self.device)[""]
         quantiles = np.quantile(timing.cpu, [0.2, 0.5, 0.8])
