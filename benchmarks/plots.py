@@ -19,8 +19,19 @@ from typing import Any
 from benchmarks.run import PATH
 
 Record = dict[str, Any]
-COLOURS = {"moopt": "#0B3C78", "moopt, plain PyTorch": "#5B8FD0"}
-OTHERS = ("#C2571A", "#3F8F5B", "#8A5AA8", "#8A8A8A", "#B59A1F")
+COLOURS = {
+    "moopt": "#0B3C78",
+    "moopt, plain PyTorch": "#5B8FD0",
+    "TorchJD": "#7A7A7A",
+    "TorchJD, optimize_gramian": "#B0B0B0",
+    "LibMTL's Frank-Wolfe": "#8A5AA8",
+    "quadprog": "#3F8F5B",
+    "scipy nnls": "#C2571A",
+    "torch: cat and @": "#C9A227",
+    "torch: foreach": "#C9A227",
+}
+"""Of each way, the same in every picture."""
+UNKNOWN = "#D0498A"
 SOLVES = {"min_norm": "minimum-norm point", "dual_cone": "projection onto the dual cone"}
 
 
@@ -31,19 +42,13 @@ def timed(records: Sequence[Record], *operations: str) -> list[Record]:
     return [r for r in found if r["way"] not in moves]
 
 
-def colours(ways: Sequence[str]) -> dict[str, str]:
-    """A colour for each way, the same in every picture for ours."""
-    others = iter(OTHERS * 3)
-    return {way: COLOURS.get(way) or next(others) for way in dict.fromkeys(ways)}
-
-
 def curves(panel: Any, records: Sequence[Record], size: str, unit: float) -> None:
     """p50 of each way against a size, on logarithmic axes, with p20 to p80 as a band."""
     of_way: dict[str, list[Record]] = defaultdict(list)
     for record in sorted(records, key=lambda r: r[size]):
         of_way[record["way"]].append(record)
-    for way, colour in colours([*of_way]).items():
-        points = of_way[way]
+    for way, points in of_way.items():
+        colour = COLOURS.get(way, UNKNOWN)
         x = [p[size] for p in points]
         low, middle, high = ([p[key] * unit for p in points] for key in ("p20", "p50", "p80"))
         width = 2.0 if way == "moopt" else 1.3
@@ -99,7 +104,6 @@ def shares(records: Sequence[Record], path: Path) -> bool:
     if not rows:
         return False
     cases = list(dict.fromkeys(r["case"] for r in rows))
-    ways = colours([r["way"] for r in rows])
     figure, axes = _figure(1, 0.55 * len(cases) + 1.2)
     panel = axes[0]
     for k, name in enumerate(cases):
@@ -108,14 +112,16 @@ def shares(records: Sequence[Record], path: Path) -> bool:
         for i, record in enumerate(group):
             place = k - 0.4 + (i + 0.5) * height
             share = 100 / record["floor_ratio"]
-            panel.barh(place, share, 0.9 * height, color=ways[record["way"]])
-            panel.text(share + 1, place, f"{share:.0f}", va="center", fontsize=6)
+            panel.barh(place, share, 0.9 * height, color=COLOURS.get(record["way"], UNKNOWN))
+            white = {"facecolor": "white", "edgecolor": "none", "pad": 0.4}
+            panel.text(share + 1, place, f"{share:.0f}", va="center", fontsize=6, bbox=white)
     panel.set_yticks(range(len(cases)), cases, fontsize=7)
-    panel.invert_yaxis()
     panel.set_xlabel("the memory's floor, in per cent of the time", fontsize=8)
-    panel.axvline(100, color="#222222", linestyle=":", linewidth=1)
-    for way, colour in ways.items():
-        panel.barh([], [], color=colour, label=way)
+    panel.axvline(100, color="#222222", linestyle=":", linewidth=1, zorder=0)
+    for way in dict.fromkeys(r["way"] for r in rows):
+        panel.barh([0], [0], color=COLOURS.get(way, UNKNOWN), label=way)
+    panel.set_ylim(len(cases) - 0.45, -0.55)
+    panel.margins(x=0.08)
     for side in ("top", "right"):
         panel.spines[side].set_visible(False)
     _save(figure, axes, path)
