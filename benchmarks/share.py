@@ -7,8 +7,8 @@ forward passes and from a common one. A stop-watch runs around each forward pass
 (TorchJD's: of all losses together) and the base optimizer's update; the rest is the library's own:
 keeping the gradients, Gramian, weights, combination, record. The overhead is a whole step beyond
 m plain backward passes and the update. First with the heap as it comes, where memory that was given
-back to the system is faulted in again (glibc; who needs more of it pays more), then with a heap
-that is kept. CPU time of one thread.
+back to the system is faulted in again (glibc; who needs more of it pays more), then, without
+`--quick`, with a heap that is kept. CPU time of one thread.
 """
 
 from __future__ import annotations
@@ -181,12 +181,12 @@ def measure(report: Report, label: str, rounds: int, step: Step) -> None:
 
 
 def run(report: Report, quick: bool) -> None:
-    for heap in ("", ", heap kept"):
-        if heap:
-            keep_the_heap()
-        for common in (False, True):
-            label = "one forward pass" if common else "a forward pass each"
-            measure(report, label + heap, 2 if quick else 4, Step(common=common))
+    rounds = 2 if quick else 4
+    measure(report, "a forward pass each", rounds, Step(common=False))
+    if not quick:
+        keep_the_heap()
+        measure(report, "a forward pass each, heap kept", rounds, Step(common=False))
+        measure(report, "one forward pass, heap kept", rounds, Step(common=True))
 
 
 if __name__ == "__main__":

@@ -256,7 +256,7 @@ def cases(device: torch.device) -> Iterator[Case]:
         goals = goals if faster(device) else [Goal("moopt", "floor", plain)]
         yield Case(f"gramian, {label}", "gramian", setting, gramians, 3 * row, quick=quick)
         yield Case(f"combine, {label}", "combine", setting, combinations, 4 * row, quick=quick)
-        yield Case(f"step, {label}", "step", setting, steps, 7 * row, goals, quick=quick)
+        yield Case(f"step, {label}", "step", setting, steps, 7 * row, goals)
     for n in (10**4, 10**5, 10**6, 10**7):
         setting = Setting(3, of_length(n), torch.float32, device)
         row = 4 * setting.n

@@ -65,7 +65,8 @@ class Stage:
         """p20, p50 and p80 of the seconds of one call."""
         functions, seconds = {"": call}, 1e-3 if self.rehearse else 1e-2
         number = repetitions(functions, seconds=seconds, device=self.device)
-        timing = interleaved(functions, rounds=7, number=number, device=self.device)[""]
+        rounds = 2 if self.rehearse else 7
+        timing = interleaved(functions, rounds=rounds, number=number, device=self.device)[""]
         quantiles = np.quantile(timing.cpu, [0.2, 0.5, 0.8])
         return dict(zip(("p20", "p50", "p80"), map(float, quantiles), strict=True))
 
