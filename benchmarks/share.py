@@ -25,8 +25,10 @@ from torch.nn import functional as F
 
 import moopt
 from benchmarks import peer
+from benchmarks.cases.rows import forms
 from benchmarks.harness import keep_the_heap
 from benchmarks.models import llama
+from benchmarks.registry import CPU
 from benchmarks.report import Report, main
 
 NAMES = ("forget", "retain", "kl")
@@ -146,7 +148,7 @@ def measure(report: Report, label: str, rounds: int, step: Step) -> None:
     size = sum(p.numel() for p in step.parameters)
     print(f"\n{label}: {size / 1e6:.1f} million parameters, {len(step.parameters)} tensors")
     check(report, step, label)
-    ways = {"plain": step.plain, "moopt": step.ours(moopt.MGDA(normalize="none"))}
+    ways = {"plain": step.plain, **forms(step.ours(moopt.MGDA(normalize="none")), CPU)}
     for name, options in PEERS.items() if peer.version() else ():
         ways[name] = step.theirs(peer.mgda(), **options)
     taken: dict[str, list[Counter[str]]] = {name: [] for name in ways}
