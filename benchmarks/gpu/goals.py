@@ -26,8 +26,8 @@ LAYER: Shapes = [
 ]
 LLAMA: Shapes = [(VOCABULARY, WIDTH), *LAYER * 32, (WIDTH,), (VOCABULARY, WIDTH)]
 """291 tensors, 8.03e9 elements."""
-LORA: Shapes = [(16, WIDTH), (WIDTH, 16), (16, WIDTH), (HIDDEN, 16)] * 64 + [(16, WIDTH)] * 112
-"""368 matrices of adapters of rank 16, 40 million elements."""
+LORA: Shapes = [(16, WIDTH), (WIDTH, 16), (16, WIDTH), (HIDDEN, 16)] * 94
+"""376 matrices of adapters of rank 16, 40 million elements."""
 TINY: Shapes = [(16, 40), (40, 16), (7,)]
 STEPS: dict[str, tuple[Shapes, float, float | None]] = {
     "8e9 bf16": (LLAMA, 31e-3, None),
