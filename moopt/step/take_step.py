@@ -182,6 +182,11 @@ def _on_host(
         numbers: Array = np.array([math.nan if v is None else float(v) for v in losses])
         factor = 1.0 if scale is None else float(scale)
     else:
+        if gramian.is_cuda and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                "this step reads the Gramian, which a CUDA graph cannot capture; pass"
+                " CommonDescent(..., capturable=True), with MGDA, UPGrad or DualProj."
+            )
         # Made there: a number copied to the device would wait for it once more.
         parts = [gramian.new_full((), math.nan) if v is None else v for v in losses]
         parts.append(gramian.new_ones(()) if scale is None else scale)
