@@ -26,6 +26,9 @@ def backends() -> Mapping[str, Form]:
     forms = {
         "short rows in host memory": FORCED if dispatch.REFERENCE_ONLY else GATHERED,
         "gramian of long rows in host memory": native,
+        "gramian of others or in a metric, long rows in host memory": FORCED
+        if dispatch.REFERENCE_ONLY
+        else Form("reference", "the compiled kernels have neither others nor a metric"),
         "combine of long rows in host memory": native,
         "min_norm of a batch in host memory": native,
     }
@@ -33,4 +36,11 @@ def backends() -> Mapping[str, Form]:
         device = torch.device("cuda", index)
         for operation in ("gramian", "combine", "min_norm"):
             forms[f"{operation} on {device}"] = fused_form(operation, device)
+        metric = frozenset({torch.float32})
+        for options, words in (
+            ({"cross": True, "metric": frozenset()}, "of others"),
+            ({"cross": False, "metric": metric}, "in a float32 metric"),
+            ({"cross": True, "metric": metric}, "of others in a float32 metric"),
+        ):
+            forms[f"gramian {words} on {device}"] = fused_form("gramian", device, **options)
     return forms

@@ -80,6 +80,12 @@ def first_in(position: Position) -> Tensor:
     return next(g for g in position if g is not None)
 
 
+def memory_order(position: Position) -> list[int]:
+    """The axes of the first tensor of a position, the slowest in memory first."""
+    first = first_in(position)
+    return sorted(range(first.dim()), key=first.stride, reverse=True)
+
+
 def numel(position: Position) -> int:
     """How many elements each row has there."""
     for gradient in position:
@@ -99,8 +105,7 @@ def pieces(position: Position, limit: int) -> Iterator[Position]:
     if size == 0:
         return
     if not _contiguous(position):
-        first = first_in(position)
-        order = sorted(range(first.dim()), key=first.stride, reverse=True)
+        order = memory_order(position)
         position = [None if g is None else g.permute(order) for g in position]
     if size <= limit:
         yield position
