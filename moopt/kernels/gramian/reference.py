@@ -18,6 +18,7 @@ from moopt.kernels.gathered import gathered, inner_products, rounding
 from moopt.kernels.metric import ROUNDINGS, with_metric
 from moopt.kernels.native import gramian_native, native_form
 from moopt.kernels.pieces import Position, Rows, concatenated, groups, numel, positions
+from moopt.kernels.traced import is_traced
 
 # Elements of one row that are looked at together. On the host m chunks and one product share
 # the last-level cache; on a device a chunk is long enough to hide the launches.
@@ -95,6 +96,12 @@ def gramian(
         Blocked accumulation: N. J. Higham, "The accuracy of floating point summation", SIAM
         Journal on Scientific Computing, 1993; block sums continue in float64.
     """
+    whole = rows if others is None else [*rows, *others]
+    entries = [g for row in whole for g in row]
+    if is_traced(entries):
+        k = 0 if others is None else len(others)
+        product: Tensor = torch.ops.moopt.gramian(entries, len(rows), k=k, metric=metric)
+        return product
     return measured_gramian(rows, others, metric=metric)[0]
 
 
