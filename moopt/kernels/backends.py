@@ -1,6 +1,7 @@
 """backends: which form of each operation runs on this machine, and why."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -8,6 +9,13 @@ from moopt.kernels import dispatch
 from moopt.kernels.dispatch import FORCED, GATHERED, Form
 from moopt.kernels.fused import fused_form
 from moopt.kernels.native import native_form
+
+_METRIC = frozenset({torch.float32})
+_GRAMIANS: Mapping[str, Mapping[str, Any]] = {
+    "of others": {"cross": True, "metric": frozenset()},
+    "in a float32 metric": {"cross": False, "metric": _METRIC},
+    "of others in a float32 metric": {"cross": True, "metric": _METRIC},
+}
 
 
 def backends() -> Mapping[str, Form]:
@@ -36,11 +44,6 @@ def backends() -> Mapping[str, Form]:
         device = torch.device("cuda", index)
         for operation in ("gramian", "combine", "min_norm"):
             forms[f"{operation} on {device}"] = fused_form(operation, device)
-        metric = frozenset({torch.float32})
-        for options, words in (
-            ({"cross": True, "metric": frozenset()}, "of others"),
-            ({"cross": False, "metric": metric}, "in a float32 metric"),
-            ({"cross": True, "metric": metric}, "of others in a float32 metric"),
-        ):
+        for words, options in _GRAMIANS.items():
             forms[f"gramian {words} on {device}"] = fused_form("gramian", device, **options)
     return forms

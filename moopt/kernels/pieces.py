@@ -26,14 +26,7 @@ def positions(rows: Rows, *, caller: str) -> list[Position]:
         ValueError: if the rows differ in length, or tensors of one position in shape or device.
         TypeError: if a tensor is sparse or not floating point.
     """
-    if len(rows) == 0:
-        raise ValueError(f"`rows` of `{caller}` must hold at least one row; got none.")
-    lengths = [len(row) for row in rows]
-    if len(set(lengths)) > 1:
-        raise ValueError(
-            f"`rows` of `{caller}` must have one entry per parameter in every row; got lengths"
-            f" {lengths}. Pass None where a row has no gradient."
-        )
+    check_lengths(rows, caller=caller)
     device: torch.device | None = None
     checked: list[Position] = []
     for index, column in enumerate(zip(*rows, strict=True)):
@@ -59,6 +52,18 @@ def positions(rows: Rows, *, caller: str) -> list[Position]:
                 )
         checked.append(position)
     return checked
+
+
+def check_lengths(rows: Rows, *, caller: str) -> None:
+    """Raise a ValueError unless there are rows, all of one length; as `positions` does."""
+    if len(rows) == 0:
+        raise ValueError(f"`rows` of `{caller}` must hold at least one row; got none.")
+    lengths = [len(row) for row in rows]
+    if len(set(lengths)) > 1:
+        raise ValueError(
+            f"`rows` of `{caller}` must have one entry per parameter in every row; got lengths"
+            f" {lengths}. Pass None where a row has no gradient."
+        )
 
 
 def _as_real(gradient: Tensor, index: int, caller: str) -> Tensor:

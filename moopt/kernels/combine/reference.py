@@ -11,7 +11,16 @@ from moopt.kernels.dispatch import LARGEST_GATHERED
 from moopt.kernels.fused import fused_form
 from moopt.kernels.gathered import first_of
 from moopt.kernels.native import combine_native_, native_form
-from moopt.kernels.pieces import Position, Rows, concatenated, first_in, groups, numel, positions
+from moopt.kernels.pieces import (
+    Position,
+    Rows,
+    check_lengths,
+    concatenated,
+    first_in,
+    groups,
+    numel,
+    positions,
+)
 from moopt.kernels.traced import is_traced
 
 # Elements of one row that are widened or grouped together: they stay in the last-level cache
@@ -119,6 +128,7 @@ def _traced(rows: Rows, weights: Tensor | Sequence[float]) -> list[Tensor | None
 
     What shares memory in another way makes the operator raise when it runs.
     """
+    check_lengths(rows, caller="combine_")
     if not isinstance(weights, Tensor):
         weights = torch.tensor(list(map(float, weights)), dtype=torch.float64)
     count: dict[Tensor, int] = {}
@@ -133,8 +143,11 @@ def _traced(rows: Rows, weights: Tensor | Sequence[float]) -> list[Tensor | None
         present = [i for i, g in enumerate(column) if g is not None]
         target = column[present[0]] if present else None
         if target is not None:
-            if count[target] > 1 or target.is_conj() or not _extent(target)[0]:
-                target = target.resolve_conj().resolve_neg().clone()
+            shared = count[target] > 1 or not _extent(target)[0]
+            if target.is_complex():
+                target = target.resolve_conj()  # Dynamo cannot ask for `is_conj`
+            if shared:
+                target = target.clone()
             targets.append(target)
             first.append(present[0])
             for i, row in enumerate(rest):

@@ -17,7 +17,15 @@ from moopt.kernels.fused import fused_form
 from moopt.kernels.gathered import gathered, inner_products, rounding
 from moopt.kernels.metric import ROUNDINGS, with_metric
 from moopt.kernels.native import gramian_native, native_form
-from moopt.kernels.pieces import Position, Rows, concatenated, groups, numel, positions
+from moopt.kernels.pieces import (
+    Position,
+    Rows,
+    check_lengths,
+    concatenated,
+    groups,
+    numel,
+    positions,
+)
 from moopt.kernels.traced import is_traced
 
 # Elements of one row that are looked at together. On the host m chunks and one product share
@@ -99,6 +107,7 @@ def gramian(
     whole = rows if others is None else [*rows, *others]
     entries = [g for row in whole for g in row]
     if is_traced(entries):
+        check_lengths(whole, caller="gramian")
         k = 0 if others is None else len(others)
         product: Tensor = torch.ops.moopt.gramian(entries, len(rows), k=k, metric=metric)
         return product

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from moopt.kernels.combine import combine_
 from moopt.kernels.combine.triton import combine_triton_
-from moopt.kernels.metric import with_metric
 from moopt.kernels.gramian.triton import TYPES, gramian_triton
+from moopt.kernels.metric import with_metric
 from moopt.kernels.min_norm.triton import LARGEST, min_norm_triton
 from moopt.kernels.pieces import positions
 from moopt.kernels.table import is_plain
