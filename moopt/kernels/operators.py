@@ -21,6 +21,7 @@ from moopt.kernels.gramian.reference import measured_gramian
 from moopt.kernels.metric import with_metric
 from moopt.kernels.min_norm.reference import min_norm_reference
 from moopt.kernels.pieces import positions
+from moopt.kernels.sketch.reference import sketch_reference
 
 Entries = Sequence[Tensor | None]
 
@@ -67,6 +68,16 @@ def _gramian_shapes(
         with_metric(checked, rows, metric)
     device = next((g.device for g in entries if g is not None), None)
     return torch.empty(m, k or m, dtype=torch.float64, device=device)
+
+
+def _sketch(entries: Entries, m: int, size: int, seed: int) -> Tensor:
+    return sketch_reference(_in_rows(entries, m), size, seed)
+
+
+def _sketch_shapes(entries: Entries, m: int, size: int, seed: int) -> Tensor:
+    positions(_in_rows(entries, m), caller="sketch")
+    device = next((g.device for g in entries if g is not None), None)
+    return torch.empty(m, size, dtype=torch.float64, device=device)
 
 
 def _combine_(targets: Sequence[Tensor], rest: Entries, first: Sequence[int], w: Tensor) -> None:
@@ -143,6 +154,7 @@ _register(
     _gramian,
     _gramian_shapes,
 )
+_register("sketch(Tensor?[] rows, int m, int size, int seed) -> Tensor", _sketch, _sketch_shapes)
 _register(
     "combine_(Tensor(a!)[] targets, Tensor?[] rest, int[] first, Tensor weights) -> ()",
     _combine_,

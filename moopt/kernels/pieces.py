@@ -99,17 +99,22 @@ def numel(position: Position) -> int:
     return 0
 
 
-def pieces(position: Position, limit: int) -> Iterator[Position]:
+def pieces(position: Position, limit: int, *, in_order: bool = False) -> Iterator[Position]:
     """Yield views that together cover the position once, each of at most `limit` elements.
 
     The views of one piece correspond element by element across the rows. Where the tensors share
     a dense memory order they are contiguous; elsewhere (slices with gaps, expanded tensors, rows in
     different memory orders) they are boxes, cut along the leading dimensions.
+
+    Args:
+        position: of entries that correspond.
+        limit: the most elements of a piece.
+        in_order: the pieces follow the order of the elements rather than that of the memory.
     """
     size = numel(position)
     if size == 0:
         return
-    if not _contiguous(position):
+    if not (in_order or _contiguous(position)):
         order = memory_order(position)
         position = [None if g is None else g.permute(order) for g in position]
     if size <= limit:
@@ -121,7 +126,7 @@ def pieces(position: Position, limit: int) -> Iterator[Position]:
         shape = first_in(position).shape
         dim = next(d for d, length in enumerate(shape) if length > 1)
         for box in _cut(position, dim, max(1, limit * shape[dim] // size)):
-            yield from pieces(box, limit)
+            yield from pieces(box, limit, in_order=in_order)
 
 
 def _cut(position: Position, dim: int, width: int) -> Iterator[Position]:

@@ -19,6 +19,7 @@ from moopt.kernels.combine import combine_
 from moopt.kernels.combine import reference as combine_reference
 from moopt.kernels.gramian import gramian
 from moopt.kernels.gramian import reference as gramian_reference
+from moopt.kernels.sketch import sketch
 from tests.kernels.gradient_rows import Rows, copied
 from tests.kernels.test_gramian_in_a_metric import Metric, Problem, problems
 
@@ -71,6 +72,7 @@ def calls() -> dict[str, tuple[Any, tuple[Any, ...], dict[str, Any]]]:
         "metric": (OPS.gramian, (flat(rows), 3), {"metric": metric}),
         "cross in a metric": (OPS.gramian, (both, 3), {"k": 2, "metric": metric}),
         "combine_": (OPS.combine_, (targets, rest, [0, 1], weights), {}),
+        "sketch": (OPS.sketch, (flat(rows), 3, 100, -5), {}),
         "min_norm": (OPS.min_norm, (solvable(),), {}),
         "min_norm of a batch": (OPS.min_norm, (solvable(9, 2, 3),), {"max_iter": 5}),
         "dual_cone": (OPS.dual_cone, (solvable(), preference, on), {"separate": True}),
@@ -116,7 +118,8 @@ def test_compiled_is_eager_bit_for_bit(backend: str, dtype: torch.dtype) -> None
 
     def products(rows: Rows) -> list[Tensor]:
         twice = [[None if g is None else 2 * g for g in row] for row in rows]
-        return [gramian(twice, other, metric=weights) for other, weights in options]
+        products = [gramian(twice, other, metric=weights) for other, weights in options]
+        return [*products, sketch(twice, 100, 7)]
 
     compiled = torch.compile(products, fullgraph=True, backend=backend)
     assert all(map(torch.equal, compiled(rows), products(rows)))
@@ -197,11 +200,12 @@ def test_fake_tensors_know_shapes_dtypes_and_devices(device: str) -> None:
             for _ in range(3)
         ]
         product, cross = gramian(rows), gramian(rows, rows[:2])
+        sketched = sketch(rows, 100, 0)
         direction = combine_(rows, [1.0, 2.0, 3.0])
         weights, status, gap, num_iter = OPS.min_norm(product)
         cone = OPS.dual_cone(product, weights, weights > 0, separate=False)
-    assert (product.shape, cross.shape) == ((3, 3), (3, 2))
-    for x in (product, cross, weights, gap, cone[0], cone[2]):
+    assert (product.shape, cross.shape, sketched.shape) == ((3, 3), (3, 2), (3, 100))
+    for x in (product, cross, sketched, weights, gap, cone[0], cone[2]):
         assert (x.dtype, x.device.type) == (torch.float64, device)
     for x in (status, num_iter, cone[1], cone[3]):
         assert (x.dtype, x.shape, x.device.type) == (torch.int64, (), device)
@@ -241,6 +245,8 @@ def test_fake_is_as_real(problem: Problem) -> None:
         (lambda x: gramian([[x], [x[:2]]]), "agree in shape at every position"),
         (lambda x: gramian([[x], [x, x]]), "one entry per parameter in every row"),
         (lambda x: gramian([[x]], metric=[x[:2]]), "must have the shape of the gradients"),
+        (lambda x: sketch([[x], [x, x]], 3, 0), "one entry per parameter in every row"),
+        (lambda x: sketch([[x], [x[:2]]], 3, 0), "agree in shape at every position"),
         (lambda x: combine_([[x]], [1.0, 2.0]), r"must have shape \[m\] = \[1\]"),
         (lambda x: combine_([[x], [x[:2]]], [1.0, 2.0]), "agree in shape at every position"),
         (lambda x: OPS.gramian([x, x, x], 2), "3 entries"),
