@@ -1,4 +1,4 @@
-"""Sketches: their definition element by element, linearity, and mean and variance over the seeds."""
+"""Sketches: their definition element by element, linearity, mean and variance over the seeds."""
 
 from __future__ import annotations
 
