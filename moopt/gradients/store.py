@@ -62,15 +62,18 @@ class GradientStore(Captured):
                 counts[t] -= 1
         return counts
 
+    def chosen(self, shared: Sequence[bool]) -> list[Row]:
+        """All rows at the shared positions, auxiliary last."""
+        rows = [*self.rows.values(), *self.auxiliary.values()]
+        return rows if all(shared) else [list(compress(row, shared)) for row in rows]
+
     def gramian(self, shared: Sequence[bool]) -> Tensor:
         """float64 `[m + k, m + k]`: inner products over the shared positions, auxiliary last.
 
         Args:
             shared: one flag per parameter.
         """
-        rows = [*self.rows.values(), *self.auxiliary.values()]
-        if not all(shared):
-            rows = [list(compress(row, shared)) for row in rows]
+        rows = self.chosen(shared)
         self.matrix, self._matrix_of = gathered(rows), list(shared)
         if self.matrix is None:
             product, self.noise = measured_gramian(rows)
@@ -130,7 +133,11 @@ class GradientStore(Captured):
         return out
 
     def write_direction_(
-        self, weights: Sequence[float] | Array, shared: Sequence[bool], *, everywhere: bool = False
+        self,
+        weights: Sequence[float] | Array | Tensor,
+        shared: Sequence[bool],
+        *,
+        everywhere: bool = False,
     ) -> None:
         """Add the weighted sum on shared positions, the plain sum elsewhere, to `.grad`.
 
@@ -138,7 +145,8 @@ class GradientStore(Captured):
 
         Args:
             weights: `[m]`, in the order of the objectives, or `[m + k]` with one for each
-                auxiliary row, which takes part on shared positions.
+                auxiliary row, which takes part on shared positions; float64 where the rows lie, if
+                a tensor.
             shared: one flag per parameter, those of the last Gramian.
             everywhere: the weights count on every position.
         """
@@ -147,9 +155,13 @@ class GradientStore(Captured):
         # In the memory of the first row that has an entry.
         out = first_of(rows)
         positions: Sequence[int] = range(len(out))
-        if len(rows) == 1 and weights[0] == 1.0:
+        if len(rows) == 1 and not isinstance(weights, Tensor) and weights[0] == 1.0:
             positions = ()
-        elif self.matrix is not None and self._matrix_of == list(shared):
+        elif (
+            self.matrix is not None
+            and not isinstance(weights, Tensor)
+            and self._matrix_of == list(shared)
+        ):
             columns = out if len(rows) == len(everyone) else first_of(everyone)
             combine_gathered_(self.matrix[: len(rows)], weights, list(compress(columns, shared)))
             positions = () if all(shared) else [t for t in positions if not shared[t]]
@@ -194,11 +206,14 @@ class GradientStore(Captured):
 
 
 def _combine_at_(
-    positions: Sequence[int], rows: Sequence[Row], weights: Sequence[float] | Array, out: Row
+    positions: Sequence[int],
+    rows: Sequence[Row],
+    weights: Sequence[float] | Array | Tensor,
+    out: Row,
 ) -> None:
     """Write the weighted sum of the rows at some positions into `out`."""
     if positions:
         chosen = [[row[t] for t in positions] for row in rows]
-        direction = combine_(chosen, list(weights))
+        direction = combine_(chosen, weights if isinstance(weights, Tensor) else list(weights))
         for t, gradient in zip(positions, direction, strict=True):
             out[t] = gradient

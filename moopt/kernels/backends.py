@@ -42,7 +42,7 @@ def backends() -> Mapping[str, Form]:
     }
     for index in range(torch.cuda.device_count()):
         device = torch.device("cuda", index)
-        for operation in ("gramian", "combine", "min_norm"):
+        for operation in ("gramian", "combine", "min_norm", "gramian_min_norm"):
             forms[f"{operation} on {device}"] = fused_form(operation, device)
         for words, options in _GRAMIANS.items():
             forms[f"gramian {words} on {device}"] = fused_form("gramian", device, **options)

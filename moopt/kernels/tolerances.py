@@ -19,3 +19,12 @@ STATIONARY = 1e-13
 # ||x||^2 <= RESOLUTION * (sum_i w_i ||g_i||)^2: the rounding of the Gramian's entries hides
 # whether the point is zero.
 RESOLUTION = 16 * EPS
+
+# (G w)_i >= -DESCENT_TOL ||g_i|| ||d|| counts as descent: ten times the solvers' tolerance.
+DESCENT_TOL = 1e-9
+# Slack for the rounding of (G w)_i itself, relative to ||g_i|| sum_j |w_j| ||g_j||.
+INNER_ROUNDING = 64 * EPS
+# A direction is resolved when rounding turns it by less than this angle.
+RESOLVED = 1e-3
+# A small gradient whose loss is small to match, within this factor, is a small objective.
+PROPORTIONATE = 30.0

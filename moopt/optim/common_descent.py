@@ -20,6 +20,7 @@ from moopt.optim.pending_step import SCALES_CHECKED, PendingStep
 from moopt.optim.resolve_method import resolve_method
 from moopt.optim.wrapped_optimizer import WrappedOptimizer
 from moopt.records.step_record import StepRecord
+from moopt.records.unread import UnreadRecord
 from moopt.scalarizations import Scalarization
 from moopt.settings.numbers import check_number
 from moopt.step.differentiate import differentiate, ids_of, scale_of
@@ -81,16 +82,22 @@ class CommonDescent(WrappedOptimizer):
         check_replicas: in a process group, compare the processes' gradients in the first steps of
             each set of objectives and in every 100th, and raise where they differ; and average the
             losses of a method that looks at them. False for processes that train different models.
+        capturable: as torch's own optimizers have it, for a step inside a CUDA graph: the host
+            reads nothing, and what cannot be done so is refused. For `MGDA` (without losses),
+            `UPGrad` and `DualProj`; the wrapped optimizer needs its own `capturable=True`.
+            `record` then tells of the last replay.
 
     Raises:
         TypeError: `optimizer` is not a torch optimizer instance, or is wrapped already, or
             `weighting` is not a weighting.
-        ValueError: a value out of range, or a parameter in `shared` that is not the optimizer's.
+        ValueError: a value out of range, a parameter in `shared` that is not the optimizer's, or
+            `capturable` with parameters that do not lie on a CUDA device.
 
     Numerics:
         What is summed in which precision: docs/numerics.md. A step reads each gradient twice and
         writes the direction into the memory of the first: peak extra memory is the m gradients.
-        The m x m Gramian and the losses are read from the device once per step. With a single
+        The m x m Gramian and the losses are read from the device once per step; on CUDA, for the
+        methods that `capturable` names, in the record only, when it is looked at. With a single
         objective the step is bit for bit the wrapped optimizer's, whatever the weighting (but for
         `MConFIG`, which remembers the others).
 
@@ -121,6 +128,7 @@ class CommonDescent(WrappedOptimizer):
         record_every: int = 1,
         skip_non_finite: bool = False,
         check_replicas: bool = True,
+        capturable: bool = False,
     ) -> None:
         if isinstance(optimizer, CommonDescent):
             raise TypeError(
@@ -143,7 +151,10 @@ class CommonDescent(WrappedOptimizer):
         self.record_every = record_every
         self.skip_non_finite = bool(skip_non_finite)
         self.check_replicas = bool(check_replicas)
+        self.capturable = bool(capturable)
         self.__setstate__({})
+        if self.capturable:
+            self._refuse_other_than_cuda()
         if self.shared is not None:
             ids_of(self.shared, trainable(self.optimizer))
         self._allocate_state()
@@ -159,14 +170,18 @@ class CommonDescent(WrappedOptimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         pending = self._pending
-        kept = (pending.step, pending.bypassed, pending.fallbacks, pending.skipped)
+        fallbacks = pending.on_device.fallbacks()
+        kept = (pending.step, pending.bypassed, pending.skipped, fallbacks)
         return super().__getstate__() | {"moopt_counts": kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        pending = PendingStep(*state.get("moopt_counts", ()))
+        *counts, fallbacks = state.get("moopt_counts", (0,))
+        pending = PendingStep(*counts)
+        pending.on_device.before = fallbacks
         kept = {key: value for key, value in state.items() if key != "moopt_counts"}
         # torch's own __setstate__ creates the hook tables, as Optimizer.__init__ would.
         super().__setstate__(kept | {"_pending": pending})
+        pending.on_device.always = self.capturable
         register(self)
 
     def state_dict(self) -> dict[str, Any]:
@@ -202,6 +217,8 @@ class CommonDescent(WrappedOptimizer):
     def record(self) -> StepRecord:
         """The last `StepRecord`; an empty one before the first step."""
         record, bypassed = self._pending.record, self._pending.bypassed
+        if self.capturable and isinstance(record, UnreadRecord):
+            record = record.again()
         return record if not bypassed else dataclasses.replace(record, bypassed=bypassed)
 
     @overload
@@ -398,7 +415,16 @@ class CommonDescent(WrappedOptimizer):
             checked=pending.checked if self.check_replicas and has_replicas() else None,
             positions=self._positions,
             skip_non_finite=self.skip_non_finite,
+            on_device=pending.on_device,
         )
+
+    def _refuse_other_than_cuda(self) -> None:
+        elsewhere = {p.device.type for p in trainable(self.optimizer)} - {"cuda"}
+        if elsewhere:
+            raise ValueError(
+                "`capturable=True` of CommonDescent is for CUDA graphs, and needs every parameter"
+                f" on a CUDA device; got {', '.join(sorted(elsewhere))}. Leave it out."
+            )
 
     def _memory(self) -> MethodState:
         return MethodState(self.weighting, self.optimizer.param_groups[0])
@@ -471,7 +497,7 @@ class CommonDescent(WrappedOptimizer):
         except BaseException as error:
             pending.fail(error)
             raise
-        if scaler is None and pending.scales_checked < SCALES_CHECKED:
+        if scaler is None and pending.scales_checked < SCALES_CHECKED and not self.capturable:
             pending.remember_length(store.parameters or trainable(self.optimizer))
         return pending.finish(record, self.record_every, self.weighting)
 

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 import torch
@@ -14,17 +14,17 @@ from moopt.aggregators.base import Method
 from moopt.gradients import GradientStore
 from moopt.gradients.capture import foreign, trainable, undisturbed
 from moopt.optim.callers import called_by, warn
+from moopt.optim.untrained import Untrained
 from moopt.records.step_record import StepRecord
+from moopt.records.unread import UnreadRecord
 from moopt.scalarizations import Scalarization
+from moopt.step.device_memory import OnDevice
 
 SCALES_CHECKED = 3
 """In so many first steps the direction is looked at again before it is used."""
 
 SMALLEST_SCALE = 256.0
 """A GradScaler's factor is a power of two, 65536 at first: a smaller one is left to clipping."""
-
-ALWAYS_INACTIVE = 20
-"""An objective that is not trained in so many steps in a row is named in a warning, once."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -34,7 +34,6 @@ class PendingStep:
     Attributes:
         step: combined steps so far.
         bypassed: plain steps on gradients that no objective recorded.
-        fallbacks: steps whose weighting broke its promise.
         skipped: objectives that were left out because they were not finite.
         store: rows that were recorded and not yet combined, with their losses.
         record: the last record that was kept.
@@ -47,6 +46,7 @@ class PendingStep:
         unobserved: steps in a row after which the losses were not observed.
         untrained: for each objective, the steps in a row in which it was at its noise floor, or
             neglected by a scalarization.
+        on_device: what steps without readback keep, and the count of all fallbacks.
         probed: a distributed checkpoint took its trial step before the method had a state.
         scales_checked: in so many steps a forgotten GradScaler was looked for.
         witness: a parameter, and the largest entry of the direction there.
@@ -56,7 +56,6 @@ class PendingStep:
 
     step: int = 0
     bypassed: int = 0
-    fallbacks: int = 0
     skipped: int = 0
     store: GradientStore = dataclasses.field(default_factory=GradientStore)
     record: StepRecord = dataclasses.field(default_factory=StepRecord)
@@ -67,7 +66,8 @@ class PendingStep:
     scaled: bool | None = None
     checked: Counter[tuple[str, ...]] = dataclasses.field(default_factory=Counter)
     unobserved: int = 0
-    untrained: Counter[str] = dataclasses.field(default_factory=Counter)
+    untrained: Untrained = dataclasses.field(default_factory=Untrained)
+    on_device: OnDevice = dataclasses.field(default_factory=OnDevice)
     probed: bool = False
     scales_checked: int = 0
     witness: tuple[Tensor, float] | None = None
@@ -189,14 +189,20 @@ class PendingStep:
         Warn, once each, where the method learns from the losses after a step and was given none,
         and where an objective is at its noise floor, or has no weight to speak of, all the time.
         """
-        self.fallbacks += record.fallbacks
-        self.skipped += len(record.left_out)
-        if (self.fallbacks, self.skipped) != (record.fallbacks, record.skipped):
-            record = dataclasses.replace(record, fallbacks=self.fallbacks, skipped=self.skipped)
+        unread = isinstance(record, UnreadRecord)
+        if not unread:
+            self.on_device.before += record.fallbacks
+            self.skipped += len(record.left_out)
+            fallbacks = self.on_device.fallbacks()
+            if (fallbacks, self.skipped) != (record.fallbacks, record.skipped):
+                record = dataclasses.replace(record, fallbacks=fallbacks, skipped=self.skipped)
         if self.step % every == 0:
             self.record = record
         self.last, self.waiting, self.scaled = record, True, None
         self.step += 1
+        if unread:
+            self.untrained.follow_read(self.on_device)
+            return record
         self.unobserved += method.observes
         if self.unobserved == 2:
             warn(
@@ -207,7 +213,7 @@ class PendingStep:
         if isinstance(method, Scalarization):
             neglected = dict(method.neglected(record.names, record.weights))
         if neglected or self.untrained or not record.active.all():
-            self._follow_untrained(record, neglected)
+            self.untrained.follow(record, neglected)
         return record
 
     def remember_length(self, parameters: Sequence[Tensor]) -> None:
@@ -242,25 +248,6 @@ class PendingStep:
             raise RuntimeError(told)
         self.scales_checked = SCALES_CHECKED
         warn(told)
-
-    def _follow_untrained(self, record: StepRecord, neglected: Mapping[str, str]) -> None:
-        for name in record.names:
-            inactive = name in record.inactive
-            if not (inactive or name in neglected) or name in record.left_out:
-                self.untrained.pop(name, None)
-                continue
-            self.untrained[name] += 1
-            if self.untrained[name] != ALWAYS_INACTIVE:
-                continue
-            what = f"objective {name!r} was left out of {ALWAYS_INACTIVE} steps in a row: its"
-            if inactive:
-                warn(
-                    f"{what} gradient is below `inactive_tol` of the longest one. If it is not"
-                    " rounding, multiply the loss by a constant, or pass"
-                    " CommonDescent(inactive_tol=0)."
-                )
-            else:
-                warn(f"{what} {neglected[name]}")
 
     def check_scaled(self, scaled: bool) -> None:
         """Refuse micro-batches of which some are scaled and others are not.

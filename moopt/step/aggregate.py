@@ -15,11 +15,12 @@ from moopt.gradients import GradientStore, Row
 from moopt.gradients.averaged import allocate_rows, stacked
 from moopt.kernels.gramian import gramian as inner_products
 from moopt.kernels.gramian import measured_gramian
+from moopt.kernels.tolerances import DESCENT_TOL, INNER_ROUNDING
 from moopt.records.result import Array
 from moopt.records.status import SolverStatus
 from moopt.step.method_state import REACHED_KEY, MethodState
 from moopt.step.step_settings import StepSettings
-from moopt.step.weigh import DESCENT_TOL, INNER_ROUNDING, Weighed, above_noise_floor, unit_hull
+from moopt.step.weigh import Weighed, above_noise_floor, unit_hull
 from moopt.weightings.cleared import Mask, Step, merged, weigh_cleared
 from moopt.weightings.problem import Problem
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from moopt.step.device_memory import OnDevice
 from moopt.step.method_state import MethodState
 
 DEFAULT_INACTIVE_TOL = 1e-5
@@ -27,6 +28,7 @@ class StepSettings(NamedTuple):
         positions: the numbers of some parameters among all of the optimizer's; None if there are
             no others.
         skip_non_finite: leave out objectives whose loss or gradient is not finite.
+        on_device: for steps without readback; None if there are none.
     """
 
     memory: MethodState
@@ -37,3 +39,4 @@ class StepSettings(NamedTuple):
     checked: Counter[tuple[str, ...]] | None = None
     positions: Callable[[Sequence[Tensor]], Sequence[int]] | None = None
     skip_non_finite: bool = False
+    on_device: OnDevice | None = None

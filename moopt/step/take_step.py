@@ -17,6 +17,7 @@ from moopt.records.status import SolverStatus
 from moopt.records.step_record import StepRecord
 from moopt.scalarizations import Scalarization
 from moopt.step.aggregate import aggregate_
+from moopt.step.on_device import device_point, step_on_device
 from moopt.step.step_settings import StepSettings
 from moopt.step.weigh import Weighed, weigh
 from moopt.weightings import Constant
@@ -54,6 +55,9 @@ def take_step(
     if auxiliary or not all(known) or isinstance(method, Constant):
         refuse_unfit(method, store, flags)
 
+    point = device_point(store, settings)
+    if point is not None:
+        return step_on_device(store, settings, flags, scale, point)
     gramian = store.gramian(flags)
     if checked is not None:
         store.check_replicas(gramian, flags, checked)

@@ -7,24 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from moopt.kernels.tolerances import DESCENT_TOL, INNER_ROUNDING, PROPORTIONATE, RESOLVED
 from moopt.records.result import Array, Solved, State
 from moopt.records.status import SolverStatus
 from moopt.scalarizations import Scalarization
 from moopt.weightings import Sum, Weighting
 from moopt.weightings.cleared import Mask, Step, weigh_and_tell
 from moopt.weightings.problem import EPS, Problem
-
-DESCENT_TOL = 1e-9
-"""(G w)_i >= -DESCENT_TOL ||g_i|| ||d|| counts as descent: ten times the solvers' tolerance."""
-
-INNER_ROUNDING = 64 * EPS
-"""Slack for the rounding of (G w)_i itself, relative to ||g_i|| sum_j |w_j| ||g_j||."""
-
-RESOLVED = 1e-3
-"""A direction is resolved when rounding turns it by less than this angle."""
-
-PROPORTIONATE = 30.0
-"""A small gradient whose loss is small to match, within this factor, is a small objective."""
 
 
 class Weighed(NamedTuple):

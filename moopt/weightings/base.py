@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from moopt.records.device_point import DevicePoint
 from moopt.records.result import Array, Solved, SolverResult, State
 from moopt.records.step_statistics import StepStatistics
 from moopt.weightings.cleared import Step, Weighs, weigh_cleared
@@ -76,6 +77,11 @@ class Weighting(Weighs):
     def combines_auxiliary(self) -> bool:
         """Whether auxiliary rows get weights other than 0: the direction is then theirs too."""
         return False
+
+    @property
+    def device_point(self) -> DevicePoint | None:
+        """What a step without readback solves for; None: the host weighs the objectives."""
+        return None
 
     @classmethod
     def _is_base(cls) -> bool:

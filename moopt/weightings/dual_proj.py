@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from moopt.records.device_point import DevicePoint
 from moopt.weightings.base import Problem, Solved, State
 from moopt.weightings.cone_projection import ConeProjection
 
@@ -45,6 +46,11 @@ class DualProj(ConeProjection):
     the trace and no ridge, which replace the method by the mean for small gradients and bend the
     direction of the smaller ones.
     """
+
+    @property
+    def device_point(self) -> DevicePoint | None:
+        exact = self.max_iter is None and type(self).weigh is DualProj.weigh
+        return DevicePoint.CONE_OF_SUM if exact else None
 
     def weigh(self, problem: Problem, state: State) -> Solved:
         """The solver's weights, of the preference as a whole."""

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from moopt.records.device_point import DevicePoint
 from moopt.settings.fields import integer, number, one_of
 from moopt.solvers.min_norm import FRANK_WOLFE, SOLVERS, min_norm
 from moopt.weightings.base import Guarantee, Problem, Solved, State, Weighting
@@ -83,6 +84,13 @@ class MGDA(Weighting):
             if self.normalize in ("l2", "loss"):
                 promises.add(Guarantee.SCALE_EQUIVARIANT)
         return frozenset(promises)
+
+    @property
+    def device_point(self) -> DevicePoint | None:
+        exact = self.solver == "auto" and self.max_iter is None and type(self).weigh is MGDA.weigh
+        if not exact or "loss" in self.normalize:
+            return None
+        return DevicePoint.UNIT_HULL if self.normalize == "l2" else DevicePoint.HULL
 
     @functools.cached_property
     def needs(self) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from moopt.records.device_point import DevicePoint
 from moopt.weightings.base import Problem, Solved, State
 from moopt.weightings.cone_projection import ConeProjection
 
@@ -49,6 +50,11 @@ class UPGrad(ConeProjection):
     no ridge, which replace the method by the mean for small gradients and bend the direction of
     the smaller ones until it raises their objectives.
     """
+
+    @property
+    def device_point(self) -> DevicePoint | None:
+        exact = self.max_iter is None and type(self).weigh is UPGrad.weigh
+        return DevicePoint.CONE_OF_EACH if exact else None
 
     def weigh(self, problem: Problem, state: State) -> Solved:
         """The solver's weights, of the preference entry by entry."""

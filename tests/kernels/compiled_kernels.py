@@ -25,7 +25,9 @@ from triton.compiler import ASTSource
 
 from moopt.kernels.combine import triton as combine
 from moopt.kernels.gramian import triton as gramian
+from moopt.kernels.gramian_min_norm import triton as gramian_min_norm
 from moopt.kernels.min_norm import triton as min_norm
+from moopt.records.device_point import DevicePoint
 
 CAPABILITIES = (80, 90)
 POINTERS = {
@@ -44,6 +46,8 @@ POINTERS = {
     "gaps": "*fp64",
     "counts": "*i64",
     "tol": "fp64",
+    **dict.fromkeys(("losses", "kept", "preferences", "scales", "packed"), "*fp64"),
+    **{"counter": "*i32", "known": "i64", "inactive_tol": "fp32", "eps": "fp32"},
 }
 
 
@@ -65,6 +69,16 @@ def kernels() -> Iterator[tuple[Any, int, str, dict[str, Any], int]]:
         for m in (1, 3, 8, 32):
             constants = {"M": m, "BLOCK": combine.BLOCK, **aligned}
             yield combine.combine_kernel, m, str(dtype), constants, 4
+    step = {"PREFERRED": False, "POINT": int(DevicePoint.HULL)}
+    for m in gramian.BLOCKS:
+        tile = min_norm.tile_of(m)
+        constants = {"M": m, "TILE": tile, "WIDTH": 1024, "BLOCK": gramian.BLOCKS[m], **step}
+        constants |= {"TYPE": tl.bfloat16, "ALIGNED": True}
+        yield gramian_min_norm.gramian_min_norm_kernel, m, "bf16", constants, 4
+    for m in (8, 16, 32):
+        tile = min_norm.tile_of(m)
+        constants = {"M": m, "TILE": tile, **step}
+        yield gramian_min_norm.solve_kernel, m, "fp64", constants, min_norm.warps_of(tile)
     for m in (2, 3, 8, 16, 32, 64):
         tile = min_norm.tile_of(m)
         yield min_norm.min_norm_kernel, m, "fp64", {"M": m, "TILE": tile}, min_norm.warps_of(tile)

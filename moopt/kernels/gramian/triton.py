@@ -112,7 +112,7 @@ def probe(
     )
 
 
-def _programs(table: Table) -> int:
+def programs_for(table: Table) -> int:
     """How many programs share the parts of a table."""
     device = table.parts.device
     if device.type != "cuda":  # the interpreter runs one after the other
@@ -122,7 +122,7 @@ def _programs(table: Table) -> int:
 
 
 def _add_pairs(total: Tensor, table: Table, m: int) -> None:
-    programs = _programs(table)
+    programs = programs_for(table)
     pairs = m * (m + 1) // 2
     partial = torch.empty(pairs, programs, dtype=torch.float64, device=total.device)
     pairs_kernel[(programs,)](
@@ -150,7 +150,7 @@ def _metric_of(table: Table) -> Tensor:
 
 
 def _add_tiles(total: Tensor, table: Table, m: int, k: int | None) -> None:
-    programs = _programs(table)
+    programs = programs_for(table)
     columns = m if k is None else k
     small = max(m, columns) <= 16 or table.dtype == torch.float64 or table.metric is not None
     tile = 16 if small else LARGEST_TILE  # float64 entries of more rows take too many registers
@@ -180,11 +180,10 @@ def _add_tiles(total: Tensor, table: Table, m: int, k: int | None) -> None:
 
 
 @triton.jit
-def pairs_kernel(
+def pair_sums(
     addresses,
     parts,
     metric,
-    partial,
     num_parts,
     num_positions,
     M: tl.constexpr,
@@ -194,7 +193,7 @@ def pairs_kernel(
     METRIC: tl.constexpr,
     METRIC_TYPE: tl.constexpr,
 ):
-    """One float64 sum for each pair i <= j of rows and each program: `partial[pair, program]`."""
+    """This program's share of the inner products: a float64 sum for each pair i <= j of rows."""
     program = tl.program_id(0)
     programs = tl.num_programs(0)
     lanes = tl.arange(0, BLOCK)
@@ -261,8 +260,40 @@ def pairs_kernel(
         for pair in tl.static_range(M * (M + 1) // 2):
             flushed = flushed + (whole[pair] + tl.sum(sums[pair]),)
         whole = flushed
+    return whole
+
+
+@triton.jit
+def pairs_kernel(
+    addresses,
+    parts,
+    metric,
+    partial,
+    num_parts,
+    num_positions,
+    M: tl.constexpr,
+    BLOCK: tl.constexpr,
+    TYPE: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    METRIC: tl.constexpr,
+    METRIC_TYPE: tl.constexpr,
+):
+    """One float64 sum for each pair i <= j of rows and each program: `partial[pair, program]`."""
+    whole = pair_sums(
+        addresses,
+        parts,
+        metric,
+        num_parts,
+        num_positions,
+        M,
+        BLOCK,
+        TYPE,
+        ALIGNED,
+        METRIC,
+        METRIC_TYPE,
+    )
     for pair in tl.static_range(M * (M + 1) // 2):
-        tl.store(partial + pair * programs + program, whole[pair])
+        tl.store(partial + pair * tl.num_programs(0) + tl.program_id(0), whole[pair])
 
 
 @triton.jit

@@ -71,7 +71,7 @@ def min_norm_reference(
     num_iter = torch.where(doubtful, num_iter.sum(-1), num_iter[..., 0])
 
     any_zero = zero.any(-1)
-    weights = torch.where(any_zero[..., None], zero / zero.sum(-1, keepdim=True), weights)
+    weights = torch.where(any_zero[..., None], zero.double() / zero.sum(-1, keepdim=True), weights)
     gap = torch.where(any_zero, 0.0, gap)
     weights, status, gap = concluded(weights, gap, degenerate | any_zero, active, finite, tol)
     num_iter = torch.where(any_zero | ~finite, 0, num_iter)
