@@ -1,6 +1,7 @@
 """backends: which form of each operation runs on this machine, and why."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -13,6 +14,12 @@ OPERATIONS = (
     *("gramian", "combine", "combine_update", "min_norm", "dual_cone"),
     "gramian_min_norm",
 )
+_METRIC = frozenset({torch.float32})
+_GRAMIANS: Mapping[str, Mapping[str, Any]] = {
+    "of others": {"cross": True, "metric": frozenset()},
+    "in a float32 metric": {"cross": False, "metric": _METRIC},
+    "of others in a float32 metric": {"cross": True, "metric": _METRIC},
+}
 
 
 def backends() -> Mapping[str, Form]:
@@ -31,19 +38,17 @@ def backends() -> Mapping[str, Form]:
     forms = {
         "short rows in host memory": FORCED if dispatch.REFERENCE_ONLY else GATHERED,
         "gramian of long rows in host memory": native,
+        "gramian of others or in a metric, long rows in host memory": FORCED
+        if dispatch.REFERENCE_ONLY
+        else Form("reference", "the compiled kernels have neither others nor a metric"),
         "combine of long rows in host memory": native,
         "combine_update of long rows in host memory": native,
         "min_norm of a batch in host memory": native,
     }
     for index in range(torch.cuda.device_count()):
         device = torch.device("cuda", index)
-        for operation in (
-            "gramian",
-            "combine",
-            "combine_update",
-            "min_norm",
-            "dual_cone",
-            "gramian_min_norm",
-        ):
+        for operation in OPERATIONS:
             forms[f"{operation} on {device}"] = fused_form(operation, device)
+        for words, options in _GRAMIANS.items():
+            forms[f"gramian {words} on {device}"] = fused_form("gramian", device, **options)
     return forms

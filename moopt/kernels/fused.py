@@ -4,7 +4,8 @@ import functools
 import importlib
 import importlib.util
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Hashable
+from typing import Any
 
 import torch
 
@@ -21,6 +22,7 @@ def fused_form(
     *,
     width: int | None = None,
     dtypes: Collection[torch.dtype] = (),
+    **options: Hashable,
 ) -> Form:
     """The form of an operation for tensors of one device: "triton", or "reference" and why.
 
@@ -34,17 +36,22 @@ def fused_form(
         width: the number of rows; every kernel is compiled for one, and checked for it. None checks
             all kinds, which compiles for many seconds.
         dtypes: of the entries; none means all.
+        options: what else `probe` of that `triton.py` takes; each choice is checked by itself.
     """
     if dispatch.REFERENCE_ONLY:
         return FORCED
     if device.type != "cuda":
         return Form("reference", f"fused forms are for CUDA, and the tensors lie on {device.type}")
-    return _on_cuda(operation, device, width, frozenset(dtypes))
+    return _on_cuda(operation, device, width, frozenset(dtypes), tuple(sorted(options.items())))
 
 
 @functools.cache
 def _on_cuda(
-    operation: str, device: torch.device, width: int | None, dtypes: frozenset[torch.dtype]
+    operation: str,
+    device: torch.device,
+    width: int | None,
+    dtypes: frozenset[torch.dtype],
+    options: tuple[tuple[str, Any], ...],
 ) -> Form:
     if torch.version.hip is not None:
         return Form("reference", "fused forms are for CUDA, and this is ROCm")
@@ -54,7 +61,7 @@ def _on_cuda(
         return Form("reference", "triton is not installed")
     try:
         module = importlib.import_module(f"moopt.kernels.{operation}.triton")
-        told = module.probe(device, width, dtypes)
+        told = module.probe(device, width, dtypes, **dict(options))
     except Exception as error:  # of a compiler or driver: told in the warning, and in `why`
         told = f"{type(error).__name__}: {error}"
     if not told:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from moopt.kernels.gathered import rounding
+from moopt.kernels.metric import with_metric
 from moopt.kernels.min_norm.reference import min_norm_reference
 from moopt.kernels.pieces import Position, first_in, positions
 from moopt.kernels.table import PART, is_plain
@@ -40,13 +41,58 @@ def gramian_gate(
             rows = probe_rows(m, dtype, device, longest)
             found, noise = form(positions(rows, caller="gramian"), m)
             wide = dense(rows)
-            exact = wide @ wide.T
-            norms = exact.diagonal().sqrt()
-            error = ((found - exact).abs() / (norms[:, None] * norms)).max().item()
-            # The exact sums err by their own rounding.
-            if not error <= noise + rounding(wide.shape[1], torch.float64):
-                return f"m = {m}, {dtype}: an inner product is wrong by {error:.1e} of the norms"
+            told = _wrong(found, noise, wide, wide)
+            if told:
+                return f"m = {m}, {dtype}: {told}"
     return ""
+
+
+def general_gramian_gate(
+    form: Callable[[list[Position], int, int | None], tuple[Tensor, float]],
+    device: torch.device,
+    lengths: Mapping[int, int],
+    dtypes: Collection[torch.dtype] = DTYPES,
+    *,
+    cross: bool,
+    metric: Collection[torch.dtype],
+) -> str:
+    """As `gramian_gate`, between rows and a different number of others, or in a metric.
+
+    Args:
+        form: of the checked positions, m, and the number of others, or None without; the others
+            come behind the rows in each position, and then the metric.
+        device: where the rows are made.
+        lengths: for each number of rows that is tried, the length of the longest tensor.
+        dtypes: of the entries; those that are not among `DTYPES` are left out.
+        cross: whether there are others.
+        metric: the dtypes of the metrics that are tried; without one, none is used.
+    """
+    for m, longest in lengths.items():
+        for dtype in filter(dtypes.__contains__, DTYPES):
+            for kind in metric or (None,):
+                k = max(1, m - 1) if cross else None
+                rows = probe_rows(m + (k or 0), dtype, device, longest)
+                checked = positions(rows, caller="gramian")
+                wide = dense(rows)
+                if kind is not None:
+                    entries = probe_metric(rows, kind)
+                    checked = with_metric(checked, rows, entries)
+                    shaped = [[p[-1] for p in checked]]
+                    wide = wide * dense(shaped).sqrt()
+                found, noise = form(checked, m, k)
+                told = _wrong(found, noise, wide[:m], wide[m:] if cross else wide)
+                if told:
+                    return f"m = {m}, k = {k}, {dtype}, metric {kind}: {told}"
+    return ""
+
+
+def _wrong(found: Tensor, noise: float, left: Tensor, right: Tensor) -> str:
+    """What is not within the rounding; the exact sums err by their own."""
+    norms = left.norm(dim=1)[:, None] * right.norm(dim=1)
+    error = ((found - left @ right.T).abs() / norms).max().item()
+    if error <= noise + rounding(left.shape[1] + 8, torch.float64):
+        return ""
+    return f"an inner product is wrong by {error:.1e} of the norms"
 
 
 def combine_gate(
@@ -267,6 +313,23 @@ def probe_rows(
     if m > 1:
         rows[1][2] = rows[0][0] = None
     return rows
+
+
+def probe_metric(rows: Sequence[Sequence[Tensor | None]], dtype: torch.dtype) -> list[Tensor]:
+    """A metric for `probe_rows`: of wide range, with zeros, one value, unaligned, transposed."""
+    generator = torch.Generator().manual_seed(len(rows))
+    metric = []
+    reach = 3.0 if dtype == torch.float16 else 20.0
+    for column in zip(*rows, strict=True):
+        like = next(g for g in column if g is not None)
+        powers = reach * (2.0 * torch.rand(like.shape, generator=generator).double() - 1.0)
+        entries = torch.where(powers.abs() < 0.1 * reach, 0.0, 10.0**powers)
+        metric.append(entries.to(dtype).to(like.device))
+    off = torch.empty(metric[4].numel() + 1, dtype=dtype, device=metric[4].device)[1:]
+    metric[2] = metric[2].new_full((), 3.0)
+    metric[4] = off.copy_(metric[4])
+    metric[5] = metric[5].t().contiguous().t()
+    return metric
 
 
 def dense(rows: Sequence[Sequence[Tensor | None]]) -> Tensor:

@@ -26,14 +26,7 @@ def positions(rows: Rows, *, caller: str) -> list[Position]:
         ValueError: if the rows differ in length, or tensors of one position in shape or device.
         TypeError: if a tensor is sparse or not floating point.
     """
-    if len(rows) == 0:
-        raise ValueError(f"`rows` of `{caller}` must hold at least one row; got none.")
-    lengths = [len(row) for row in rows]
-    if len(set(lengths)) > 1:
-        raise ValueError(
-            f"`rows` of `{caller}` must have one entry per parameter in every row; got lengths"
-            f" {lengths}. Pass None where a row has no gradient."
-        )
+    check_lengths(rows, caller=caller)
     device: torch.device | None = None
     checked: list[Position] = []
     for index, column in enumerate(zip(*rows, strict=True)):
@@ -61,6 +54,18 @@ def positions(rows: Rows, *, caller: str) -> list[Position]:
     return checked
 
 
+def check_lengths(rows: Rows, *, caller: str) -> None:
+    """Raise a ValueError unless there are rows, all of one length; as `positions` does."""
+    if len(rows) == 0:
+        raise ValueError(f"`rows` of `{caller}` must hold at least one row; got none.")
+    lengths = [len(row) for row in rows]
+    if len(set(lengths)) > 1:
+        raise ValueError(
+            f"`rows` of `{caller}` must have one entry per parameter in every row; got lengths"
+            f" {lengths}. Pass None where a row has no gradient."
+        )
+
+
 def _as_real(gradient: Tensor, index: int, caller: str) -> Tensor:
     if gradient.layout != torch.strided:
         raise TypeError(
@@ -80,6 +85,12 @@ def first_in(position: Position) -> Tensor:
     return next(g for g in position if g is not None)
 
 
+def memory_order(position: Position) -> list[int]:
+    """The axes of the first tensor of a position, the slowest in memory first."""
+    first = first_in(position)
+    return sorted(range(first.dim()), key=first.stride, reverse=True)
+
+
 def numel(position: Position) -> int:
     """How many elements each row has there."""
     for gradient in position:
@@ -88,19 +99,23 @@ def numel(position: Position) -> int:
     return 0
 
 
-def pieces(position: Position, limit: int) -> Iterator[Position]:
+def pieces(position: Position, limit: int, *, in_order: bool = False) -> Iterator[Position]:
     """Yield views that together cover the position once, each of at most `limit` elements.
 
     The views of one piece correspond element by element across the rows. Where the tensors share
     a dense memory order they are contiguous; elsewhere (slices with gaps, expanded tensors, rows in
     different memory orders) they are boxes, cut along the leading dimensions.
+
+    Args:
+        position: of entries that correspond.
+        limit: the most elements of a piece.
+        in_order: the pieces follow the order of the elements rather than that of the memory.
     """
     size = numel(position)
     if size == 0:
         return
-    if not _contiguous(position):
-        first = first_in(position)
-        order = sorted(range(first.dim()), key=first.stride, reverse=True)
+    if not (in_order or _contiguous(position)):
+        order = memory_order(position)
         position = [None if g is None else g.permute(order) for g in position]
     if size <= limit:
         yield position
@@ -111,7 +126,7 @@ def pieces(position: Position, limit: int) -> Iterator[Position]:
         shape = first_in(position).shape
         dim = next(d for d, length in enumerate(shape) if length > 1)
         for box in _cut(position, dim, max(1, limit * shape[dim] // size)):
-            yield from pieces(box, limit)
+            yield from pieces(box, limit, in_order=in_order)
 
 
 def _cut(position: Position, dim: int, width: int) -> Iterator[Position]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from moopt.kernels.pieces import Position, first_in, numel
+from moopt.kernels.pieces import Position, first_in, memory_order, numel
 
 PART = 1 << 15
 """Elements of one part, a multiple of every block. Float32 sums run over one part at most."""
@@ -29,6 +29,10 @@ class Table(NamedTuple):
         dtype: of every entry.
         aligned: whether all addresses are multiples of `ALIGNMENT`.
         kept: what the addresses lie in; copies live as long as the table does.
+        metric: int64 `[2, T]`: the address of each position's metric, and by how many entries it
+            goes on from element to element of the parts' starts: 1, or 0 where one part of it
+            serves all, because the metric has one value. None without a metric.
+        metric_dtype: of the metric.
     """
 
     addresses: Tensor
@@ -36,10 +40,16 @@ class Table(NamedTuple):
     dtype: torch.dtype
     aligned: bool
     kept: list[Position]
+    metric: Tensor | None = None
+    metric_dtype: torch.dtype | None = None
 
 
 def tables(
-    checked: Iterable[Position], device: torch.device, *, plain: bool = False
+    checked: Iterable[Position],
+    device: torch.device,
+    *,
+    plain: bool = False,
+    metric: bool = False,
 ) -> Iterator[Table]:
     """One table for each dtype and alignment among the positions.
 
@@ -47,21 +57,58 @@ def tables(
         checked: what `moopt.kernels.pieces.positions` returned, on one device.
         device: where they lie.
         plain: all of them are known to be plain.
+        metric: the last entry of each position is its metric, and no row.
     """
-    kinds: dict[tuple[torch.dtype, bool], tuple[list[Position], list[list[int]]]] = {}
+    kinds: dict[tuple[torch.dtype, bool, torch.dtype | None], _Columns] = {}
     for position in checked:
         if not numel(position):
             continue
+        weights, step = None, 0
+        if metric:
+            weights, step = _flat_metric(position)
+            position = position[:-1]
         if not (plain or is_plain(position)):
             position = flattened(position)
         column = [0 if g is None else g.data_ptr() for g in position]
-        aligned = not any(address % ALIGNMENT for address in column)
-        kept, columns = kinds.setdefault((first_in(position).dtype, aligned), ([], []))
-        kept.append(position)
+        scale = 0 if weights is None else weights.data_ptr()
+        aligned = not any(address % ALIGNMENT for address in (*column, scale))
+        kind = first_in(position).dtype, aligned, None if weights is None else weights.dtype
+        kept, columns, scales = kinds.setdefault(kind, ([], [], []))
+        kept.append([*position, weights] if metric else position)
         columns.append(column)
-    for (dtype, aligned), (kept, columns) in kinds.items():
-        addresses = sent(torch.tensor(columns, dtype=torch.int64).T.contiguous(), device)
-        yield Table(addresses, _parts(kept, device), dtype, aligned, kept)
+        scales.append([scale, step])
+    for (dtype, aligned, metric_dtype), (kept, columns, scales) in kinds.items():
+        addresses = _transposed(columns, device)
+        parts = _parts(kept, device)
+        yield Table(
+            addresses,
+            parts,
+            dtype,
+            aligned,
+            kept,
+            _transposed(scales, device) if metric else None,
+            metric_dtype,
+        )
+
+
+_Columns = tuple[list[Position], list[list[int]], list[list[int]]]
+
+
+def _transposed(columns: list[list[int]], device: torch.device) -> Tensor:
+    return sent(torch.tensor(columns, dtype=torch.int64).T.contiguous(), device)
+
+
+def _flat_metric(position: Position) -> tuple[Tensor, int]:
+    """The metric in the order in which `flattened` puts the gradients, and its step.
+
+    Of a metric of one value no more is written out than one part.
+    """
+    weights, rows = position[-1], position[:-1]
+    assert weights is not None
+    if not any(weights.stride()):
+        one = weights.reshape(-1)[:1].resolve_neg()
+        return one.expand(min(weights.numel(), PART)).contiguous(), 0
+    return weights.permute(memory_order(rows)).contiguous().resolve_neg().view(-1), 1
 
 
 def flattened(position: Position) -> Position:
@@ -74,8 +121,7 @@ def flattened(position: Position) -> Position:
         wide = torch.float64 if torch.float64 in dtypes else torch.float32
         position = [None if g is None else g.to(wide) for g in position]
     if not all(g is None or g.is_contiguous() for g in position):
-        first = first_in(position)
-        order = sorted(range(first.dim()), key=first.stride, reverse=True)
+        order = memory_order(position)
         position = [None if g is None else g.permute(order).contiguous() for g in position]
     return [None if g is None else g.resolve_neg().view(-1) for g in position]
 

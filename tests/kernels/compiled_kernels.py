@@ -1,7 +1,8 @@
 """Compile the fused kernels for cards that are not here, and print what the code looks like.
 
 Run without TRITON_INTERPRET: `python -m tests.kernels.compiled_kernels`. One line of JSON for each
-kernel: {"kernel", "capability", "width", "dtype", "spills", "registers", "loads", "barriers"}.
+kernel: {"kernel", "capability", "width", "dtype", "options", "spills", "registers", "loads",
+"barriers"}. `options` are the constants beside width, dtype and block, those that are on.
 `loads` are the global loads of the entries' dtype in the main loop, by their width in bits.
 """
 
@@ -38,6 +39,7 @@ POINTERS = {
     "parts": "*i64",
     "left": "*i64",
     "right": "*i64",
+    "metric": "*i64",
     "partial": "*fp64",
     "total": "*fp64",
     "weights": "*fp64",
@@ -56,14 +58,20 @@ POINTERS = {
 def kernels() -> Iterator[tuple[Any, int, str, dict[str, Any], int]]:
     """Kernel, width, dtype, constants and warps of everything that is compiled."""
     for dtype in (tl.bfloat16, tl.float32, tl.float64):
-        entries = {"TYPE": dtype, "ALIGNED": True}
-        for m, block in gramian.BLOCKS.items():
-            yield gramian.pairs_kernel, m, str(dtype), {"M": m, "BLOCK": block, **entries}, 4
-        for tile in (16,) if dtype == tl.float64 else (16, gramian.LARGEST_TILE):
-            constants = {"TILE": tile, "BLOCK": gramian.TILE_BLOCK, "SAME": True, **entries}
-            yield gramian.tiles_kernel, tile, str(dtype), constants, 4
+        aligned = {"TYPE": dtype, "ALIGNED": True}
+        for metric in dict.fromkeys((None, tl.float32, dtype)):
+            scaled = {"METRIC": metric is not None, "METRIC_TYPE": metric or dtype}
+            blocks = gramian.METRIC_BLOCKS if metric else gramian.BLOCKS
+            for m, block in blocks.items():
+                constants = {"M": m, "BLOCK": block, **aligned, **scaled}
+                yield gramian.pairs_kernel, m, str(dtype), constants, 4
+            for tile in (16,) if metric or dtype == tl.float64 else (16, gramian.LARGEST_TILE):
+                for same in (True, False):
+                    constants = {"TILE": tile, "BLOCK": gramian.TILE_BLOCK, "SAME": same}
+                    constants |= {"TYPE": dtype, **scaled}
+                    yield gramian.tiles_kernel, tile, str(dtype), constants, 4
         for m in (1, 3, 8, 32):
-            constants = {"M": m, "BLOCK": combine.BLOCK, **entries}
+            constants = {"M": m, "BLOCK": combine.BLOCK, **aligned}
             yield combine.combine_kernel, m, str(dtype), constants, 4
             for held in (1, 2, 3, 4):
                 kernel = combine_update.combine_update_kernel
@@ -126,6 +134,7 @@ def main() -> None:
                 "capability": capability,
                 "width": width,
                 "dtype": dtype,
+                "options": [name for name, value in constants.items() if value is True],
                 "spills": spills,
                 "registers": registers,
                 "loads": {str(k): v for k, v in sorted(loads.items())},

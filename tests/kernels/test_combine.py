@@ -291,3 +291,12 @@ def test_errors_name_the_remedy(
 ) -> None:
     with pytest.raises(error, match=match):
         combine_(rows, weights)
+
+
+def test_a_conjugate_view_is_combined_in_memory_of_its_own() -> None:
+    """What its real view shows is a copy, in which nothing may be left behind."""
+    z, y = torch.tensor([1 + 2j, 3 - 1j]), torch.tensor([4j, 1 + 0j])
+    for first in (z.conj(), torch.cat([z, z])[:2].conj()):
+        expected = 2 * first + 3 * y
+        (direction,) = combine_([[first], [y.clone()]], [2.0, 3.0])
+        assert torch.equal(direction, expected)

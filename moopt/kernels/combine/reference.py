@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -10,7 +11,17 @@ from moopt.kernels.dispatch import LARGEST_GATHERED
 from moopt.kernels.fused import fused_form
 from moopt.kernels.gathered import first_of
 from moopt.kernels.native import combine_native_, native_form
-from moopt.kernels.pieces import Position, Rows, concatenated, first_in, groups, numel, positions
+from moopt.kernels.pieces import (
+    Position,
+    Rows,
+    check_lengths,
+    concatenated,
+    first_in,
+    groups,
+    numel,
+    positions,
+)
+from moopt.kernels.traced import is_traced
 
 # Elements of one row that are widened or grouped together: they stay in the last-level cache
 # between the m passes over them (on a device: long enough to hide the launches).
@@ -31,7 +42,8 @@ def combine_(rows: Rows, weights: Tensor | Sequence[float]) -> list[Tensor | Non
     Every `d_t` is written into the storage of the first row that has a tensor at position t,
     so no memory beyond one chunk is used. The rows are consumed: their first tensors are
     overwritten. Where that storage is shared with another gradient (autograd may hand the same
-    tensor to two parameters, or an expanded one), `d_t` gets storage of its own instead.
+    tensor to two parameters, or an expanded one), or is seen through `conj()`, `d_t` gets storage
+    of its own instead.
 
     Args:
         rows: `m >= 1` sequences of `T` tensors; the entries of one position share their shape.
@@ -70,7 +82,34 @@ def combine_(rows: Rows, weights: Tensor | Sequence[float]) -> list[Tensor | Non
             f"`weights` of `combine_` must have shape [m] = [{len(rows)}], one weight per row; got"
             f" {shape}. Pass the weights of one weighting call."
         )
+    if is_traced(chain.from_iterable(rows)):
+        return _traced(rows, weights)
     direction, checked = _targets(rows)
+    _write(direction, checked, weights)
+    return direction
+
+
+@torch.no_grad()
+def write_combination_(rows: Rows, weights: Tensor) -> None:
+    """As `combine_`, for first tensors that can all be overwritten; otherwise nothing is.
+
+    Raises:
+        ValueError: also if one of them shares memory with another gradient, or with itself.
+    """
+    direction, checked = _targets(rows)
+    for t, (own, given) in enumerate(zip(direction, first_of(rows), strict=True)):
+        if own is not given:
+            raise ValueError(
+                "`targets` of `moopt::combine_` must share their memory with no other gradient and"
+                f" not with themselves; got one that does at position {t}. Pass a clone of it."
+            )
+    _write(direction, checked, weights)
+
+
+def _write(
+    direction: list[Tensor | None], checked: list[Position], weights: Tensor | Sequence[float]
+) -> None:
+    """Overwrite the first tensors; `direction` holds them."""
     on_host = all(g is None or g.device.type == "cpu" for g in direction)
     if not isinstance(weights, Tensor):
         weights = list(map(float, weights))
@@ -78,10 +117,43 @@ def combine_(rows: Rows, weights: Tensor | Sequence[float]) -> list[Tensor | Non
         weights = weights.tolist()
     else:
         checked = _fused(checked, weights)
-    long = len(rows) * sum(map(numel, checked)) > LARGEST_GATHERED
+    long = len(weights) * sum(map(numel, checked)) > LARGEST_GATHERED
     if isinstance(weights, list) and on_host and long and native_form().name == "native":
         checked = combine_native_(checked, weights)
     _Combination(checked, weights, on_host=on_host).run()
+
+
+def _traced(rows: Rows, weights: Tensor | Sequence[float]) -> list[Tensor | None]:
+    """The operator's call. Where memory lies is not known: only what is one object is seen.
+
+    What shares memory in another way makes the operator raise when it runs.
+    """
+    check_lengths(rows, caller="combine_")
+    if not isinstance(weights, Tensor):
+        weights = torch.tensor(list(map(float, weights)), dtype=torch.float64)
+    count: dict[Tensor, int] = {}
+    for g in chain.from_iterable(rows):
+        if g is not None:
+            count[g] = count.get(g, 0) + 1
+    direction: list[Tensor | None] = []
+    targets: list[Tensor] = []
+    rest: list[list[Tensor | None]] = [[] for _ in rows]
+    first: list[int] = []
+    for column in zip(*rows, strict=True):
+        present = [i for i, g in enumerate(column) if g is not None]
+        target = column[present[0]] if present else None
+        if target is not None:
+            shared = count[target] > 1 or not _extent(target)[0]
+            if target.is_complex():
+                target = target.resolve_conj()  # Dynamo cannot ask for `is_conj`
+            if shared:
+                target = target.clone()
+            targets.append(target)
+            first.append(present[0])
+            for i, row in enumerate(rest):
+                row.append(None if i == present[0] else column[i])
+        direction.append(target)
+    torch.ops.moopt.combine_(targets, [g for row in rest for g in row], first, weights)
     return direction
 
 
@@ -109,7 +181,8 @@ def _targets(rows: Rows) -> tuple[list[Tensor | None], list[Position]]:
     """Return what `combine_` returns, before it is written, and the checked rows over it."""
     checked = positions(rows, caller="combine_")
     direction = first_of(rows)
-    for t in _entangled(checked):
+    conjugate = {t for t, g in enumerate(direction) if g is not None and g.is_conj()}
+    for t in _entangled(checked) | conjugate:
         first = direction[t]
         assert first is not None
         # Conjugation and negation bits would come along with the data of a plain clone.

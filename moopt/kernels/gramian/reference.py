@@ -1,9 +1,12 @@
-"""The Gramian of m rows of gradients, in plain PyTorch (and numpy's dot on the host)."""
+"""The Gramian of m rows of gradients, in plain PyTorch (and numpy's dot on the host).
+
+Also between two lists of rows, and in a diagonal metric: both are float64 throughout.
+"""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain, combinations_with_replacement
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy
 import torch
@@ -12,8 +15,18 @@ from torch import Tensor
 
 from moopt.kernels.fused import fused_form
 from moopt.kernels.gathered import gathered, inner_products, rounding
+from moopt.kernels.metric import ROUNDINGS, with_metric
 from moopt.kernels.native import gramian_native, native_form
-from moopt.kernels.pieces import Position, Rows, concatenated, groups, numel, positions
+from moopt.kernels.pieces import (
+    Position,
+    Rows,
+    check_lengths,
+    concatenated,
+    groups,
+    numel,
+    positions,
+)
+from moopt.kernels.traced import is_traced
 
 # Elements of one row that are looked at together. On the host m chunks and one product share
 # the last-level cache; on a device a chunk is long enough to hide the launches.
@@ -38,21 +51,29 @@ _HOST = torch.device("cpu")
 
 
 @torch.no_grad()
-def gramian(rows: Rows) -> Tensor:
+def gramian(
+    rows: Rows, others: Rows | None = None, *, metric: Sequence[Tensor | None] | None = None
+) -> Tensor:
     """Inner products between m rows of gradients, `G_ij = sum_t <rows[i][t], rows[j][t]>`.
 
+    With `others` those between the rows and k other rows over the same positions, and with
+    `metric` those in a diagonal metric: `sum_t <rows[i][t], metric[t] * others[j][t]>`.
     A complex gradient counts as its real and imaginary parts: `Re(conj(g_i) . g_j)`.
 
     Args:
         rows: `m >= 1` sequences of `T` tensors; the entries of one position share their shape;
             dtypes and memory layouts may differ. None is a zero gradient.
+        others: `k >= 1` sequences of `T` tensors more. Default: the rows themselves.
+        metric: `T` real tensors of non-negative entries, each of the shape of its position's
+            gradients or of shape `[]`; None where no row has a gradient. Adam's is
+            `1 / (exp_avg_sq.sqrt() + eps)`. Default: ones.
 
     Returns:
-        float64 `[m, m]` on the rows' device, exactly symmetric.
+        float64 `[m, m]` on the rows' device, exactly symmetric; `[m, k]` with `others`.
 
     Raises:
-        ValueError: if rows disagree in length, shape or device.
-        TypeError: if a tensor is sparse or not floating point.
+        ValueError: if rows disagree in length, shape or device, or the metric with them.
+        TypeError: if a tensor is sparse or not floating point, or the metric is not real.
 
     Numerics:
         `|G_ij - exact| <= 1.1e-6 ||g_i|| ||g_j||` for float16, bfloat16 and float32 entries of any
@@ -63,36 +84,55 @@ def gramian(rows: Rows) -> Tensor:
         everything is float64 and nothing synchronises. Each gradient is otherwise read once; the
         extra memory is one chunk per row. Non-finite gradients give non-finite entries.
 
+        With `others` or a `metric` the sums are float64 on every device (compiled for CUDA, float32
+        over 32 entries between two lists of rows or more than six rows), and the norms of the
+        bound are those in the metric. The values of a metric are not checked, because reading
+        them would make a device wait: each gradient is multiplied by the root of the metric, so a
+        negative entry counts as NaN. An entry that is negative or not finite gives an inner
+        product that is not finite, for every two rows that both have a gradient there.
+
     Example:
         >>> import torch
         >>> from moopt.kernels.gramian import gramian
         >>> a, b = torch.tensor([3.0, 4.0]), torch.tensor([0.0, 1.0])
         >>> gramian([[a, None], [b, torch.ones(2)]]).tolist()
         [[25.0, 4.0], [4.0, 3.0]]
+        >>> gramian([[a], [b]], [[torch.ones(2)]], metric=[torch.tensor([1.0, 0.25])]).tolist()
+        [[4.0], [0.25]]
 
     Source:
         Blocked accumulation: N. J. Higham, "The accuracy of floating point summation", SIAM
         Journal on Scientific Computing, 1993; block sums continue in float64.
     """
-    return measured_gramian(rows)[0]
+    whole = rows if others is None else [*rows, *others]
+    entries = [g for row in whole for g in row]
+    if is_traced(entries):
+        check_lengths(whole, caller="gramian")
+        k = 0 if others is None else len(others)
+        product: Tensor = torch.ops.moopt.gramian(entries, len(rows), k=k, metric=metric)
+        return product
+    return measured_gramian(rows, others, metric=metric)[0]
 
 
 @torch.no_grad()
-def measured_gramian(rows: Rows) -> tuple[Tensor, float]:
+def measured_gramian(
+    rows: Rows, others: Rows | None = None, *, metric: Sequence[Tensor | None] | None = None
+) -> tuple[Tensor, float]:
     """The `gramian` of the rows, and the rounding of its entries.
 
     Returns:
-        The Gramian, and `noise` such that `|G_ij - exact| <= noise ||g_i|| ||g_j||`.
+        The Gramian, and `noise` such that `|G_ij - exact| <= noise ||g_i|| ||g_j||`; the norms are
+        those in the metric, and `g_j` is one of the others, where they are given.
     """
+    if others is not None or metric is not None:
+        return _general(rows, others, metric)
     checked = positions(rows, caller="gramian")
     matrix = gathered(list(zip(*checked, strict=True))) if checked else None
     if matrix is not None:
         return inner_products(matrix)
-    device = next((g.device for g in chain.from_iterable(checked) if g is not None), _HOST)
-    m = len(rows)
+    device, m = _device_of(checked), len(rows)
     if device.type != "cpu":
-        dtypes = {g.dtype for position in checked for g in position if g is not None}
-        if fused_form("gramian", device, width=m, dtypes=dtypes).name == "triton":
+        if fused_form("gramian", device, width=m, dtypes=_dtypes(checked)).name == "triton":
             from moopt.kernels.gramian.triton import gramian_triton
 
             return gramian_triton(checked, m, device)
@@ -101,7 +141,79 @@ def measured_gramian(rows: Rows) -> tuple[Tensor, float]:
         return gramian_native(checked, m)
     else:
         upper, narrow = _host_gramian(checked, m)
-    return upper.triu() + upper.triu(1).T, _noise(checked, narrow)
+    return _symmetric(upper), _noise(checked, narrow)
+
+
+@numpy.errstate(all="ignore")  # infinity and NaN are the caller's to see
+def _general(
+    rows: Rows, others: Rows | None, metric: Sequence[Tensor | None] | None
+) -> tuple[Tensor, float]:
+    """Between two lists of rows, or in a metric: `measured_gramian`, in float64 throughout.
+
+    Other rows, and then the metric, are further entries of each position.
+    """
+    if others is not None and len(others) == 0:
+        raise ValueError(
+            "`others` of `gramian` must hold at least one row; got none. Leave it out for the"
+            " Gramian of the rows."
+        )
+    m = len(rows)
+    checked = positions([*rows, *(others or ())], caller="gramian")
+    device, dtypes = _device_of(checked), _dtypes(checked)
+    shape = _Shape(m, None if others is None else len(others), metric is not None)
+    if metric is not None:
+        checked = with_metric(checked, [*rows, *(others or ())], metric)
+    matrix = gathered(list(zip(*checked, strict=True))) if checked else None
+    if matrix is not None:
+        if shape.metric:
+            matrix = matrix[:-1] * matrix[-1].sqrt()
+        if shape.k is None:
+            product, noise = inner_products(matrix)
+        else:
+            product, noise = matrix[:m] @ matrix[m:].T, rounding(matrix.shape[1], torch.float64)
+        return product, noise + shape.metric * ROUNDINGS * rounding(1, torch.float64)
+    if device.type == "cpu":
+        total = _wide_pass(checked, shape, device, _HOST_CHUNK_MANY_ROWS, _host_product)
+    else:
+        options = {"cross": shape.k is not None, "metric": frozenset[torch.dtype]()}
+        if shape.metric:
+            options["metric"] = frozenset(p[-1].dtype for p in checked if p[-1] is not None)
+        width = max(m, shape.k or 0)
+        form = fused_form("gramian", device, width=width, dtypes=dtypes, **options)
+        if form.name == "triton":
+            from moopt.kernels.gramian.triton import gramian_triton
+
+            return gramian_triton(checked, m, device, k=shape.k, metric=shape.metric)
+        total = _wide_pass(checked, shape, device, _DEVICE_CHUNK, torch.bmm)
+    total = _symmetric(total) if shape.k is None else total
+    noise = _noise(checked, narrow=False)
+    return total, noise + shape.metric * ROUNDINGS * rounding(1, torch.float64)
+
+
+class _Shape(NamedTuple):
+    """What the entries of a position are.
+
+    Attributes:
+        m: so many rows come first.
+        k: so many others come next; None where the rows are paired with themselves.
+        metric: whether the last entry is the metric.
+    """
+
+    m: int
+    k: int | None = None
+    metric: bool = False
+
+
+def _device_of(checked: list[Position]) -> torch.device:
+    return next((g.device for g in chain.from_iterable(checked) if g is not None), _HOST)
+
+
+def _dtypes(checked: list[Position]) -> set[torch.dtype]:
+    return {g.dtype for position in checked for g in position if g is not None}
+
+
+def _symmetric(upper: Tensor) -> Tensor:
+    return upper.triu() + upper.triu(1).T
 
 
 def _noise(checked: list[Position], narrow: bool) -> float:
@@ -125,7 +237,7 @@ def _host_gramian(checked: list[Position], m: int) -> tuple[Tensor, bool]:
             for i, square in enumerate(upper.diagonal().tolist())
         ):
             return upper, floor > 0
-    return _wide_pass(checked, m, _HOST, _HOST_CHUNK_MANY_ROWS, _host_product), False
+    return _wide_pass(checked, _Shape(m), _HOST, _HOST_CHUNK_MANY_ROWS, _host_product), False
 
 
 def _is_zero(checked: list[Position], row: int) -> bool:
@@ -188,7 +300,7 @@ def _add_products(total: NDArray[Any], arrays: dict[int, NDArray[Any]]) -> None:
 
 def _device_pass(checked: list[Position], m: int, device: torch.device) -> Tensor:
     """As `_wide_pass`; no value ever reaches the host."""
-    return _wide_pass(checked, m, device, _DEVICE_CHUNK, torch.bmm)
+    return _wide_pass(checked, _Shape(m), device, _DEVICE_CHUNK, torch.bmm)
 
 
 def _host_product(left: Tensor, right: Tensor) -> Tensor:
@@ -197,21 +309,25 @@ def _host_product(left: Tensor, right: Tensor) -> Tensor:
 
 def _wide_pass(
     checked: list[Position],
-    m: int,
+    shape: _Shape,
     device: torch.device,
     chunk: int,
     product: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
     """Gather float64 chunks and add up batched products."""
+    m, k = shape.m, shape.k or 0
     chunk = min(chunk, -(-sum(map(numel, checked)) // _BLOCK) * _BLOCK)
-    total = torch.zeros(m, m, dtype=torch.float64, device=device)
-    buffer = torch.empty(m, chunk, dtype=torch.float64, device=device)
+    total = torch.zeros(m, k or m, dtype=torch.float64, device=device)
+    buffer = torch.empty(m + k, chunk, dtype=torch.float64, device=device)
     for group in groups(checked, chunk):
         size = sum(map(numel, group))
         padded = -(-size // _BLOCK) * _BLOCK
         buffer[:, size:padded] = 0.0
-        for i in range(m):
+        for i in range(m + k):
             buffer[i, :size] = concatenated(group, i)
+        if shape.metric:
+            buffer[:, :size] *= concatenated(group, m + k).double().sqrt()
         blocks = buffer[:, :padded].unflatten(1, (-1, _BLOCK)).transpose(0, 1)
-        total.add_(product(blocks, blocks.transpose(1, 2)).sum(0))
+        right = blocks[:, m:] if k else blocks
+        total.add_(product(blocks[:, :m], right.transpose(1, 2)).sum(0))
     return total

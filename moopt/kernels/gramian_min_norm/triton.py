@@ -354,7 +354,19 @@ def gramian_min_norm_kernel(
 ):
     """A share of the inner products; and the whole step, in the program that ends last."""
     programs = tl.num_programs(0)
-    whole = pair_sums(addresses, parts, num_parts, num_positions, M, BLOCK, TYPE, ALIGNED)
+    whole = pair_sums(
+        addresses,
+        parts,
+        addresses,
+        num_parts,
+        num_positions,
+        M,
+        BLOCK,
+        TYPE,
+        ALIGNED,
+        METRIC=False,
+        METRIC_TYPE=TYPE,
+    )
     for pair in tl.static_range(M * (M + 1) // 2):
         tl.store(partial + pair * programs + tl.program_id(0), whole[pair])
     # All threads have stored before the one that counts says so; whoever counts last sees it all.

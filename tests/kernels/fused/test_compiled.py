@@ -46,7 +46,12 @@ def test_rows_are_read_128_bits_at_a_time(rows: list[dict[str, Any]]) -> None:
         row
         for row in rows
         if row["kernel"] in ("combine_kernel", "combine_update_kernel")
-        or (row["kernel"] == "pairs_kernel" and row["width"] <= WIDE[row["dtype"]])
+        or (
+            row["kernel"] == "pairs_kernel"
+            and row["width"] <= WIDE[row["dtype"]]
+            # In a metric a thread holds four entries of a row: 64 bits of bfloat16.
+            and not ("METRIC" in row["options"] and row["dtype"] == "bf16")
+        )
     ]
     assert len(wide) >= 130
     assert [row for row in wide if "128" not in row["loads"]] == []

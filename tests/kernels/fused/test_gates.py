@@ -8,6 +8,7 @@ import linecache
 import sys
 import types
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -39,8 +40,8 @@ PLANTED = {
         "pair = sums[(i * M - i * (i - 1) // 2 + (j - i)) // 2]",
     ),
     ("gramian", "float32 sums of the tiles outside its range"): (
-        "x / x_size, y / y_size",
-        "x, y",
+        "_size > 0.0,",
+        "_size < 0.0,",
     ),
     ("gramian", "programs that are added up without the last one"): (
         "mask=lanes < programs",
@@ -166,6 +167,76 @@ def test_the_form_as_shipped_passes(operation: str) -> None:
     assert module.probe(DEVICE, None, dtypes) == ""
 
 
+OPTIONS = (
+    {"cross": True},
+    {"metric": frozenset({torch.float32, torch.bfloat16})},
+    {"cross": True, "metric": frozenset({torch.float32})},
+)
+
+PLANTED_IN_OPTIONS = {
+    ("an address table of the others without its stride", 0): (
+        "right + across * num_positions + position",
+        "right + across * 0 + position",
+    ),
+    ("a tail of the tiles that is skipped", 0): (
+        "inside = offset + lanes < size",
+        "inside = (offset + BLOCK <= size) & (lanes >= 0)",
+    ),
+    ("parts of the others that start at the first element", 0): (
+        "columns = b.to(tl.pointer_type(TYPE)) + start",
+        "columns = b.to(tl.pointer_type(TYPE))",
+    ),
+    ("tiles below the diagonal that are left out", 0): ("if (not SAME) or", "if"),
+    ("the metric of another position", 1): (
+        "tl.load(metric + position)",
+        "tl.load(metric + num_positions - 1 - position)",
+    ),
+    ("a metric that starts again with each part", 1): (
+        "scale += start * tl.load(metric + num_positions + position)",
+        "scale += 0 * start",
+    ),
+    ("a metric of the first element of each block", 1): (
+        "at = scale + offset + lanes",
+        "at = scale + lanes",
+    ),
+    ("a metric that is missing in the tail", 1): (
+        "value = value.to(tl.float64)\n                if METRIC:",
+        "value = value.to(tl.float64)\n                if not METRIC:",
+    ),
+    ("a metric without its root", 1): (
+        "root = tl.sqrt(tl.load(at).to(tl.float64))",
+        "root = tl.load(at).to(tl.float64)",
+    ),
+    ("a metric on one side alone", 2): (
+        "y = y.to(tl.float64) * root[:, None]",
+        "y = y.to(tl.float64)",
+    ),
+    ("a metric of the wrong block of the tiles", 2): (
+        "tl.load(scale + offset + lanes, mask=inside",
+        "tl.load(scale + lanes, mask=inside",
+    ),
+    ("products outside the range of float32", 2): (
+        "x = x.to(tl.float64) * root[None, :]",
+        "x = x.to(tl.float32) * root.to(tl.float32)[None, :]",
+    ),
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=["cross", "metric", "both"])
+def test_the_options_of_the_gramian_pass(options: dict[str, Any]) -> None:
+    module = importlib.import_module("moopt.kernels.gramian.triton")
+    assert module.probe(DEVICE, None, {torch.float32}, **options) == ""
+    for dtype in (torch.float64, torch.bfloat16, torch.float16):
+        assert module.probe(DEVICE, 3, {dtype}, **options) == ""
+
+
+@pytest.mark.parametrize(("error", "options"), PLANTED_IN_OPTIONS)
+def test_an_error_planted_in_the_options_is_found(error: str, options: int) -> None:
+    module = planted("gramian", *PLANTED_IN_OPTIONS[error, options])
+    width = 33 if "tiles below" in error else 3
+    assert gate(module, width, {torch.float32}, **OPTIONS[options]) != ""
+
+
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("width", [2, 5, 12])
 def test_the_gate_of_one_width_and_dtype_passes(operation: str, width: int) -> None:
@@ -184,13 +255,13 @@ def test_a_planted_error_is_found(operation: str, error: str) -> None:
     assert gate(planted(operation, *PLANTED[operation, error])) != ""
 
 
-def gate(module: types.ModuleType) -> str:
+def gate(module: types.ModuleType, *asked: Any, **options: Any) -> str:
     """What the gate says, or the exception that it ends in, as `fused_form` takes it."""
     try:
         # A step is slow in the interpreter, and its errors show at any width.
         if module.__name__.endswith("gramian_min_norm"):
-            return str(module.probe(DEVICE, 3, {torch.float32}))
-        return str(module.probe(DEVICE))
+            asked = 3, {torch.float32}
+        return str(module.probe(DEVICE, *asked, **options))
     except Exception as error:
         return f"{type(error).__name__}: {error}"
 
@@ -227,13 +298,16 @@ def test_a_form_that_fails_its_gate_is_named_and_not_used(monkeypatch: pytest.Mo
     cuda = torch.device("cuda", 0)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     module = importlib.import_module("moopt.kernels.gramian.triton")
-    monkeypatch.setattr(module, "probe", lambda *asked: "m = 3: it is wrong")
+    monkeypatch.setattr(module, "probe", lambda *asked, **options: "m = 3: it is wrong")
     with pytest.warns(RuntimeWarning, match="does not use its fused gramian on cuda:0: m = 3"):
         form = fused.fused_form("gramian", cuda)
     assert form == ("reference", "m = 3: it is wrong")
     assert fused.fused_form("gramian", cuda) is form  # told once
-    monkeypatch.setattr(module, "probe", lambda *asked: "")
+    monkeypatch.setattr(module, "probe", lambda *asked, **options: "bad" * bool(options))
     assert fused.fused_form("gramian", torch.device("cuda", 1)).name == "triton"
+    with pytest.warns(RuntimeWarning, match="cuda:1: bad"):  # each choice is checked by itself
+        other = fused.fused_form("gramian", torch.device("cuda", 1), cross=True)
+    assert other.name == "reference"
     monkeypatch.setattr(dispatch, "REFERENCE_ONLY", True)
     assert fused.fused_form("gramian", torch.device("cuda", 1)).name == "reference"
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from moopt.kernels.combine import combine_
 from moopt.kernels.combine.triton import combine_triton_
 from moopt.kernels.gramian.triton import TYPES, gramian_triton
+from moopt.kernels.metric import with_metric
 from moopt.kernels.min_norm.triton import LARGEST, min_norm_triton
 from moopt.kernels.pieces import positions
 from moopt.kernels.table import is_plain
@@ -21,6 +22,7 @@ from moopt.testing import all_cases
 from moopt.testing.sampling import Case
 from tests.kernels.fused.device import DEVICE
 from tests.kernels.gradient_rows import Rows, gradient_rows, gramian_oracle
+from tests.kernels.test_gramian_in_a_metric import Problem, oracle, problems
 
 RTOL = 1.2e-6
 """What constant rows may reach where tiles are summed in float32; other rows come to 3e-8."""
@@ -39,6 +41,23 @@ def test_the_gramian_agrees_with_float64(rows: Rows) -> None:
     assert torch.equal(found, found.T)
     error = (found.cpu() - expected).abs()
     assert (error <= (noise + 1e-15) * norms[:, None] * norms + 1e-300).all()
+    assert noise <= RTOL
+
+
+@settings(deadline=None, max_examples=60)
+@given(problem=problems())
+def test_two_lists_of_rows_and_metrics_agree_with_float64(problem: Problem) -> None:
+    rows, others, metric = problem
+    together = moved([*rows, *(others or [])])
+    checked = positions(together, caller="gramian")
+    if metric is not None:
+        checked = with_metric(checked, together, moved([metric])[0])
+    k = None if others is None else len(others)
+    found, noise = gramian_triton(checked, len(rows), DEVICE, k=k, metric=metric is not None)
+    right = rows if others is None else others
+    left_norms, right_norms = (oracle(r, r, metric).diagonal().sqrt() for r in (rows, right))
+    allowed = (noise + 1e-13) * left_norms[:, None] * right_norms + 1e-300
+    assert ((found.cpu() - oracle(rows, right, metric)).abs() <= allowed).all()
     assert noise <= RTOL
 
 
