@@ -14,8 +14,7 @@ from benchmarks.gpu.stage import Stage
 from benchmarks.registry import Shapes
 from moopt.kernels.combine import combine_
 from moopt.kernels.gramian import gramian
-from moopt.kernels.gramian_min_norm import gramian_min_norm, kept_numbers
-from moopt.records.device_point import DevicePoint
+from moopt.kernels.gramian_min_norm import DevicePoint, gramian_min_norm, kept_numbers
 from moopt.solvers import min_norm_point
 from moopt.testing import case
 
