@@ -59,17 +59,19 @@ def measure(way: str, rounds: int) -> dict[str, float]:
     return {"seconds": min(seconds), "bytes": resident("VmHWM") - before}
 
 
-def run(report: Report, quick: bool) -> None:
-    hidden, weight, labels = leaves(64)
+def gradient_errors(way: str, hidden: Tensor, weight: Tensor, labels: Tensor) -> list[float]:
+    """How far each gradient is from float64's, relative to its largest entry."""
     wide = [x.detach().double().requires_grad_() for x in (hidden, weight)]
     exact = torch.autograd.grad(loss_of("logits", *wide, labels), wide)
-    errors = {}
-    for way in WAYS:
-        found = torch.autograd.grad(loss_of(way, hidden, weight, labels), (hidden, weight))
-        errors[way] = [
-            float((one - other).abs().max() / other.abs().max())
-            for one, other in zip(found, exact, strict=True)
-        ]
+    found = torch.autograd.grad(loss_of(way, hidden, weight, labels), (hidden, weight))
+    return [
+        float((one - other).abs().max() / other.abs().max())
+        for one, other in zip(found, exact, strict=True)
+    ]
+
+
+def run(report: Report, quick: bool) -> None:
+    errors = {way: gradient_errors(way, *leaves(64)) for way in WAYS}
     for name, plain, ours in zip(("hidden", "weight"), *errors.values(), strict=True):
         told = f"errs by {ours:.1e} of its largest entry, with the logits in memory by {plain:.1e}"
         report.gate(f"gradient of {name}", ours <= GRADIENT_TOL, told)

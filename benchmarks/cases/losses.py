@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from benchmarks.output_layer import GRADIENT_TOL, WIDTH, leaves, loss_of
+from benchmarks.output_layer import GRADIENT_TOL, WIDTH, gradient_errors, leaves, loss_of
 from benchmarks.registry import Case, Inputs, Setting, Way
 
 NAMES = {"linear": "moopt", "logits": "logits in memory"}
@@ -21,8 +21,7 @@ def output_layer(setting: Setting) -> Inputs:
         return torch.autograd.grad(loss_of(way, *tensors), tensors[:2])
 
     def gate() -> str:
-        pairs = zip(gradients("linear"), gradients("logits"), strict=True)
-        worst = max(float((one - other).abs().max() / other.abs().max()) for one, other in pairs)
+        worst = max(gradient_errors("linear", *tensors))
         return "" if worst <= GRADIENT_TOL else f"a gradient errs by {worst:.1e} of its largest"
 
     return Inputs(

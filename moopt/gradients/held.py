@@ -173,14 +173,13 @@ def has_direction(parameter: Tensor) -> bool:
     return isinstance(gradient, Unwritten) or bool(gradient.any())
 
 
-def refuse_used(parameters: Sequence[Tensor], store: GradientStore) -> None:
+def refuse_used(parameters: Sequence[Tensor]) -> None:
     """Raise where a direction that was never written was used and not cleared.
 
     Raises:
         RuntimeError: torch would add to its values, or step along them again.
     """
-    fused = isinstance(store, HoldingStore)
-    if fused and any(isinstance(parameter.grad, Unwritten) for parameter in parameters):
+    if any(isinstance(parameter.grad, Unwritten) for parameter in parameters):
         raise RuntimeError(
             "the direction in `.grad` was used by a step, and with fused=True has no values to add"
             " to or to use again. Call optimizer.zero_grad() before the next backward."

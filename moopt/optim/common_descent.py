@@ -292,7 +292,8 @@ class CommonDescent(WrappedOptimizer):
                 micro-batches of a step have the scaler and others do not.
             RuntimeError: the previous direction was not used by `step()`, or a backward failed.
         """
-        self._refuse_scaler(scaler)
+        if self.fused:
+            self._refuse_scaler(scaler)
         parameters = self._free_parameters()
         named = self._named(losses)
         self._pending.begin(parameters)
@@ -351,7 +352,8 @@ class CommonDescent(WrappedOptimizer):
             RuntimeError: no row was recorded.
             ValueError: the weighting needs losses and one is missing.
         """
-        self._refuse_scaler(scaler)
+        if self.fused:
+            self._refuse_scaler(scaler)
         self._combine(scaler)
         return self.record
 
@@ -398,7 +400,7 @@ class CommonDescent(WrappedOptimizer):
                 pending.note_unrecorded_step(self.optimizer)
             if pending.scales_checked < SCALES_CHECKED:
                 pending.check_scale()
-            result = self._step_with(None)
+            result = self._step_with(None) if self.fused else self.optimizer.step()
         pending.waiting = False
         if self._optimizer_step_post_hooks:
             self._after_step(closure)
@@ -423,7 +425,7 @@ class CommonDescent(WrappedOptimizer):
         Raises:
             ValueError: it is on, and this optimizer is fused.
         """
-        if self.fused and scaler is not None and scaler.is_enabled():
+        if scaler is not None and scaler.is_enabled():
             raise ValueError(
                 "fused=True takes no GradScaler, which divides and inspects `.grad` before the"
                 " step; got one that is enabled. Train in bfloat16 without it, or use"
@@ -545,7 +547,8 @@ class CommonDescent(WrappedOptimizer):
         except BaseException as error:
             pending.fail(error)
             raise
-        unscaled = scaler is None and pending.held is None and not self.capturable
+        written = not (self.fused and pending.held)
+        unscaled = scaler is None and written and not self.capturable
         if unscaled and pending.scales_checked < SCALES_CHECKED:
             pending.remember_length(store.parameters or trainable(self.optimizer))
         return pending.finish(record, self.record_every, self.weighting)

@@ -86,7 +86,7 @@ def fused_step(optimizer: torch.optim.Optimizer, store: HoldingStore) -> Any:
     refuse_unfit(optimizer)
     held = store.held
     if held is None:
-        refuse_used([p for group in optimizer.param_groups for p in group["params"]], store)
+        refuse_used([p for group in optimizer.param_groups for p in group["params"]])
         return optimizer.step()
     held.refuse_replaced()
     batches = _batches(optimizer, held.terms(), store)
@@ -196,7 +196,7 @@ def _batches(
                 continue
             weighted, row = terms.get(id(parameter), (False, []))
             if not row:
-                refuse_used([parameter], store)
+                refuse_used([parameter])
                 row = [gradient]
             state = optimizer.state.get(parameter, {})
             states = state_of(group, state)

@@ -13,7 +13,7 @@ from torch import Tensor
 from moopt.aggregators.base import Method
 from moopt.gradients import GradientStore
 from moopt.gradients.capture import foreign, trainable, undisturbed
-from moopt.gradients.held import Held, forget, has_direction, held_in, refuse_used
+from moopt.gradients.held import Held, HoldingStore, forget, has_direction, held_in, refuse_used
 from moopt.optim.callers import called_by, warn
 from moopt.optim.untrained import Untrained
 from moopt.records.step_record import StepRecord
@@ -112,7 +112,8 @@ class PendingStep:
                 "the direction of the previous backward was not used; call optimizer.step() or"
                 " optimizer.zero_grad() first, or pass accumulate=True for micro-batches."
             )
-        refuse_used(parameters, self.store)
+        if isinstance(self.store, HoldingStore):
+            refuse_used(parameters)
         if self.marker is not None:
             self.resume()
 
@@ -202,7 +203,8 @@ class PendingStep:
         if not unread:
             self.on_device.before += record.fallbacks
             self.skipped += len(record.left_out)
-            fallbacks = self.on_device.fallbacks()
+            counts = self.on_device
+            fallbacks = int(counts.before) if counts.kept is None else counts.fallbacks()
             if (fallbacks, self.skipped) != (record.fallbacks, record.skipped):
                 record = dataclasses.replace(record, fallbacks=fallbacks, skipped=self.skipped)
         if self.step % every == 0:

@@ -55,9 +55,11 @@ def take_step(
     if auxiliary or not all(known) or isinstance(method, Constant):
         refuse_unfit(method, store, flags)
 
-    point = device_point(store, settings)
-    if point is not None:
-        return step_on_device(store, settings, flags, scale, point)
+    on_device = settings.on_device
+    if on_device is not None and (on_device.always or not store.parameters[0].is_cpu):
+        point = device_point(store, settings)
+        if point is not None:
+            return step_on_device(store, settings, flags, scale, point)
     gramian = store.gramian(flags)
     if checked is not None:
         store.check_replicas(gramian, flags, checked)
