@@ -10,7 +10,7 @@ from torch import Tensor
 from moopt.kernels.dispatch import LARGEST_GATHERED
 from moopt.kernels.fused import fused_form
 from moopt.kernels.gathered import first_of
-from moopt.kernels.native import combine_native_, native_form
+from moopt.kernels.native import combine_native_, native_serves
 from moopt.kernels.pieces import (
     Position,
     Rows,
@@ -118,7 +118,8 @@ def _write(
     else:
         checked = _fused(checked, weights)
     long = len(weights) * sum(map(numel, checked)) > LARGEST_GATHERED
-    if isinstance(weights, list) and on_host and long and native_form().name == "native":
+    here = on_host and long
+    if isinstance(weights, list) and here and native_serves(checked, len(weights), rows=8):
         checked = combine_native_(checked, weights)
     _Combination(checked, weights, on_host=on_host).run()
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from moopt.kernels.fused import fused_form
 from moopt.kernels.gathered import gathered, inner_products, rounding
 from moopt.kernels.metric import ROUNDINGS, with_metric
-from moopt.kernels.native import gramian_native, native_form
+from moopt.kernels.native import gramian_native, native_serves
 from moopt.kernels.pieces import (
     Position,
     Rows,
@@ -137,7 +137,7 @@ def measured_gramian(
 
             return gramian_triton(checked, m, device)
         upper, narrow = _device_pass(checked, m, device), False
-    elif native_form().name == "native":
+    elif native_serves(checked, m, wide_rows=4):
         return gramian_native(checked, m)
     else:
         upper, narrow = _host_gramian(checked, m)

@@ -293,6 +293,9 @@ void gramian(const int64_t *addresses, int64_t m, int64_t positions, const int64
   }
 }
 
+// How many vectors of the sum of many rows stay in the nearest cache while a row is added.
+constexpr int64_t HELD = 32;
+
 // The weighted sum of k rows (M of them, where that is known), into the memory of the first.
 template <class Kind, int M>
 void add_rows(const typename Kind::Stored *const *rows, const double *weights, int64_t k,
@@ -302,6 +305,21 @@ void add_rows(const typename Kind::Stored *const *rows, const double *weights, i
   const int64_t count = M > 0 ? M : k;
   const std::vector<Term> factors(weights, weights + count);
   int64_t at = 0;
+  for (; M == 0 && at + HELD * WIDTH <= size; at += HELD * WIDTH) {
+    Terms totals[HELD];
+    for (int64_t v = 0; v < HELD; v++) {
+      const int64_t here = at + v * WIDTH;
+      totals[v] = __builtin_convertvector(Kind::loads(rows[0] + here), Terms) * factors[0];
+    }
+    for (int64_t i = 1; i < count; i++) {
+      const typename Kind::Stored *row = rows[i] + at;
+      const Term factor = factors[i];
+      for (int64_t v = 0; v < HELD; v++) {
+        totals[v] += __builtin_convertvector(Kind::loads(row + v * WIDTH), Terms) * factor;
+      }
+    }
+    for (int64_t v = 0; v < HELD; v++) Kind::rounds(out + at + v * WIDTH, totals[v]);
+  }
   for (; at + WIDTH <= size; at += WIDTH) {
     Terms total = __builtin_convertvector(Kind::loads(rows[0] + at), Terms) * factors[0];
     for (int64_t i = 1; i < count; i++) {
