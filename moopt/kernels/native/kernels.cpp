@@ -510,27 +510,31 @@ enum Status { CONVERGED = 0, MAX_ITER = 1, DEGENERATE = 2, NON_FINITE = 3 };
 
 struct Problem {
   int64_t m;
-  std::vector<double> cosines, table, r, v, z, y;
+  std::vector<double> cosines, table, r, v, z, y, rest;
   std::vector<char> face;
 
   explicit Problem(int64_t rows)
       : m(rows), cosines(rows * rows), table(rows * rows), r(rows), v(rows), z(rows), y(rows),
-        face(rows) {}
+        rest(rows), face(rows) {}
 
-  double times(const std::vector<double> &matrix, const std::vector<double> &x, int64_t i) const {
-    double total = 0.0;
-    for (int64_t j = 0; j < m; j++) total += matrix[i * m + j] * x[j];
-    return total;
+  // The product of a symmetric matrix, row after row: sums in a fixed order that can be vectors.
+  void times(const std::vector<double> &matrix, const std::vector<double> &x,
+             std::vector<double> &out) const {
+    std::fill(out.begin(), out.end(), 0.0);
+    for (int64_t i = 0; i < m; i++) {
+      if (x[i] != 0.0) add(&out[0], x[i], &matrix[i * m]);
+    }
+  }
+
+  void add(double *__restrict to, double factor, const double *__restrict row) const {
+    for (int64_t j = 0; j < m; j++) to[j] += factor * row[j];
   }
 
   void sweep(int64_t p, double sign) {
     const double corner = table[p * m + p];
+    const double *row = &table[p * m];
     for (int64_t i = 0; i < m; i++) {
-      if (i == p) continue;
-      const double factor = table[i * m + p] / corner;
-      for (int64_t j = 0; j < m; j++) {
-        if (j != p) table[i * m + j] -= factor * table[p * m + j];
-      }
+      if (i != p && table[i * m + p] != 0.0) add(&table[i * m], -table[i * m + p] / corner, row);
     }
     for (int64_t j = 0; j < m; j++) {
       if (j != p) table[p * m + j] = table[j * m + p] = sign * table[p * m + j] / corner;
@@ -584,10 +588,10 @@ struct Problem {
     if (driving) v[enter] = value;
     double s = 0.0;
     for (int64_t j = 0; j < m; j++) s += right[j] * v[j];
-    for (int64_t i = 0; i < m; i++) {
-      y[i] = face[i] ? right[i] * (1.0 - s) - times(cosines, v, i) : 0.0;
-    }
-    for (int64_t i = 0; i < m; i++) z[i] = face[i] ? std::max(v[i] - times(table, y, i), 0.0) : v[i];
+    times(cosines, v, z);
+    for (int64_t i = 0; i < m; i++) rest[i] = face[i] ? right[i] * (1.0 - s) - z[i] : 0.0;
+    times(table, rest, y);
+    for (int64_t i = 0; i < m; i++) z[i] = face[i] ? std::max(v[i] - y[i], 0.0) : v[i];
     v = z;
     return count;
   }
@@ -600,8 +604,8 @@ struct Problem {
   // The certificate of the weights r v.
   Judged judged() {
     double squared = 0.0, s = 0.0, size = 0.0, worst = 0.0;
+    times(cosines, v, y);
     for (int64_t i = 0; i < m; i++) {
-      y[i] = times(cosines, v, i);
       squared += v[i] * y[i];
       s += r[i] * v[i];
       size += v[i];
