@@ -19,7 +19,7 @@ from moopt.kernels.dual_cone.reference import dual_cone_reference
 from moopt.kernels.fused import fused_form
 from moopt.kernels.gramian.reference import measured_gramian
 from moopt.kernels.metric import with_metric
-from moopt.kernels.min_norm.reference import min_norm_reference
+from moopt.kernels.min_norm.reference import LARGEST_FUSED, min_norm_reference
 from moopt.kernels.pieces import positions
 from moopt.kernels.sketch.reference import sketch_reference
 
@@ -106,11 +106,11 @@ def _min_norm(
     tol: float = 1e-10,
     max_iter: int | None = None,
 ) -> tuple[Tensor, ...]:
-    if fused_form("min_norm", gramian.device, width=gramian.shape[-1]).name == "triton":
-        from moopt.kernels.min_norm.triton import LARGEST, min_norm_triton
+    m = gramian.shape[-1]
+    if m <= LARGEST_FUSED and fused_form("min_norm", gramian.device, width=m).name == "triton":
+        from moopt.kernels.min_norm.triton import min_norm_triton
 
-        if gramian.shape[-1] <= LARGEST:
-            return min_norm_triton(gramian, active, tol=tol, max_iter=max_iter)
+        return min_norm_triton(gramian, active, tol=tol, max_iter=max_iter)
     found = min_norm_reference(gramian, active, tol=tol, max_iter=max_iter)
     return tuple(x.contiguous() for x in found)
 
