@@ -39,7 +39,9 @@ def _register(schema: str, run: Callable[..., Any], shapes: Callable[..., Any]) 
     """
     name = schema.partition("(")[0]
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    LIBRARY.impl(name, run, "CompositeExplicitAutograd")
+    # Without `no_grad` what is inside would record a derivative, which no compiled graph has.
+    LIBRARY.impl(name, torch.no_grad()(run), "CompositeExplicitAutograd")
+    LIBRARY.impl(name, torch.library.fallthrough_kernel, "Autograd")
     torch.library.register_fake(f"moopt::{name}", shapes, lib=LIBRARY)
 
 
