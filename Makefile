@@ -15,6 +15,7 @@ export TOKENIZERS_PARALLELISM := false
 
 PYTHON ?= python3
 ARGS ?=
+BASE ?=
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 BENCH_INSTALLED := $(VENV)/.installed-bench
@@ -51,7 +52,8 @@ help:
 	@echo "make check     ruff, mypy, documentation with warnings as errors, doctests"
 	@echo "make coverage  all tests with the coverage of moopt/"
 	@echo "make docs      the documentation, in docs/_build/html/index.html"
-	@echo "make bench     the benchmarks, beside TorchJD"
+	@echo "make bench     the benchmarks in ten minutes, beside TorchJD (ARGS=--full: longer)"
+	@echo "make bench BASE=REV  the same cases with the library of another revision"
 	@echo "make clean     remove .venv, caches and built documentation (runs/ stays)"
 	@echo "Add SYSTEM=1 to use python3 as it is and install nothing."
 
@@ -68,7 +70,7 @@ test: $(SETUP)
 test-kernels: NEEDED := torch numpy pytest hypothesis triton
 test-kernels: $(KERNELS_SETUP)
 	@TRITON_INTERPRET=$(shell $(PY) -c "import torch; print(int(not torch.cuda.is_available()))") \
-	    $(PYTEST) tests/kernels/fused $(WORKERS) $(ARGS)
+	    $(PYTEST) tests/kernels/fused tests/benchmarks/test_gpu.py $(WORKERS) $(ARGS)
 
 cpu-kernels: $(SETUP)
 	@$(PY) -m moopt.kernels.native
@@ -88,7 +90,7 @@ docs: $(SETUP)
 	@echo "open docs/_build/html/index.html"
 
 bench: $(BENCH_SETUP)
-	@$(PY) -m benchmarks $(ARGS)
+	@$(PY) -m benchmarks$(if $(BASE),.against $(BASE)) $(ARGS)
 
 clean:
 	rm -f moopt/kernels/native/*.so

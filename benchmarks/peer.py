@@ -28,6 +28,13 @@ def mgda_weighting() -> Callable[[Tensor], Tensor]:
     return MGDAWeighting()
 
 
+def dual_projection_weighting() -> Callable[[Tensor], Tensor]:
+    """Its projection of the mean gradient onto the dual cone, with default settings."""
+    from torchjd.aggregation import DualProjWeighting
+
+    return DualProjWeighting()
+
+
 def mgda() -> Any:
     """Its MGDA aggregator with default settings."""
     from torchjd.aggregation import MGDA
@@ -149,6 +156,24 @@ def layerwise_gramian_error(model: nn.Module, x: Tensor, expected: Tensor) -> st
     return f"{float((gramian.double() - expected).norm() / expected.norm()):.1e}"
 
 
+def jacobians(
+    losses: Sequence[Tensor], parameters: Sequence[Tensor], chunk: int | None = None
+) -> None:
+    """Its backward pass of all losses at once; `chunk` of them at a time."""
+    from torchjd.autojac import backward
+
+    backward(list(losses), inputs=parameters, parallel_chunk_size=chunk)
+
+
+def combine(
+    parameters: Sequence[Tensor], aggregator: Any, *, optimize_gramian_computation: bool = False
+) -> None:
+    """Its way from the Jacobians to `.grad`."""
+    from torchjd.autojac import jac_to_grad
+
+    jac_to_grad(parameters, aggregator, optimize_gramian_computation=optimize_gramian_computation)
+
+
 def backward(
     losses: Sequence[Tensor],
     parameters: Sequence[Tensor],
@@ -158,8 +183,5 @@ def backward(
     parallel_chunk_size: int | None = None,
 ) -> None:
     """Its way from losses to `.grad`, with every option of interest."""
-    from torchjd.autojac import backward as jacobians
-    from torchjd.autojac import jac_to_grad
-
-    jacobians(list(losses), inputs=parameters, parallel_chunk_size=parallel_chunk_size)
-    jac_to_grad(parameters, aggregator, optimize_gramian_computation=optimize_gramian_computation)
+    jacobians(losses, parameters, parallel_chunk_size)
+    combine(parameters, aggregator, optimize_gramian_computation=optimize_gramian_computation)

@@ -18,9 +18,9 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+from benchmarks.against import ROOT, checked_out
 from benchmarks.report import Report
 
-ROOT = Path(__file__).resolve().parents[1]
 PLUGIN = Path(__file__).with_name("test_time_plugin.py")
 
 
@@ -44,11 +44,7 @@ def by_function(seconds: dict[str, float]) -> Counter[str]:
     return total
 
 
-def run(report: Report, revision: str, arguments: list[str], folder: Path) -> None:
-    earlier = folder / "revision"
-    clone = ["git", "clone", "--quiet", "--no-checkout", str(ROOT), str(earlier)]
-    subprocess.run(clone, check=True)
-    subprocess.run(["git", "-C", str(earlier), "checkout", "--quiet", revision], check=True)
+def run(report: Report, revision: str, arguments: list[str], folder: Path, earlier: Path) -> None:
     outs = {root: folder / f"{i}.json" for i, root in enumerate((earlier, ROOT))}
     suites = [started(root, out, arguments) for root, out in outs.items()]
     codes = [suite.wait() for suite in suites]
@@ -78,8 +74,8 @@ def main() -> None:
     parser.add_argument("arguments", nargs="*", help="handed to pytest, such as tests/weightings")
     options = parser.parse_args()
     report = Report("test_time", claim)
-    with tempfile.TemporaryDirectory() as folder:
-        run(report, options.against, options.arguments or ["tests"], Path(folder))
+    with tempfile.TemporaryDirectory() as folder, checked_out(options.against) as tree:
+        run(report, options.against, options.arguments or ["tests"], Path(folder), tree)
     report.write(options.json)
     print(f"   written to {options.json}")
 

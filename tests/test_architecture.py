@@ -189,6 +189,33 @@ def test_a_planted_private_use_is_found(text: str) -> None:
     assert rules.private_use_violations([user], sources) != []
 
 
+def test_benchmarks_of_kernels_take_more_and_others_do_not() -> None:
+    sources = rules.sources_of(
+        {
+            "moopt": "__all__ = []",
+            "moopt.kernels": "__all__ = []",
+            "moopt.kernels.sum": "__all__ = ['total']",
+            "moopt.kernels.sum.triton": "BLOCK = 8",
+        }
+    )
+    folder, hidden, tuned = (
+        "from moopt.kernels.sum import total",
+        "from moopt.kernels.sum import secret",
+        "from moopt.kernels.sum.triton import BLOCK",
+    )
+
+    def violations(name: str, text: str) -> list[str]:
+        return rules.private_use_violations([rules.Source(name, text)], sources)
+
+    assert violations(rules.OF_KERNELS[0], folder) == []
+    assert violations(rules.TUNING + "sweep", tuned) == []
+    for name in ("benchmarks.bad", "examples.bad"):
+        assert violations(name, folder) != []
+        assert violations(name, tuned) != []
+    assert violations(rules.OF_KERNELS[0], hidden) != []
+    assert violations(rules.OF_KERNELS[0], tuned) != []
+
+
 def test_the_rules_accept_what_is_allowed() -> None:
     sources = rules.sources_of(
         {

@@ -10,6 +10,10 @@ from moopt.kernels.dispatch import FORCED, GATHERED, Form
 from moopt.kernels.fused import fused_form
 from moopt.kernels.native import native_form
 
+OPERATIONS = (
+    *("gramian", "combine", "combine_update", "min_norm", "dual_cone"),
+    "gramian_min_norm",
+)
 _METRIC = frozenset({torch.float32})
 _GRAMIANS: Mapping[str, Mapping[str, Any]] = {
     "of others": {"cross": True, "metric": frozenset()},
@@ -38,11 +42,12 @@ def backends() -> Mapping[str, Form]:
         if dispatch.REFERENCE_ONLY
         else Form("reference", "the compiled kernels have neither others nor a metric"),
         "combine of long rows in host memory": native,
+        "combine_update of long rows in host memory": native,
         "min_norm of a batch in host memory": native,
     }
     for index in range(torch.cuda.device_count()):
         device = torch.device("cuda", index)
-        for operation in ("gramian", "combine", "min_norm", "gramian_min_norm"):
+        for operation in OPERATIONS:
             forms[f"{operation} on {device}"] = fused_form(operation, device)
         for words, options in _GRAMIANS.items():
             forms[f"gramian {words} on {device}"] = fused_form("gramian", device, **options)

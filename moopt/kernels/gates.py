@@ -16,6 +16,7 @@ from moopt.kernels.min_norm.reference import min_norm_reference
 from moopt.kernels.pieces import Position, first_in, positions
 from moopt.kernels.table import PART, is_plain
 from moopt.kernels.tolerances import CERTIFIED
+from moopt.kernels.updates import update_
 from moopt.records.status import SolverStatus
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -134,6 +135,125 @@ def combine_gate(
     return ""
 
 
+def update_gate(
+    form: Callable[[list[Position], int, Tensor, Tensor], list[int]],
+    device: torch.device,
+    widths: Iterable[int],
+    dtypes: Collection[torch.dtype] = DTYPES,
+    *,
+    truncates: Collection[torch.dtype] = (),
+) -> str:
+    """What a form of the combination with an update writes that is not the definition's.
+
+    Args:
+        form: of the checked positions, how many tensors of each stand before the rows, the weights
+            and the numbers; which positions it leaves to the reference.
+        device: where the rows are made.
+        widths: the numbers of rows that are tried.
+        dtypes: as for `gramian_gate`.
+        truncates: the dtypes into which the machine does not round to the nearest.
+    """
+    for m in widths:
+        for dtype in filter(dtypes.__contains__, DTYPES):
+            for held in (1, 2, 3, 4):
+                checked = _update_case(m, dtype, device, held)
+                numbers = _NUMBERS[held > 2][: len(checked)]
+                weights = torch.linspace(-1.0, 2.0, m, dtype=torch.float64)
+                expected = [
+                    _updated(position, held, weights.tolist(), own.tolist())
+                    for position, own in zip(checked, numbers, strict=True)
+                ]
+                left = form(checked, held, weights.to(device), numbers.to(device))
+                if left != [t for t, position in enumerate(checked) if not is_plain(position)]:
+                    return f"m = {m}, {dtype}, {held - 1} states: a position was left out"
+                for t, (position, exact) in enumerate(zip(checked, expected, strict=True)):
+                    for found, (value, error) in zip(position[:held], exact, strict=True):
+                        if t in left:
+                            continue
+                        assert found is not None
+                        last_place = 1.0 if dtype in truncates else 0.51
+                        allowed = error + value.abs() * torch.finfo(dtype).eps * last_place
+                        wrong = ((found.double() - value).abs() - allowed).flatten()
+                        if len(wrong) and not wrong.max().item() <= 1e-44:
+                            return (
+                                f"m = {m}, {dtype}, {held - 1} states: an entry is wrong by"
+                                f" {wrong.max().item():.1e} more than its rounding"
+                            )
+    return ""
+
+
+# By parameter, as `moopt.kernels.combine_update.SGD` and `ADAM` name them.
+_NUMBERS = (
+    torch.tensor(
+        [
+            [0.1, 0.9, 0.0, 0.01, 1.0, 0.0],
+            [0.2, 0.8, 0.3, 0.0, 0.0, 0.0],
+            [0.3, 0.9, 0.5, 0.1, 0.0, 1.0],
+            [0.1, 0.5, 0.0, 0.0, 1.0, 1.0],
+            [0.1, 0.9, 0.1, 0.02, 0.0, 0.0],
+            [0.1, 0.9, 0.0, 0.01, 1.0, 0.0],
+        ],
+        dtype=torch.float64,
+    ),
+    torch.tensor(
+        [
+            [0.01, 0.9, 0.999, 1e-8, 0.0, 0.1, 1.0, 0.0],
+            [0.02, 0.8, 0.99, 1e-8, 0.1, 0.0, 2.0, 0.0],
+            [0.03, 0.9, 0.95, 1e-6, 0.0, 0.0, 30.0, 1.0],
+            [0.01, 0.0, 0.9, 1e-8, 0.2, 0.0, 4.0, 1.0],
+            [0.05, 0.5, 0.999, 1e-3, 0.0, 0.3, 5.0, 0.0],
+            [0.01, 0.9, 0.999, 1e-8, 0.0, 0.1, 6.0, 0.0],
+        ],
+        dtype=torch.float64,
+    ),
+)
+
+
+def _update_case(m: int, dtype: torch.dtype, device: torch.device, held: int) -> list[Position]:
+    """Positions of a parameter, its states and m rows, of moderate sizes."""
+    generator = torch.Generator().manual_seed(held)
+    rows = probe_rows(m, dtype, device, PART + 40, spread=8.0)
+    checked = positions(rows, caller="combine_update_")
+    for position in checked:
+        like = first_in(position)
+        for k in range(held):
+            drawn = torch.randn(like.shape, generator=generator, dtype=torch.float64)
+            drawn = drawn if k < 2 else drawn.square() + 0.1
+            position.insert(k, torch.empty_like(like).copy_(drawn))
+    return checked
+
+
+def _updated(
+    position: Position, held: int, weights: Sequence[float], numbers: Sequence[float]
+) -> list[tuple[Tensor, Tensor]]:
+    """The parameter and each state after the step in float64, with how far rounding may lead."""
+    own = [g.double() for g in position[:held] if g is not None]
+    present = [
+        (w, g.double()) for w, g in zip(weights, position[held:], strict=True) if g is not None
+    ]
+    d = torch.stack([w * g for w, g in present]).sum(0)
+    size = torch.stack([abs(w) * g.abs() for w, g in present]).sum(0)
+    eps = torch.finfo(torch.promote_types(first_in(position).dtype, torch.float32)).eps
+    # Rounding, of the update too, as if it were one of d, in terms that cancel.
+    error = eps * ((len(present) + 3) * size + 64.0 * torch.stack(own).abs().sum(0))
+
+    def after(along: Tensor) -> list[Tensor]:
+        copies = [g.clone() for g in own]
+        update_(copies[0], copies[1:], along.clone(), numbers)
+        return copies
+
+    return [
+        (
+            exact,
+            torch.maximum((below - exact).abs(), (above - exact).abs())
+            + eps * (8.0 * g.abs() + 2.0 * exact.abs()),
+        )
+        for exact, below, above, g in zip(
+            after(d), after(d - error), after(d + error), own, strict=True
+        )
+    ]
+
+
 def min_norm_gate(
     form: Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor]],
     device: torch.device,
@@ -169,19 +289,19 @@ def min_norm_gate(
 
 
 def probe_rows(
-    m: int, dtype: torch.dtype, device: torch.device, longest: int
+    m: int, dtype: torch.dtype, device: torch.device, longest: int, *, spread: float = 1e30
 ) -> list[list[Tensor | None]]:
     """m rows with every kind of border.
 
     Empty and one-element tensors, a tail behind a block, several parts, entries that start between
     two aligned addresses, that lie in another order in memory, and that are missing; of sizes from
-    1e-30 to 1e30 where the dtype has them, the same for a whole row.
+    1 / spread to spread where the dtype has them, the same for a whole row.
     """
     generator = torch.Generator().manual_seed(m)
     shapes = [(0,), (1,), (1025,), (63,), (longest,), (7, 30)]
     rows: list[list[Tensor | None]] = []
     for i in range(m):
-        size = 1.0 if dtype == torch.float16 else 1e30 ** (i % 3 - 1)
+        size = 1.0 if dtype == torch.float16 else spread ** (i % 3 - 1)
         tensors = [
             torch.randn(shape, generator=generator).double().mul_(size).to(dtype).to(device)
             for shape in shapes

@@ -4,6 +4,7 @@ No kernel here copies rows into one matrix: it looks the address of each tensor 
 parts of bounded length, in an order that the table fixes.
 """
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -94,7 +95,7 @@ _Columns = tuple[list[Position], list[list[int]], list[list[int]]]
 
 
 def _transposed(columns: list[list[int]], device: torch.device) -> Tensor:
-    return torch.tensor(columns, dtype=torch.int64).T.contiguous().to(device)
+    return sent(torch.tensor(columns, dtype=torch.int64).T.contiguous(), device)
 
 
 def _flat_metric(position: Position) -> tuple[Tensor, int]:
@@ -136,11 +137,34 @@ def is_plain(position: Position) -> bool:
     return dtype is not None
 
 
+_CAPTURED: list[Tensor] = []
+
+
+def sent(host: Tensor, device: torch.device) -> Tensor:
+    """A small tensor in host memory on the device; the host does not wait for the copy.
+
+    A CUDA graph copies it again whenever it is replayed: what is sent while one is captured stays
+    in host memory for the life of the process, some kilobytes for each graph.
+    """
+    if device.type != "cuda" or host.device == device:
+        return host.to(device)
+    pinned = host.pin_memory()
+    if torch.cuda.is_current_stream_capturing():
+        _CAPTURED.append(pinned)
+    return pinned.to(device, non_blocking=True)
+
+
 def _parts(alike: Sequence[Position], device: torch.device) -> Tensor:
-    lengths = torch.tensor([numel(position) for position in alike])
+    return _parts_of(tuple(map(numel, alike)), device)
+
+
+@functools.lru_cache(maxsize=16)
+def _parts_of(sizes: tuple[int, ...], device: torch.device) -> Tensor:
+    """The same for the same sizes, which a model has in every step."""
+    lengths = torch.tensor(sizes)
     counts = -(-lengths // PART)
-    position = torch.arange(len(alike)).repeat_interleave(counts)
+    position = torch.arange(len(sizes)).repeat_interleave(counts)
     before = (counts.cumsum(0) - counts)[position]
     start = (torch.arange(len(position)) - before) * PART
     size = torch.minimum(lengths[position] - start, torch.tensor(PART))
-    return torch.stack([position, start, size], 1).to(device)
+    return sent(torch.stack([position, start, size], 1), device)

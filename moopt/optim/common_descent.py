@@ -11,11 +11,13 @@ from torch.amp import GradScaler
 
 from moopt.aggregators import GradientAggregator, TrackingAggregator
 from moopt.aggregators.base import Method
-from moopt.gradients import GradientStore
+from moopt.gradients import GradientStore, HoldingStore
 from moopt.gradients.averaged import allocate_rows
 from moopt.gradients.capture import others_on, register, trainable, undisturbed
+from moopt.gradients.held import NOT_WEIGHTED, clear_unwritten
 from moopt.gradients.replicas import has_replicas
 from moopt.optim.callers import warn
+from moopt.optim.fused_step import fused_step, refuse_unfit
 from moopt.optim.pending_step import SCALES_CHECKED, PendingStep
 from moopt.optim.resolve_method import resolve_method
 from moopt.optim.wrapped_optimizer import WrappedOptimizer
@@ -86,12 +88,20 @@ class CommonDescent(WrappedOptimizer):
             reads nothing, and what cannot be done so is refused. For `MGDA` (without losses),
             `UPGrad` and `DualProj`; the wrapped optimizer needs its own `capturable=True`.
             `record` then tells of the last replay.
-
+        fused: for torch's SGD, Adam and AdamW themselves: `step()` makes the direction and uses it
+            entry by entry, with the numbers and states of the wrapped optimizer, and never writes
+            it. `.grad` then holds tensors without values, and what would look at them (clipping, a
+            GradScaler, another backward pass) raises. The step is the wrapped optimizer's to
+            rounding, and its own where it has no state yet, so in the first step; when this pays:
+            docs/performance.md.
     Raises:
         TypeError: `optimizer` is not a torch optimizer instance, or is wrapped already, or
-            `weighting` is not a weighting.
+            `weighting` is not a weighting; with `fused`, an optimizer whose update is not known,
+            complex parameters, or a gradient aggregator.
         ValueError: a value out of range, a parameter in `shared` that is not the optimizer's, or
-            `capturable` with parameters that do not lie on a CUDA device.
+            `capturable` with parameters that do not lie on a CUDA device; with `fused`, a
+            differentiable or capturable optimizer.
+        RuntimeError: with `fused`, hooks that the step would pass over.
 
     Numerics:
         What is summed in which precision: docs/numerics.md. A step reads each gradient twice and
@@ -129,6 +139,7 @@ class CommonDescent(WrappedOptimizer):
         skip_non_finite: bool = False,
         check_replicas: bool = True,
         capturable: bool = False,
+        fused: bool = False,
     ) -> None:
         if isinstance(optimizer, CommonDescent):
             raise TypeError(
@@ -152,6 +163,11 @@ class CommonDescent(WrappedOptimizer):
         self.skip_non_finite = bool(skip_non_finite)
         self.check_replicas = bool(check_replicas)
         self.capturable = bool(capturable)
+        self.fused = bool(fused)
+        if self.fused:
+            refuse_unfit(optimizer)
+            if isinstance(self.weighting, GradientAggregator):
+                raise TypeError(NOT_WEIGHTED)
         self.__setstate__({})
         if self.capturable:
             self._refuse_other_than_cuda()
@@ -166,7 +182,8 @@ class CommonDescent(WrappedOptimizer):
             for group in self.param_groups
         )
         optimizer = f"{type(self.optimizer).__name__}({groups})"
-        return f"CommonDescent({optimizer}, weighting={self.weighting!r})"
+        fused = ", fused=True" if self.fused else ""
+        return f"CommonDescent({optimizer}, weighting={self.weighting!r}{fused})"
 
     def __getstate__(self) -> dict[str, Any]:
         pending = self._pending
@@ -182,6 +199,8 @@ class CommonDescent(WrappedOptimizer):
         # torch's own __setstate__ creates the hook tables, as Optimizer.__init__ would.
         super().__setstate__(kept | {"_pending": pending})
         pending.on_device.always = self.capturable
+        if self.fused:
+            pending.store = HoldingStore()
         register(self)
 
     def state_dict(self) -> dict[str, Any]:
@@ -201,15 +220,20 @@ class CommonDescent(WrappedOptimizer):
         as every gradient does: the next `backward` asks for `zero_grad()` first.
         """
         super().load_state_dict(state_dict)
-        waiting = self._pending.waiting
-        self._pending.drop()
-        self._pending.waiting = waiting
+        pending = self._pending
+        if pending.held is None:
+            waiting = pending.waiting
+            pending.drop()
+            pending.waiting = waiting
         if is_stateful(self.weighting):
             self._memory().refuse_other()
         self._allocate_state()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear `.grad`, and drop rows that were recorded and not yet combined."""
+        if self.fused and self._pending.recording is None:
+            everyone = [p for group in self.optimizer.param_groups for p in group["params"]]
+            clear_unwritten(everyone, set_to_none=set_to_none)
         self._pending.drop()
         self.optimizer.zero_grad(set_to_none=set_to_none)
 
@@ -268,6 +292,8 @@ class CommonDescent(WrappedOptimizer):
                 micro-batches of a step have the scaler and others do not.
             RuntimeError: the previous direction was not used by `step()`, or a backward failed.
         """
+        if self.fused:
+            self._refuse_scaler(scaler)
         parameters = self._free_parameters()
         named = self._named(losses)
         self._pending.begin(parameters)
@@ -326,6 +352,8 @@ class CommonDescent(WrappedOptimizer):
             RuntimeError: no row was recorded.
             ValueError: the weighting needs losses and one is missing.
         """
+        if self.fused:
+            self._refuse_scaler(scaler)
         self._combine(scaler)
         return self.record
 
@@ -366,13 +394,13 @@ class CommonDescent(WrappedOptimizer):
         if pending.store.rows or pending.store.auxiliary:
             pending.refuse_uncombined()
         if closure is not None:
-            result: Any = self.optimizer.step(self._weighted(closure))  # type: ignore[arg-type]
+            result: Any = self._step_with(self._weighted(closure))
         else:
             if not pending.waiting:
                 pending.note_unrecorded_step(self.optimizer)
             if pending.scales_checked < SCALES_CHECKED:
                 pending.check_scale()
-            result = self.optimizer.step()
+            result = self._step_with(None) if self.fused else self.optimizer.step()
         pending.waiting = False
         if self._optimizer_step_post_hooks:
             self._after_step(closure)
@@ -381,6 +409,28 @@ class CommonDescent(WrappedOptimizer):
     # torch would wrap `step` to run the hooks, this optimizer's own and those registered for all
     # optimizers; the latter run in the wrapped optimizer's step already.
     step.hooked = True  # type: ignore[attr-defined]
+
+    def _step_with(self, closure: Callable[[], Tensor] | None) -> Any:
+        """The wrapped optimizer's step, or a fused one in its place."""
+        store = self._pending.store
+        if not isinstance(store, HoldingStore):
+            return self.optimizer.step(closure)  # type: ignore[arg-type]
+        loss = None if closure is None else closure()  # once, as these optimizers do
+        fused_step(self.optimizer, store)
+        return loss
+
+    def _refuse_scaler(self, scaler: GradScaler | None) -> None:
+        """Refuse a GradScaler that divides what is never written.
+
+        Raises:
+            ValueError: it is on, and this optimizer is fused.
+        """
+        if scaler is not None and scaler.is_enabled():
+            raise ValueError(
+                "fused=True takes no GradScaler, which divides and inspects `.grad` before the"
+                " step; got one that is enabled. Train in bfloat16 without it, or use"
+                " CommonDescent(..., fused=False)."
+            )
 
     def _free_parameters(self) -> list[Tensor]:
         """The trainable parameters, none of which another optimizer's direction waits at.
@@ -497,7 +547,9 @@ class CommonDescent(WrappedOptimizer):
         except BaseException as error:
             pending.fail(error)
             raise
-        if scaler is None and pending.scales_checked < SCALES_CHECKED and not self.capturable:
+        written = not (self.fused and pending.held)
+        unscaled = scaler is None and written and not self.capturable
+        if unscaled and pending.scales_checked < SCALES_CHECKED:
             pending.remember_length(store.parameters or trainable(self.optimizer))
         return pending.finish(record, self.record_every, self.weighting)
 

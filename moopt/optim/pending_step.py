@@ -13,6 +13,7 @@ from torch import Tensor
 from moopt.aggregators.base import Method
 from moopt.gradients import GradientStore
 from moopt.gradients.capture import foreign, trainable, undisturbed
+from moopt.gradients.held import Held, HoldingStore, forget, has_direction, held_in, refuse_used
 from moopt.optim.callers import called_by, warn
 from moopt.optim.untrained import Untrained
 from moopt.records.step_record import StepRecord
@@ -73,6 +74,11 @@ class PendingStep:
     witness: tuple[Tensor, float] | None = None
     marker: tuple[Tensor, Tensor, int, bool] | None = None
 
+    @property
+    def held(self) -> Held | None:
+        """The direction that waits unwritten for a fused step; None if none does."""
+        return held_in(self.store)
+
     def drop(self) -> None:
         """Forget what was recorded and not yet stepped along.
 
@@ -87,6 +93,7 @@ class PendingStep:
         if self.marker is not None:
             self._unmark()
         self.store.clear()
+        forget(self.store)
         self.waiting, self.scaled = False, None
 
     def begin(self, parameters: Sequence[Tensor]) -> None:
@@ -99,17 +106,20 @@ class PendingStep:
         """
         if self.waiting and not self.is_waiting_at(parameters):
             self.waiting = False  # somebody else cleared the gradients: the step was skipped
+            forget(self.store)
         if self.waiting:
             raise RuntimeError(
                 "the direction of the previous backward was not used; call optimizer.step() or"
                 " optimizer.zero_grad() first, or pass accumulate=True for micro-batches."
             )
+        if isinstance(self.store, HoldingStore):
+            refuse_used(parameters)
         if self.marker is not None:
             self.resume()
 
     def is_waiting_at(self, parameters: Sequence[Tensor]) -> bool:
         """Whether a direction waits for `step()`, and some of these parameters have a gradient."""
-        return self.waiting and any(p.grad is not None and bool(p.grad.any()) for p in parameters)
+        return self.waiting and any(map(has_direction, parameters))
 
     def resume(self) -> None:
         """Take the rows up again after `pause`; drop them where the gradients were cleared."""
@@ -193,7 +203,8 @@ class PendingStep:
         if not unread:
             self.on_device.before += record.fallbacks
             self.skipped += len(record.left_out)
-            fallbacks = self.on_device.fallbacks()
+            counts = self.on_device
+            fallbacks = int(counts.before) if counts.kept is None else counts.fallbacks()
             if (fallbacks, self.skipped) != (record.fallbacks, record.skipped):
                 record = dataclasses.replace(record, fallbacks=fallbacks, skipped=self.skipped)
         if self.step % every == 0:

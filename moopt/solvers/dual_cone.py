@@ -5,8 +5,10 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from moopt.kernels.fused import fused_form
 from moopt.kernels.tolerances import CERTIFIED, EPS, RESIDUAL_ROUNDING, RESOLUTION
 from moopt.records.result import Array, Solved, SolverResult
 from moopt.records.status import SolverStatus
@@ -18,6 +20,9 @@ from moopt.solvers.noise import HIDDEN, hidden_gap, shown_noise
 LARGE = 1e3
 """Terms of a direction, relative to those of the combination, that are too long where it has no
 certificate: gradients that are dependent but for noise make them."""
+
+LARGEST_FUSED = 32
+"""Rows of a problem that fit into the registers of one program of a GPU."""
 
 RIDGES = (2.0, 32.0, 512.0)
 """Ridges that make such gradients independent, in units of the noise: the first is enough but for
@@ -183,7 +188,9 @@ def dual_cone_point(
         active-set method where that does not certify. d is unique; for linearly dependent
         gradients v is not. Where gradients are dependent but for the rounding of the Gramian,
         which then decides v, a ridge of the size of that rounding keeps v small; the gap is that
-        of the weights returned. The result carries no autograd graph.
+        of the weights returned. Solved on the host, and a Gramian on a device is read once; but a
+        float64 one of up to 32 rows on a CUDA device is one launch there, reads nothing, and has no
+        ridge: the gap tells. The result carries no autograd graph.
 
     Example:
         >>> import torch
@@ -207,6 +214,14 @@ def dual_cone_point(
         )
     check_limits(tol, max_iter, "dual_cone_point", "1e-10")
 
+    fits = gramian.dtype == torch.float64 and m <= LARGEST_FUSED
+    if fits and fused_form("dual_cone", gramian.device, width=m).name == "triton":
+        from moopt.kernels.dual_cone.triton import dual_cone_triton
+
+        on = torch.ones_like(gramian[..., 0], dtype=torch.bool) if active is None else active
+        return SolverResult(
+            *dual_cone_triton(gramian, preference, on, separate=False, tol=tol, max_iter=max_iter)
+        )
     noise = rounding_of(gramian)
     solve = functools.partial(dual_cone, tol=tol, max_iter=max_iter, noise=noise)
     return each_gramian(solve, gramian, preference, active=active, zero_rows="keep")

@@ -45,7 +45,7 @@ def device_point(store: GradientStore, settings: StepSettings) -> DevicePoint | 
     if why or point is None or device.type != "cuda":
         return None
     dtypes = {p.dtype for p in store.parameters}
-    form = fused_step(device, len(store.rows), point, dtypes)
+    form = fused_step(device, len(store.rows), dtypes)
     return point if form.name == "triton" else None
 
 

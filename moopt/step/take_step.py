@@ -55,9 +55,11 @@ def take_step(
     if auxiliary or not all(known) or isinstance(method, Constant):
         refuse_unfit(method, store, flags)
 
-    point = device_point(store, settings)
-    if point is not None:
-        return step_on_device(store, settings, flags, scale, point)
+    on_device = settings.on_device
+    if on_device is not None and (on_device.always or not store.parameters[0].is_cpu):
+        point = device_point(store, settings)
+        if point is not None:
+            return step_on_device(store, settings, flags, scale, point)
     gramian = store.gramian(flags)
     if checked is not None:
         store.check_replicas(gramian, flags, checked)
@@ -182,6 +184,11 @@ def _on_host(
         numbers: Array = np.array([math.nan if v is None else float(v) for v in losses])
         factor = 1.0 if scale is None else float(scale)
     else:
+        if gramian.is_cuda and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                "this step reads the Gramian, which a CUDA graph cannot capture; pass"
+                " CommonDescent(..., capturable=True), with MGDA, UPGrad or DualProj."
+            )
         # Made there: a number copied to the device would wait for it once more.
         parts = [gramian.new_full((), math.nan) if v is None else v for v in losses]
         parts.append(gramian.new_ones(()) if scale is None else scale)

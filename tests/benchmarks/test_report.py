@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from benchmarks import __main__ as all_benchmarks
-from benchmarks import peer, solver, step_overhead
+from benchmarks import peer, share, solver
+from benchmarks.cases.rows import PLAIN
 from benchmarks.harness import Timing, interleaved
-from benchmarks.models import LanguageModel
 from benchmarks.report import MAX_COLUMNS, REFUSED, Report, format_table, main
 from moopt.solvers import SolverResult
 
@@ -36,7 +36,6 @@ def not_installed(*args: object, **kwargs: object) -> None:
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """The solver benchmark, cut down to seconds."""
     monkeypatch.setattr(solver, "SIZES", (2,))
-    monkeypatch.setattr(solver, "GOALS", {})
     monkeypatch.setattr(solver, "NORM_RATIOS", (1.0,))
 
 
@@ -58,7 +57,9 @@ def test_the_solver_benchmark_without_its_peer(
     report = Report("solver", "claim")
     solver.run(report, True)
     assert report.passed
-    assert capsys.readouterr().out.count(peer.MISSING) == 2
+    printed = capsys.readouterr().out
+    assert peer.MISSING in printed
+    assert not re.search(r"TorchJD\s+\d", printed)
 
 
 def test_the_step_benchmark_without_its_peer(
@@ -66,28 +67,34 @@ def test_the_step_benchmark_without_its_peer(
 ) -> None:
     """On a small model it runs to its end, and says in words what it is not compared with."""
     monkeypatch.setattr(peer, "version", lambda: None)
-    for door in ("constant", "mgda", "backward"):
+    pytest.importorskip("transformers")
+    for door in ("constant", "mgda", "jacobians", "combine"):
         monkeypatch.setattr(peer, door, not_installed)
-    small = functools.partial(LanguageModel, width=16, layers=1, heads=2)
-    monkeypatch.setattr(step_overhead, "LanguageModel", small)
+    small = functools.partial(share.Step, tokens=8, width=16, hidden=24, layers=1, heads=2)
+    monkeypatch.setattr(share, "Step", small)
     kept: list[bool] = []  # not of this process
-    monkeypatch.setattr(step_overhead, "keep_the_heap", lambda: kept.append(True))
+    monkeypatch.setattr(share, "keep_the_heap", lambda: kept.append(True))
     path = tmp_path / "out.json"
-    monkeypatch.setattr(sys, "argv", ["x", "--json", str(path), "--quick"])
+    monkeypatch.setattr(sys, "argv", ["x", "--json", str(path)])
     threads = torch.get_num_threads()
     try:
-        main("step_overhead", "claim", step_overhead.run)
+        main("share", "claim", share.run)
     finally:
         torch.set_num_threads(threads)
     printed = capsys.readouterr().out
     assert kept == [True]
-    assert printed.count(peer.MISSING) == 5  # above, and under each table
-    assert not re.search(r"TorchJD (default|optimize|agrees)|TorchJD's|goal ", printed)
+    assert printed.count(peer.MISSING) == 4  # above, and under each table
+    assert not re.search(r"^TorchJD", printed, flags=re.MULTILINE)
     written = json.loads(path.read_text())
     assert written["environment"]["torchjd"] == peer.MISSING
-    assert len(written["gates"]) == 8
-    for timings in written["results"].values():
-        assert set(timings) == {"plain", "moopt"}
+    assert len(written["gates"]) == 6
+    assert len(written["results"]) == 3
+    for found in written["results"].values():
+        assert set(found) - {PLAIN} == {"plain", "moopt"}
+        for spent in found.values():
+            parts = (spent[phase] for phase in ("forward", "backward", "update", "rest"))
+            assert sum(parts) == pytest.approx(spent["whole"], rel=0.5)  # medians of each
+        assert 0.0 < found["moopt"]["share"] < 100.0
 
 
 @pytest.mark.usefixtures("short")

@@ -13,7 +13,8 @@ from tests.distributed.processes import leave
 from tests.optimizer.problems import OneOutput, batch, seeded
 
 STEPS = 3
-CASES = ((1, "MGDA"), (2, "MGDA"), (2, "MoCo"))  # (micro-batches, method)
+# (micro-batches, method, fused)
+CASES = ((1, "MGDA", False), (2, "MGDA", False), (2, "MoCo", False), (2, "MGDA", True))
 DDP_RTOL = 1e-6  # the mean of two half batches, in float32
 
 
@@ -25,9 +26,10 @@ def loss_of(net, name, x):
     }[name]()
 
 
-def train(net, model, parts, micro_batches=1, method="MGDA"):
+def train(net, model, parts, micro_batches=1, method="MGDA", fused=False):
     """Objective "b" joins in the second step; all but the last micro-batch run without sync."""
-    optimizer = moopt.CommonDescent(torch.optim.SGD(model.parameters(), lr=0.1), method)
+    base = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5)
+    optimizer = moopt.CommonDescent(base, method, fused=fused)
     for step in range(STEPS):
         optimizer.zero_grad()
         pieces = parts(batch(step)).chunk(micro_batches)

@@ -9,6 +9,7 @@ kernel: {"kernel", "capability", "width", "dtype", "options", "spills", "registe
 from __future__ import annotations
 
 import collections
+import itertools
 import json
 import re
 import subprocess
@@ -24,6 +25,8 @@ from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 from moopt.kernels.combine import triton as combine
+from moopt.kernels.combine_update import triton as combine_update
+from moopt.kernels.dual_cone import triton as dual_cone
 from moopt.kernels.gramian import triton as gramian
 from moopt.kernels.gramian_min_norm import triton as gramian_min_norm
 from moopt.kernels.min_norm import triton as min_norm
@@ -48,6 +51,7 @@ POINTERS = {
     "tol": "fp64",
     **dict.fromkeys(("losses", "kept", "preferences", "scales", "packed"), "*fp64"),
     **{"counter": "*i32", "known": "i64", "inactive_tol": "fp32", "eps": "fp32"},
+    "scalars": "*fp64",
 }
 
 
@@ -69,16 +73,23 @@ def kernels() -> Iterator[tuple[Any, int, str, dict[str, Any], int]]:
         for m in (1, 3, 8, 32):
             constants = {"M": m, "BLOCK": combine.BLOCK, **aligned}
             yield combine.combine_kernel, m, str(dtype), constants, 4
-    step = {"PREFERRED": False, "POINT": int(DevicePoint.HULL)}
-    for m in gramian.BLOCKS:
+            for held in (1, 2, 3, 4):
+                kernel = combine_update.combine_update_kernel
+                yield kernel, m, str(dtype), {"HELD": held, **constants}, 4
+    for m, point in itertools.product((1, 3, 6), (DevicePoint.HULL, DevicePoint.CONE_OF_EACH)):
+        step = {"PREFERRED": True, "POINT": int(point)}
         tile = min_norm.tile_of(m)
         constants = {"M": m, "TILE": tile, "WIDTH": 1024, "BLOCK": gramian.BLOCKS[m], **step}
         constants |= {"TYPE": tl.bfloat16, "ALIGNED": True}
         yield gramian_min_norm.gramian_min_norm_kernel, m, "bf16", constants, 4
-    for m in (8, 16, 32):
+    for m, point in itertools.product((8, 16, 32), (DevicePoint.HULL, DevicePoint.CONE_OF_EACH)):
         tile = min_norm.tile_of(m)
-        constants = {"M": m, "TILE": tile, **step}
+        constants = {"M": m, "TILE": tile, "PREFERRED": True, "POINT": int(point)}
         yield gramian_min_norm.solve_kernel, m, "fp64", constants, min_norm.warps_of(tile)
+    for m, separate in itertools.product((2, 3, 8, 16, 32), (True, False)):
+        tile = min_norm.tile_of(m)
+        constants = {"M": m, "TILE": tile, "SEPARATE": separate}
+        yield dual_cone.dual_cone_kernel, m, "fp64", constants, min_norm.warps_of(tile)
     for m in (2, 3, 8, 16, 32, 64):
         tile = min_norm.tile_of(m)
         yield min_norm.min_norm_kernel, m, "fp64", {"M": m, "TILE": tile}, min_norm.warps_of(tile)

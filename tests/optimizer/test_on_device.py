@@ -76,6 +76,18 @@ def test_the_trajectory_is_that_of_the_host(name, model_class) -> None:
     torch.testing.assert_close(parameters_of(ours), parameters_of(theirs), rtol=1e-9, atol=1e-12)
 
 
+def test_a_fused_update_takes_the_weights_where_they_lie() -> None:
+    (ours, first), _ = pair(OneOutput, UPGrad(), fused=True)
+    _, (theirs, second) = pair(OneOutput, UPGrad())
+    for step in range(5):
+        x = batch(step, dtype=torch.float64)
+        for model, optimizer in ((ours, first), (theirs, second)):
+            optimizer.zero_grad()
+            optimizer.backward(model.losses(x))
+            optimizer.step()
+    torch.testing.assert_close(parameters_of(ours), parameters_of(theirs), rtol=1e-9, atol=1e-12)
+
+
 def test_a_step_that_weighs_otherwise_is_seen() -> None:
     (ours, first), (theirs, second) = pair(OneOutput, moopt.MGDA())
     second.weighting = moopt.MGDA(normalize="l2")

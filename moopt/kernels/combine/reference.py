@@ -157,6 +157,15 @@ def _traced(rows: Rows, weights: Tensor | Sequence[float]) -> list[Tensor | None
     return direction
 
 
+def least_dtype(weights: Sequence[float]) -> torch.dtype:
+    """In what rows are summed at least: float64 where a weight leaves the range of float32."""
+    wide = any(
+        w != 0 and not _SMALLEST_FLOAT32_WEIGHT <= abs(w) <= _LARGEST_FLOAT32_WEIGHT
+        for w in weights
+    )
+    return torch.float64 if wide else torch.float32
+
+
 def _fused(checked: list[Position], weights: Tensor) -> list[Position]:
     """Combine what the fused form combines on the weights' device; return the rest."""
     dtypes = {g.dtype for position in checked for g in position if g is not None}
@@ -236,11 +245,7 @@ class _Combination:
     def run(self) -> None:
         """Overwrite the first tensor of every position with the weighted sum."""
         known = self.weights if isinstance(self.weights, list) else []
-        wide = any(
-            w != 0 and not _SMALLEST_FLOAT32_WEIGHT <= abs(w) <= _LARGEST_FLOAT32_WEIGHT
-            for w in known
-        )
-        least = torch.float64 if wide else torch.float32
+        least = least_dtype(known)
         kinds: dict[tuple[torch.dtype, bool], list[Position]] = {}
         for position in self.checked:
             present = [i for i, g in enumerate(position) if g is not None]

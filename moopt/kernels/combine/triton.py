@@ -10,7 +10,7 @@ from torch import Tensor
 from moopt.kernels.gates import DTYPES, combine_gate
 from moopt.kernels.gramian.triton import TYPES
 from moopt.kernels.pieces import Position, first_in
-from moopt.kernels.table import is_plain, tables
+from moopt.kernels.table import is_plain, sent, tables
 
 BLOCK = 1024
 
@@ -32,7 +32,7 @@ def combine_triton_(checked: Sequence[Position], weights: Tensor) -> list[Positi
         targets = [first_in(flat).data_ptr() for flat in table.kept]
         combine_kernel[(len(table.parts),)](
             table.addresses,
-            torch.tensor(targets, dtype=torch.int64, device=weights.device),
+            sent(torch.tensor(targets, dtype=torch.int64), weights.device),
             table.parts,
             weights,
             table.addresses.shape[1],

@@ -5,13 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from moopt.records.device_point import DevicePoint
-
 LARGEST_FUSED = 32
 """Rows of a step that fit into the registers of one program of a GPU."""
-
-FUSED_POINTS = (DevicePoint.HULL, DevicePoint.UNIT_HULL)
-"""What the fused form solves for."""
 
 
 class StepNumbers(NamedTuple):

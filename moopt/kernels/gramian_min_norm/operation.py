@@ -8,25 +8,22 @@ from torch import Tensor
 from moopt.kernels.dispatch import Form
 from moopt.kernels.fused import fused_form
 from moopt.kernels.gramian import gramian as inner_products
-from moopt.kernels.gramian_min_norm.numbers import FUSED_POINTS, LARGEST_FUSED
+from moopt.kernels.gramian_min_norm.numbers import LARGEST_FUSED
 from moopt.kernels.gramian_min_norm.reference import weigh_reference
 from moopt.kernels.pieces import Rows, positions
 from moopt.records.device_point import DevicePoint
 
 
-def fused_step(
-    device: torch.device, m: int, point: DevicePoint, dtypes: Collection[torch.dtype] = ()
-) -> Form:
+def fused_step(device: torch.device, m: int, dtypes: Collection[torch.dtype] = ()) -> Form:
     """The form of a step of m rows: "triton", or "reference" and why.
 
     Args:
         device: where the rows lie.
         m: the number of rows.
-        point: what is looked for.
         dtypes: of the entries; none means all.
     """
-    if m > LARGEST_FUSED or point not in FUSED_POINTS:
-        return Form("reference", f"{point.name} of {m} rows has no fused form")
+    if m > LARGEST_FUSED:
+        return Form("reference", f"a step of more than {LARGEST_FUSED} rows has no fused form")
     return fused_form("gramian_min_norm", device, width=m, dtypes=dtypes)
 
 
@@ -79,7 +76,7 @@ def gramian_min_norm(
     }
     checked, device = positions(rows, caller="gramian_min_norm"), losses.device
     dtypes = {g.dtype for position in checked for g in position if g is not None}
-    if checked and fused_step(device, len(rows), point, dtypes).name == "triton":
+    if checked and fused_step(device, len(rows), dtypes).name == "triton":
         from moopt.kernels.gramian_min_norm.triton import gramian_min_norm_triton
 
         factor = None if scale is None else scale.to(torch.float64)

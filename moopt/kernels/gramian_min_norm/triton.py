@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from moopt.kernels import tolerances
+from moopt.kernels.dual_cone.triton import dual_cone_tile
 from moopt.kernels.gates import DTYPES
 from moopt.kernels.gramian.triton import (
     BLOCKS,
@@ -24,7 +25,7 @@ from moopt.kernels.gramian.triton import (
     programs_for,
 )
 from moopt.kernels.gramian_min_norm.gate import gramian_min_norm_gate
-from moopt.kernels.gramian_min_norm.numbers import FUSED_POINTS, size_of
+from moopt.kernels.gramian_min_norm.numbers import size_of
 from moopt.kernels.min_norm.triton import (
     largest,
     min_norm_tile,
@@ -49,6 +50,7 @@ DEGENERATE = tl.constexpr(int(SolverStatus.DEGENERATE))
 NON_FINITE = tl.constexpr(int(SolverStatus.NON_FINITE))
 HULL = tl.constexpr(int(DevicePoint.HULL))
 UNIT_HULL = tl.constexpr(int(DevicePoint.UNIT_HULL))
+CONE_OF_EACH = tl.constexpr(int(DevicePoint.CONE_OF_EACH))
 
 
 def gramian_min_norm_triton(
@@ -145,9 +147,7 @@ def probe(
     """
     widths = (1, 3, FEW_ROWS + 1) if width is None else (width,)
     longest = {m: PART + 40 if m <= FEW_ROWS else 100 for m in widths}
-    return gramian_min_norm_gate(
-        gramian_min_norm_triton, device, longest, dtypes or DTYPES, FUSED_POINTS
-    )
+    return gramian_min_norm_gate(gramian_min_norm_triton, device, longest, dtypes or DTYPES)
 
 
 @triton.jit
@@ -229,6 +229,18 @@ def settle(
     nothing = hull_nothing
     if POINT == HULL:
         weights, gap, nothing, _, _ = min_norm_tile(safe, active, rows, cols, max_iter, TILE)
+    if POINT >= CONE_OF_EACH:
+        wanted = tl.where(on, 1.0 / tl.maximum(total(active), 1), 0.0).to(tl.float64)
+        if PREFERRED:
+            wanted = tl.load(preferences + cols, mask=inside, other=0.0)
+        each: tl.constexpr = POINT == CONE_OF_EACH
+        weights, gap, nothing, _, _ = dual_cone_tile(
+            safe, wanted, active, rows, cols, max_iter, M, TILE, each
+        )
+        # A zero row gets no weight, unless there is no other.
+        some = total(live.to(tl.int32))
+        zeros = tl.where(on, 1.0 / tl.maximum(total(active), 1), 0.0).to(tl.float64)
+        weights = tl.where(live, weights, tl.where(some > 0, 0.0, zeros))
     status = tl.where(gap <= tol, CONVERGED, MAX_ITER)
     status = tl.where(nothing, DEGENERATE, status)
 

@@ -127,6 +127,57 @@ def product(matrix, x, eye):
 
 
 @triton.jit
+def pivot(table, z, face, left_out, driving, enter, value, size, rows, cols, TILE: tl.constexpr):
+    """One pivot, as `moopt.kernels.faces.Pivots.pivot` makes it, where one is to be made.
+
+    Returns:
+        table, z, face, driving, enter, value after it; whether it was made; whether nothing blocks
+        the path of the entering row; and how fast v falls on the face along that path.
+    """
+    free = tl.where((face > 0) | (left_out > 0), 0.0, z)
+    level = largest(free)
+    candidate = smallest(tl.where(free == level, cols, TILE))
+    noise = RESIDUAL_ROUNDING * (size + total(tl.where(face > 0, z, 0.0)))
+    busy = (driving > 0) | (level > noise)
+    enter = tl.where(driving > 0, enter, candidate)
+    at_enter = cols == enter
+    slope = tl.sum(tl.where(rows == enter, table, 0.0), axis=0, keep_dims=True)
+    diagonal = total(tl.where(at_enter, slope, 0.0))
+    missing = total(tl.where(at_enter, z, 0.0))
+    independent = diagonal > DEPENDENT
+    length = tl.where(independent, missing / tl.where(independent, diagonal, 1.0), float("inf"))
+    blocks = (face > 0) & (slope > 0.0)
+    ratios = tl.where(blocks, tl.maximum(z, 0.0) / tl.where(blocks, slope, 1.0), float("inf"))
+    ratio = smallest(ratios)
+    first = smallest(tl.where(ratios == ratio, cols, TILE))
+    blocked = ratio < length
+    length = tl.minimum(ratio, length)
+    move = busy & (length < float("inf"))
+    stuck = busy & (length == float("inf"))
+    length = tl.where(move, length, 0.0)
+    value = tl.where(driving > 0, value, 0.0) + length
+    row = tl.where(blocked, first, enter)
+    at = cols == row
+    at_down = rows == row
+    across = tl.sum(tl.where(at_down, table, 0.0), axis=0, keep_dims=True)
+    down = tl.sum(tl.where(at, table, 0.0), axis=1, keep_dims=True)
+    corner = total(tl.where(at, across, 0.0))
+    corner = tl.where(move, corner, 1.0)
+    sign = tl.where(blocked, -1.0, 1.0)
+    swept = table - down * (across / corner)
+    swept = tl.where(at_down, sign * across / corner, swept)
+    swept = tl.where(at, sign * down / corner, swept)
+    swept = tl.where(at & at_down, -1.0 / corner, swept)
+    table = tl.where(move, swept, table)
+    arrived = tl.where(blocked, 0.0, value)
+    z = tl.where(move, tl.where(at, arrived, z - length * slope), z)
+    face = tl.where(move, tl.where(at, 1 - face, face), face)
+    driving = tl.where(move & blocked, 1, 0)
+    made = tl.where(move, 1, 0)
+    return table, z, face, driving, enter, value, made, tl.where(stuck, 1, 0), slope
+
+
+@triton.jit
 def pivoted(cosines, right, right_down, rows, cols, eye, max_iter, TILE: tl.constexpr):
     """v >= 0 with `(C + r r^T) v = r` on its face, and the number of pivots."""
     table = cosines + right_down * right
@@ -141,49 +192,12 @@ def pivoted(cosines, right, right_down, rows, cols, eye, max_iter, TILE: tl.cons
     trips = enter
     go = enter + 1
     while (go > 0) & (trips < max_iter):
-        free = tl.where(face > 0, 0.0, z)
-        level = largest(free)
-        candidate = smallest(tl.where(free == level, cols, TILE))
-        noise = RESIDUAL_ROUNDING * (1.0 + total(tl.where(face > 0, z, 0.0)))
-        busy = (driving > 0) | (level > noise)
-        enter = tl.where(driving > 0, enter, candidate)
-        at_enter = cols == enter
-        slope = tl.sum(tl.where(rows == enter, table, 0.0), axis=0, keep_dims=True)
-        diagonal = total(tl.where(at_enter, slope, 0.0))
-        missing = total(tl.where(at_enter, z, 0.0))
-        independent = diagonal > DEPENDENT
-        length = tl.where(independent, missing / tl.where(independent, diagonal, 1.0), float("inf"))
-        blocks = (face > 0) & (slope > 0.0)
-        ratios = tl.where(blocks, tl.maximum(z, 0.0) / tl.where(blocks, slope, 1.0), float("inf"))
-        ratio = smallest(ratios)
-        first = smallest(tl.where(ratios == ratio, cols, TILE))
-        blocked = ratio < length
-        length = tl.minimum(ratio, length)
-        move = busy & (length < float("inf"))
-        stuck = busy & (length == float("inf"))
+        table, z, face, driving, enter, value, go, stuck, slope = pivot(
+            table, z, face, face, driving, enter, value, 1.0, rows, cols, TILE
+        )
         falling = tl.where(face > 0, tl.maximum(-slope, 0.0), 0.0)
-        direction = tl.where(stuck, tl.where(at_enter, 1.0, falling), direction)
-        found = tl.where(stuck, 1, found)
-        length = tl.where(move, length, 0.0)
-        value = tl.where(driving > 0, value, 0.0) + length
-        pivot = tl.where(blocked, first, enter)
-        at = cols == pivot
-        at_down = rows == pivot
-        across = tl.sum(tl.where(at_down, table, 0.0), axis=0, keep_dims=True)
-        down = tl.sum(tl.where(at, table, 0.0), axis=1, keep_dims=True)
-        corner = total(tl.where(at, across, 0.0))
-        corner = tl.where(move, corner, 1.0)
-        sign = tl.where(blocked, -1.0, 1.0)
-        swept = table - down * (across / corner)
-        swept = tl.where(at_down, sign * across / corner, swept)
-        swept = tl.where(at, sign * down / corner, swept)
-        swept = tl.where(at & at_down, -1.0 / corner, swept)
-        table = tl.where(move, swept, table)
-        arrived = tl.where(blocked, 0.0, value)
-        z = tl.where(move, tl.where(at, arrived, z - length * slope), z)
-        face = tl.where(move, tl.where(at, 1 - face, face), face)
-        driving = tl.where(move & blocked, 1, 0)
-        go = tl.where(move, 1, 0)
+        direction = tl.where(stuck > 0, tl.where(cols == enter, 1.0, falling), direction)
+        found = tl.maximum(found, stuck)
         count += go
         trips += 1
     fixed = tl.where((cols == enter) & (driving > 0), value, 0.0)

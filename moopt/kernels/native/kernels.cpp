@@ -1,5 +1,5 @@
-// The Gramian and the combination of m rows of gradients in host memory, each entry read once; and
-// the minimum-norm points of many small Gramians.
+// The Gramian and the combination of m rows of gradients in host memory, each entry read once, the
+// latter also with a step of SGD or Adam along it; and the minimum-norm points of many small Gramians.
 //
 // Rows are a table of addresses: `addresses[i * positions + t]` is where row i begins at position t,
 // 0 where it has no entry. Parts are triples (position, first element, number of elements) that
@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 #if defined(__AVX512F__)
 #include <immintrin.h>
@@ -342,6 +343,147 @@ void combine(const int64_t *addresses, int64_t m, int64_t positions, const int64
   }
 }
 
+// A tile of the sum, and of what is in 16 bits, stays in the nearest cache.
+constexpr int64_t TILE = 256;
+
+template <class Kind>
+void widen(const typename Kind::Stored *from, int64_t size, typename Kind::Sum *out) {
+  int64_t at = 0;
+  for (; at + WIDTH <= size; at += WIDTH) {
+    const typename Kind::Sums x = Kind::loads(from + at);
+    std::memcpy(out + at, &x, sizeof x);
+  }
+  for (; at < size; at++) out[at] = Kind::load(from + at);
+}
+
+template <class Kind>
+void narrow(const typename Kind::Sum *from, int64_t size, typename Kind::Stored *out) {
+  int64_t at = 0;
+  for (; at + WIDTH <= size; at += WIDTH) {
+    const auto x = read<typename Kind::Sums>(from + at);
+    Kind::rounds(out + at, __builtin_convertvector(x, typename Kind::Terms));
+  }
+  for (; at < size; at++) out[at] = Kind::round(from[at]);
+}
+
+// The weighted sum of k rows (M of them, where that is known) over one tile.
+template <class Kind, int M>
+void sum_rows(const typename Kind::Stored *const *rows, const double *weights, int64_t k,
+              int64_t start, int64_t size, typename Kind::Sum *out) {
+  using Term = typename Kind::Term;
+  using Terms = typename Kind::Terms;
+  using Sums = typename Kind::Sums;
+  const int64_t count = M > 0 ? M : k;
+  int64_t at = 0;
+  for (; at + WIDTH <= size; at += WIDTH) {
+    Terms total = {};
+    for (int64_t i = 0; i < count; i++) {
+      const Sums x = Kind::loads(rows[i] + start + at);
+      total += __builtin_convertvector(x, Terms) * static_cast<Term>(weights[i]);
+    }
+    const Sums sum = __builtin_convertvector(total, Sums);
+    std::memcpy(out + at, &sum, sizeof sum);
+  }
+  for (; at < size; at++) {
+    Term total = 0;
+    for (int64_t i = 0; i < count; i++) {
+      total += static_cast<Term>(weights[i]) * Kind::load(rows[i] + start + at);
+    }
+    out[at] = static_cast<typename Kind::Sum>(total);
+  }
+}
+
+// The scalars are those of `moopt.kernels.updates.scalars_of`.
+template <class Sum>
+void sgd(Sum *__restrict p, Sum *__restrict b, const Sum *__restrict d, int64_t size,
+         const double *scalars) {
+  const Sum sign = scalars[0], decay = scalars[1], lr = scalars[2];
+  const Sum momentum = scalars[3], fresh = scalars[4];
+  const bool decays = decay != 0, buffered = b != nullptr, nesterov = scalars[5] != 0.0;
+  for (int64_t k = 0; k < size; k++) {
+    Sum g = sign * d[k];
+    if (decays) g += decay * p[k];
+    if (buffered) {
+      b[k] = momentum * b[k] + fresh * g;
+      g = nesterov ? g + momentum * b[k] : b[k];
+    }
+    p[k] -= lr * g;
+  }
+}
+
+template <class Sum>
+void adam(Sum *__restrict p, Sum *__restrict m, Sum *__restrict v, Sum *__restrict largest,
+          const Sum *__restrict d, int64_t size, const double *scalars) {
+  const Sum sign = scalars[0], coupled = scalars[1], decoupled = scalars[2];
+  const Sum beta1 = scalars[3], beta2 = scalars[4], fresh1 = 1.0 - scalars[3];
+  const Sum fresh2 = 1.0 - scalars[4], length = scalars[5], root = scalars[6], eps = scalars[7];
+  const bool couples = coupled != 0, decays = decoupled != 0, amsgrad = largest != nullptr;
+  for (int64_t k = 0; k < size; k++) {
+    Sum g = sign * d[k], x = p[k];
+    if (couples) g += coupled * x;
+    if (decays) x -= decoupled * x;
+    m[k] = beta1 * m[k] + fresh1 * g;
+    Sum second = beta2 * v[k] + fresh2 * g * g;
+    v[k] = second;
+    if (amsgrad) {
+      second = second > largest[k] || second != second ? second : largest[k];
+      largest[k] = second;
+    }
+    p[k] = x - length * m[k] / (std::sqrt(second) / root + eps);
+  }
+}
+
+template <class Kind>
+void combine_update(const int64_t *addresses, int64_t m, int64_t held, int64_t positions,
+                    const int64_t *parts, int64_t num_parts, const double *weights,
+                    const double *scalars, int threads) {
+  using Stored = typename Kind::Stored;
+  using Sum = typename Kind::Sum;
+  const int64_t per_position = held < 3 ? 6 : 8;
+#pragma omp parallel for schedule(dynamic, 4) num_threads(threads) if (threads > 1)
+  for (int64_t p = 0; p < num_parts; p++) {
+    const int64_t position = parts[3 * p], first = parts[3 * p + 1], size = parts[3 * p + 2];
+    const auto entry = [&](int64_t row) {
+      const int64_t address = addresses[row * positions + position];
+      return address == 0 ? nullptr : reinterpret_cast<Stored *>(address) + first;
+    };
+    std::vector<const Stored *> rows;
+    std::vector<double> factors;
+    for (int64_t i = 0; i < m; i++) {
+      if (const Stored *row = entry(held + i)) {
+        rows.push_back(row);
+        factors.push_back(weights[i]);
+      }
+    }
+    const double *own = scalars + position * per_position;
+    const int64_t k = static_cast<int64_t>(rows.size());
+    alignas(64) Sum wide[4][TILE], d[TILE];
+    for (int64_t start = 0; start < size; start += TILE) {
+      const int64_t length = std::min(TILE, size - start);
+      Sum *tile[4] = {};
+      for (int64_t h = 0; h < held; h++) {
+        if constexpr (std::is_same_v<Stored, Sum>) {
+          tile[h] = entry(h) + start;
+        } else {
+          widen<Kind>(entry(h) + start, length, tile[h] = wide[h]);
+        }
+      }
+      switch (k) {
+        case 1: sum_rows<Kind, 1>(rows.data(), factors.data(), k, start, length, d); break;
+        case 2: sum_rows<Kind, 2>(rows.data(), factors.data(), k, start, length, d); break;
+        case 3: sum_rows<Kind, 3>(rows.data(), factors.data(), k, start, length, d); break;
+        case 4: sum_rows<Kind, 4>(rows.data(), factors.data(), k, start, length, d); break;
+        default: sum_rows<Kind, 0>(rows.data(), factors.data(), k, start, length, d);
+      }
+      if (held < 3) sgd(tile[0], tile[1], d, length, own);
+      else adam(tile[0], tile[1], tile[2], tile[3], d, length, own);
+      if constexpr (!std::is_same_v<Stored, Sum>) {
+        for (int64_t h = 0; h < held; h++) narrow<Kind>(wide[h], length, entry(h) + start);
+      }
+    }
+  }
+}
+
 // The minimum-norm point: see moopt/kernels/min_norm/README.md. Tolerances: kernels/tolerances.py.
 const double EPS = 2.220446049250313e-16;
 const double CERTIFIED = 1e-10, DEPENDENT = 16 * EPS, RESIDUAL_ROUNDING = 4 * EPS;
@@ -531,6 +673,17 @@ int moopt_gramian(int kind, const int64_t *addresses, int64_t m, int64_t positio
 int moopt_combine(int kind, const int64_t *addresses, int64_t m, int64_t positions,
                   const int64_t *parts, int64_t num_parts, const double *weights, int threads) {
 #define CALL(Kind) combine<Kind>(addresses, m, positions, parts, num_parts, weights, threads)
+  FOR_KIND(CALL)
+#undef CALL
+}
+
+// The first `held` tensors of each position are a parameter and its states, and step along the sum of
+// the m rows behind them; scalars: by position, as `moopt.kernels.updates.scalars_of`.
+int moopt_combine_update(int kind, const int64_t *addresses, int64_t m, int64_t held,
+                         int64_t positions, const int64_t *parts, int64_t num_parts,
+                         const double *weights, const double *scalars, int threads) {
+#define CALL(Kind)                                                                               \
+  combine_update<Kind>(addresses, m, held, positions, parts, num_parts, weights, scalars, threads)
   FOR_KIND(CALL)
 #undef CALL
 }

@@ -6,13 +6,15 @@ from itertools import compress
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
-from moopt.kernels.gates import combine_gate, gramian_gate, min_norm_gate
+from moopt.kernels.gates import combine_gate, gramian_gate, min_norm_gate, update_gate
 from moopt.kernels.gathered import rounding
 from moopt.kernels.native.library import library
 from moopt.kernels.pieces import Position, numel
 from moopt.kernels.table import PART, Table, is_plain, tables
 from moopt.kernels.tolerances import CERTIFIED
+from moopt.kernels.updates import scalars_of
 
 KINDS = {torch.float64: 0, torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
 """What kernels.cpp calls the dtypes."""
@@ -74,6 +76,51 @@ def combine_native_(checked: Sequence[Position], weights: Sequence[float]) -> li
     return [] if all(flags) else [p for p, plain in zip(checked, flags, strict=True) if not plain]
 
 
+def combine_update_native_(
+    checked: Sequence[Position], held: int, weights: Sequence[float], numbers: Tensor
+) -> list[int]:
+    """Update the first `held` tensors of every plain position along `sum_i weights[i] rows[i]`.
+
+    Args:
+        checked: the parameter, its states and the rows at each position, at least one row of which
+            has an entry, as `moopt.kernels.pieces.positions` returned them, in host memory.
+        held: how many tensors of a position stand before the rows.
+        weights: m numbers.
+        numbers: float64 `[T, S]`; see `moopt.kernels.combine_update`.
+
+    Returns:
+        Which positions are left to the reference form: their entries differ in dtype, or do not lie
+        in memory one element after another. All of them, where a weight is extreme.
+    """
+    if not all(w == 0.0 or SMALLEST <= abs(w) <= 1.0 / SMALLEST for w in weights):
+        return list(range(len(checked)))  # out of the range of float32, in which 16 bits are summed
+    compiled, why_not = library()
+    assert compiled is not None, why_not
+    place = {id(position): t for t, position in enumerate(checked) if is_plain(position)}
+    plain = [checked[t] for t in place.values()]
+    factors = torch.tensor(weights, dtype=torch.float64)
+    scalars = scalars_of(numbers, held - 1)
+    threads = _threads(sum(map(numel, checked)))
+    for table in tables(plain, _HOST, plain=True):
+        own = scalars[torch.tensor([place[id(position)] for position in table.kept])]
+        code = compiled.moopt_combine_update(
+            ctypes.c_int(KINDS[table.dtype]),
+            ctypes.c_void_p(table.addresses.data_ptr()),
+            ctypes.c_int64(len(weights)),
+            ctypes.c_int64(held),
+            ctypes.c_int64(table.addresses.shape[1]),
+            ctypes.c_void_p(table.parts.data_ptr()),
+            ctypes.c_int64(len(table.parts)),
+            ctypes.c_void_p(factors.data_ptr()),
+            ctypes.c_void_p(own.data_ptr()),
+            ctypes.c_int(threads),
+        )
+        assert code == 0
+    # What autograd saved for a backward pass must not be taken for what is there now.
+    increment_version([g for position in plain for g in position[:held] if g is not None])
+    return [t for t in range(len(checked)) if id(checked[t]) not in place]
+
+
 def min_norm_native(
     gramians: Tensor, *, tol: float, max_iter: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -132,6 +179,13 @@ def probe() -> str:
         gramian_gate(gramian_native, _HOST, longest)
         or combine_gate(
             lambda rows, weights: combine_native_(rows, weights.tolist()), _HOST, longest
+        )
+        or update_gate(
+            lambda rows, held, weights, numbers: combine_update_native_(
+                rows, held, weights.tolist(), numbers
+            ),
+            _HOST,
+            (1, 3),
         )
         or min_norm_gate(
             lambda g: min_norm_native(g, tol=CERTIFIED, max_iter=10 * g.shape[-1] + 20), _HOST

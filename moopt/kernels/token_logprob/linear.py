@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from moopt.kernels.token_logprob.blocks import refuse_second_backward
+
 # Elements of the logits of one chunk of rows: enough rows for a matrix product that is not held up
 # by reading the output matrix, and little beside the whole.
 CHUNK_ELEMENTS = 2**23
@@ -147,11 +149,7 @@ class _LinearRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():  # create_graph=True: what follows would be lost in silence
-            raise RuntimeError(
-                "LinearLogits can be differentiated once, and a graph of the gradient was asked for"
-                " (create_graph=True). Pass the logits themselves: logits.rows(slice(None))."
-            )
+        refuse_second_backward()
         hidden, weight, bias, mask = ctx.saved_tensors
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         wide = torch.promote_types(weight.dtype, torch.float32)

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from moopt.kernels.token_logprob.blocks import linear_log_probs
 from moopt.kernels.token_logprob.chunks import compute_dtype, row_chunks
-from moopt.kernels.token_logprob.linear import LinearLogits, linear_row_values
+from moopt.kernels.token_logprob.linear import LinearLogits
 from moopt.kernels.token_logprob.shift import shifted_targets
 
 
@@ -76,12 +77,8 @@ def token_log_probs(
     targets_of, mask_of = targets.flatten(), mask.flatten()
     try:
         if isinstance(logits, LinearLogits):
-            values = linear_row_values(
-                logits,
-                lambda rows, chunk: _values(rows, targets_of[chunk]),
-                lambda rows, chunk, scale: _own_gradient(rows, targets_of[chunk], scale[:, None]),
-                mask_of,
-            )
+            hidden = logits.hidden.flatten(0, 1)
+            values = linear_log_probs(hidden, logits.weight, logits.bias, targets_of, mask_of)
         else:
             values = _RowLogProbs.apply(logits.flatten(0, 1), targets_of, mask_of)
     except (IndexError, RuntimeError) as error:
@@ -107,12 +104,6 @@ def _gradient(rows: Tensor, targets: Tensor, scale: Tensor) -> Tensor:
     """`scale * (onehot(target) - softmax(row))`, `[n, V]`."""
     part = rows.softmax(-1, dtype=compute_dtype(rows.dtype)) * -scale
     return part.scatter_add(1, targets[:, None], scale)
-
-
-def _own_gradient(rows: Tensor, targets: Tensor, scale: Tensor) -> Tensor:
-    """`_gradient` where nothing is differentiated again: in one buffer."""
-    part = rows.softmax(-1, dtype=compute_dtype(rows.dtype)).mul_(-scale)
-    return part.scatter_add_(1, targets[:, None], scale.to(part.dtype))
 
 
 class _RowLogProbs(torch.autograd.Function):

@@ -13,12 +13,12 @@ import pytest
 from tests.kernels import compiled_kernels
 from tests.kernels.fused import device  # noqa: F401  (skips without triton)
 
-ALLOWED = {"gramian_min_norm_kernel": 32, "solve_kernel": 32}
-"""Bytes that a step may spill: the assembler gives narrow ones few registers, and four doubles of
-the one program that solves are not in a loop over entries."""
-
 WIDE = {"bf16": 3, "fp32": 5, "fp64": 6}
 """Up to this width 128 bits of a row are loaded at a time where pairs have sums of their own."""
+
+SPILLED = {"combine_update_kernel": 8, "gramian_min_norm_kernel": 32, "solve_kernel": 32}
+"""Bytes of a thread. For eight rows in bfloat16 the assembler of 3.9 prefers them to a register; of
+a step they are in the one program that solves, in no loop over entries."""
 
 
 @pytest.fixture(scope="module")
@@ -35,16 +35,17 @@ def test_nothing_spills(rows: list[dict[str, Any]]) -> None:
     assert {row["capability"] for row in rows} == {80, 90}
     assert {row["kernel"] for row in rows} == {
         *("pairs_kernel", "tiles_kernel", "combine_kernel", "min_norm_kernel"),
-        *("gramian_min_norm_kernel", "solve_kernel"),
+        *("gramian_min_norm_kernel", "solve_kernel", "dual_cone_kernel"),
+        "combine_update_kernel",
     }
-    assert [row for row in rows if row["spills"] > ALLOWED.get(row["kernel"], 0)] == []
+    assert [row for row in rows if row["spills"] > SPILLED.get(row["kernel"], 0)] == []
 
 
 def test_rows_are_read_128_bits_at_a_time(rows: list[dict[str, Any]]) -> None:
     wide = [
         row
         for row in rows
-        if row["kernel"] == "combine_kernel"
+        if row["kernel"] in ("combine_kernel", "combine_update_kernel")
         or (
             row["kernel"] == "pairs_kernel"
             and row["width"] <= WIDE[row["dtype"]]
@@ -52,7 +53,7 @@ def test_rows_are_read_128_bits_at_a_time(rows: list[dict[str, Any]]) -> None:
             and not ("METRIC" in row["options"] and row["dtype"] == "bf16")
         )
     ]
-    assert len(wide) >= 70
+    assert len(wide) >= 130
     assert [row for row in wide if "128" not in row["loads"]] == []
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,20 +17,24 @@ from hypothesis import strategies as st
 import moopt
 from moopt.kernels import dispatch
 from moopt.kernels.combine import combine_
+from moopt.kernels.combine_update import combine_update_, reference
 from moopt.kernels.dispatch import Form
 from moopt.kernels.gathered import rounding
 from moopt.kernels.native import (
     combine_native_,
+    combine_update_native_,
     form,
     gramian_native,
     library,
     min_norm_native,
     native_form,
 )
-from moopt.kernels.pieces import positions
+from moopt.kernels.pieces import Position, positions
+from moopt.kernels.table import is_plain
 from moopt.solvers import min_norm_point
 from moopt.testing import all_cases
 from tests.kernels.gradient_rows import Rows, gradient_rows, gramian_oracle, widened
+from tests.kernels.test_combine_update import Case, cases
 
 pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
 
@@ -53,6 +58,20 @@ PLANTED = {
     ),
 }
 
+PLANTED |= {
+    "a state that is taken for a row": ("entry(held + i)", "entry(held - 1 + i)"),
+    "the numbers of the first parameter": ("scalars + position * per_position", "scalars"),
+    "a tile that starts at the first element": ("entry(h) + start", "entry(h)"),
+    "rows that start at the first element": ("rows[i] + start + at", "rows[i] + at"),
+    "maximize that is ignored": ("Sum g = sign * d[k]", "Sum g = d[k]"),
+    "decay of AdamW that is left out": ("if (decays) x -= decoupled * x;", ""),
+    "decay of Adam that is left out": ("if (couples) g += coupled * x;", ""),
+    "nesterov that is left out": ("nesterov ? g + momentum * b[k] : b[k]", "b[k]"),
+    "dampening that is left out": ("fresh * g;\n      g =", "g;\n      g ="),
+    "a largest moment that falls": ("largest[k] = second;", "largest[k] = v[k];"),
+    "a second moment without its root": ("std::sqrt(second) / root", "second / root"),
+    "a state that is not written": ("narrow<Kind>(wide[h]", "narrow<Kind>(wide[0]"),
+}
 
 PLANTED |= {
     "pivots that stop after the first": ("while (count < max_iter)", "while (count < 1)"),
@@ -158,6 +177,67 @@ def test_every_width_and_length(m: int, sizes: tuple[int, ...], dtype: torch.dty
     allowed = expected.abs() * torch.finfo(dtype).eps + 4 * rounding(m, summed) * size
     allowed += 1e-7 * (dtype == torch.float16)
     assert ((direction - expected).abs() <= allowed).all()
+
+
+@pytest.mark.usefixtures("native")
+def test_the_update_agrees_with_the_reference() -> None:
+    @settings(deadline=None, max_examples=60)
+    @given(case=cases(dtypes=(torch.float64, torch.float32, torch.bfloat16, torch.float16)))
+    def check(case: Case) -> None:
+        parameters, states, rows, weights, numbers = case
+        copies = [[None if g is None else g.clone() for g in c] for c in (parameters, *states)]
+        checked = positions([*copies, *rows], caller="combine_update_")
+        held = 1 + len(states)
+        reached = [t for t, p in enumerate(checked) if any(g is not None for g in p[held:])]
+        chosen = [checked[t] for t in reached]
+        left = combine_update_native_(chosen, held, weights, numbers[reached])
+        extreme = any(0.0 < abs(w) < 2.0**-120 for w in weights)
+        assert left == [k for k, p in enumerate(chosen) if extreme or not is_plain(p)]
+        combine_update_(parameters, states, rows, weights, numbers)
+        for k, t in enumerate(reached):
+            for found, column in zip(chosen[k][:held], (parameters, *states), strict=True):
+                assert found is not None
+                eps, wanted = torch.finfo(found.dtype).eps, column[t].double()
+                rounded = eps * 2 + 2e-5 * (found.dtype != torch.float64) + 1e-12
+                error = (found.double() - wanted).abs()
+                assert k in left or (error <= rounded * (wanted.abs() + 1.0)).all()
+
+    check()
+
+
+@pytest.mark.usefixtures("native")
+def test_extreme_weights_are_left_to_the_reference() -> None:
+    position: list[torch.Tensor | None] = [torch.zeros(3), torch.ones(3)]
+    numbers = torch.tensor([[1.0, 0.0, 0.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
+    assert combine_update_native_([position], 1, [2.0**-121], numbers) == [0]
+    assert combine_update_native_([position], 1, [2.0**-120], numbers) == []
+
+
+@pytest.mark.usefixtures("native")
+def test_a_fused_step_on_long_rows_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the parameters, to rounding, of the unfused optimizer; on several threads too."""
+    calls = []
+
+    def counted(checked: list[Position], *others: Any) -> list[int]:
+        calls.append(len(checked))
+        return combine_update_native_(checked, *others)
+
+    monkeypatch.setattr(reference, "combine_update_native_", counted)
+    monkeypatch.setattr(sys.modules["moopt.kernels.native.operations"], "_threads", lambda n: 2)
+    found = []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        net = torch.nn.Linear(600, 300)
+        base = torch.optim.AdamW(net.parameters(), lr=0.01)
+        optimizer = moopt.CommonDescent(base, fused=fused)
+        for _ in range(3):
+            out = net(torch.randn(8, 600))
+            optimizer.zero_grad()
+            optimizer.backward({"a": out.square().mean(), "b": out.sum()})
+            optimizer.step()
+        found.append(torch.cat([p.detach().flatten() for p in net.parameters()]))
+    assert calls == [2, 2]
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.usefixtures("native")

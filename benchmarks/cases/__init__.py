@@ -1,0 +1,1 @@
+"""The cases of the registry, one family of operations per file."""

@@ -1,0 +1,1 @@
+"""The fused kernels on a card: correctness first, then the sweep, then the goals."""
