@@ -18,6 +18,7 @@ from tests.import_rules import python_blocks
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = [
     "docs/adding_a_method.md",
+    "docs/api/kernels.md",
     "docs/api/projection.md",
     "docs/choosing.md",
     "docs/how_a_step_works.md",

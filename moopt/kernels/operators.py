@@ -19,7 +19,7 @@ from moopt.kernels.dual_cone.reference import dual_cone_reference
 from moopt.kernels.fused import fused_form
 from moopt.kernels.gramian.reference import measured_gramian
 from moopt.kernels.metric import with_metric
-from moopt.kernels.min_norm.reference import min_norm_reference
+from moopt.kernels.min_norm.reference import LARGEST_FUSED, min_norm_reference
 from moopt.kernels.pieces import positions
 from moopt.kernels.sketch.reference import sketch_reference
 
@@ -39,7 +39,9 @@ def _register(schema: str, run: Callable[..., Any], shapes: Callable[..., Any]) 
     """
     name = schema.partition("(")[0]
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    LIBRARY.impl(name, run, "CompositeExplicitAutograd")
+    # Without `no_grad` what is inside would record a derivative, which no compiled graph has.
+    LIBRARY.impl(name, torch.no_grad()(run), "CompositeExplicitAutograd")
+    LIBRARY.impl(name, torch.library.fallthrough_kernel, "Autograd")
     torch.library.register_fake(f"moopt::{name}", shapes, lib=LIBRARY)
 
 
@@ -106,11 +108,11 @@ def _min_norm(
     tol: float = 1e-10,
     max_iter: int | None = None,
 ) -> tuple[Tensor, ...]:
-    if fused_form("min_norm", gramian.device, width=gramian.shape[-1]).name == "triton":
-        from moopt.kernels.min_norm.triton import LARGEST, min_norm_triton
+    m = gramian.shape[-1]
+    if m <= LARGEST_FUSED and fused_form("min_norm", gramian.device, width=m).name == "triton":
+        from moopt.kernels.min_norm.triton import min_norm_triton
 
-        if gramian.shape[-1] <= LARGEST:
-            return min_norm_triton(gramian, active, tol=tol, max_iter=max_iter)
+        return min_norm_triton(gramian, active, tol=tol, max_iter=max_iter)
     found = min_norm_reference(gramian, active, tol=tol, max_iter=max_iter)
     return tuple(x.contiguous() for x in found)
 

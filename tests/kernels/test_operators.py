@@ -91,6 +91,25 @@ def test_torch_finds_nothing_wrong(name: str) -> None:
     torch.library.opcheck(operator.default, args, keywords)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_no_operator_has_a_derivative(compiled: bool) -> None:
+    """The result says so, and backward raises where nothing else needs one."""
+    torch._dynamo.reset()
+
+    def results(x: Tensor, matrix: Tensor) -> list[Tensor]:
+        on, share = torch.ones(2, dtype=torch.bool), torch.ones(2, dtype=torch.float64)
+        return [
+            OPS.gramian([2 * x], 1),
+            OPS.sketch([2 * x], 1, 4, 0),
+            OPS.min_norm(2 * matrix)[0],
+            OPS.dual_cone(2 * matrix, share, on, separate=False)[0],
+        ]
+
+    run = torch.compile(results, fullgraph=True, backend="aot_eager") if compiled else results
+    x, matrix = torch.ones(3, requires_grad=True), torch.eye(2, dtype=torch.float64)
+    assert not any(y.requires_grad for y in run(x, matrix.requires_grad_()))
+
+
 def test_what_torch_finds_wrong() -> None:
     """A write that is not declared, and a shape that is not the one of what comes out."""
     library = torch.library.Library("moopt_planted", "DEF")

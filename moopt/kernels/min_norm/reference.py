@@ -8,6 +8,9 @@ from torch import Tensor
 from moopt.kernels.faces import LARGEST_ENUMERATED, Pivots, concluded, scale_free, solved_on_faces
 from moopt.kernels.tolerances import CERTIFIED, RESOLUTION, STATIONARY
 
+LARGEST_FUSED = 64
+"""Rows of a problem that fit into the registers of one program of a GPU."""
+
 
 def min_norm_reference(
     gramian: Tensor,

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from moopt.kernels import tolerances
 from moopt.kernels.gates import min_norm_gate
+from moopt.kernels.min_norm.reference import LARGEST_FUSED
 from moopt.records.status import SolverStatus
 
-LARGEST = 64
+LARGEST = LARGEST_FUSED
 """Problems of more rows do not fit into the registers of one program."""
 
 CERTIFIED = tl.constexpr(tolerances.CERTIFIED)
