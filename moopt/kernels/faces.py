@@ -43,7 +43,13 @@ def scale_free(gramian: Tensor, active: Tensor) -> tuple[Tensor, Tensor, Tensor,
 
 
 def concluded(
-    weights: Tensor, gap: Tensor, zero: Tensor, active: Tensor, finite: Tensor, tol: float
+    weights: Tensor,
+    gap: Tensor,
+    zero: Tensor,
+    active: Tensor,
+    finite: Tensor,
+    tol: float,
+    sound: Tensor | bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Weights, status and gap as a solver returns them.
 
@@ -54,10 +60,13 @@ def concluded(
         active: bool `[..., m]`.
         finite: bool `[...]`.
         tol: the gap up to which the status is CONVERGED.
+        sound: bool `[...]`, where it is so too: what is left of the gap is rounding.
     """
     uniform = active / active.sum(-1, keepdim=True).clamp_min(1).to(weights.dtype)
     weights = torch.where(finite[..., None], weights, uniform)
-    status = torch.where(gap <= tol, int(SolverStatus.CONVERGED), int(SolverStatus.MAX_ITER))
+    status = torch.where(
+        (gap <= tol) | sound, int(SolverStatus.CONVERGED), int(SolverStatus.MAX_ITER)
+    )
     status = torch.where(zero, int(SolverStatus.DEGENERATE), status)
     status = torch.where(finite, status, int(SolverStatus.NON_FINITE))
     return weights, status, torch.where(finite, gap, math.nan)

@@ -96,6 +96,16 @@ def test_the_optimality_conditions_hold_on_a_device(case, seed, faces):
     check_optimal(case, u, SolverResult(*solved))
 
 
+@pytest.mark.parametrize("seed", [0, 377])
+@pytest.mark.parametrize("faces", [True, False])
+def test_rounding_alone_is_no_failure_on_a_device(faces, seed):
+    """A gap of 1e-10 and more that is the rounding of the terms, as on the host."""
+    one = case("weakly_stationary", 5, seed=seed, norm_ratio=1e8)
+    on, u = torch.ones(5, dtype=torch.bool), preference(seed, 5)
+    solved = dual_cone_reference(one.gramian, u, on, separate=False, enumerate_faces=faces)
+    check_optimal(one, u, SolverResult(*solved))
+
+
 @pytest.mark.parametrize("planted", ["nothing", "clipped", "half way", "ridge"])
 def test_a_planted_violator_fails_the_conditions(planted):
     def wrong(one: Case, u: Tensor) -> Tensor:

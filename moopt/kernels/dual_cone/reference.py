@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from moopt.kernels.faces import LARGEST_ENUMERATED, Pivots, concluded, scale_free, solved_on_faces
-from moopt.kernels.tolerances import RESOLUTION
+from moopt.kernels.tolerances import RESIDUAL_ROUNDING, RESOLUTION
 
 
 def dual_cone_reference(
@@ -71,12 +71,14 @@ def dual_cone_reference(
     shift = (shares[..., None, :] @ shifts)[..., 0, :]
     v = relative + shift
     square = (v * (cosines @ v[..., None])[..., 0]).sum(-1)
-    zero = square <= RESOLUTION * v.abs().sum(-1).square()
+    size = v.abs().sum(-1)
+    zero = square <= RESOLUTION * size.square()
     gap = torch.where(zero, 0.0, residual / torch.where(zero, 1.0, square).sqrt())
 
+    sound = residual <= RESIDUAL_ROUNDING * size
     weights = torch.where(active, preference, 0.0)
     weights = torch.where(live, weights + shift * scale / norms, weights)
-    weights, status, gap = concluded(weights, gap, zero, active, finite, tol)
+    weights, status, gap = concluded(weights, gap, zero, active, finite, tol, sound)
     return weights, status, gap, num_iter.sum(-1).expand(status.shape)
 
 

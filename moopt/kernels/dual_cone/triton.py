@@ -27,6 +27,7 @@ from moopt.records.status import SolverStatus
 LARGEST = 32
 """Problems of more rows do not fit into the registers of one program."""
 
+RESIDUAL_ROUNDING = tl.constexpr(tolerances.RESIDUAL_ROUNDING)
 RESOLUTION = tl.constexpr(tolerances.RESOLUTION)
 CONVERGED = tl.constexpr(int(SolverStatus.CONVERGED))
 MAX_ITER = tl.constexpr(int(SolverStatus.MAX_ITER))
@@ -146,7 +147,7 @@ def dual_cone_tile(
 
     Returns:
         weights `[1, TILE]`, gap, whether the point is zero up to rounding, whether the problem is
-        finite, and the number of pivots.
+        finite, the number of pivots, and 1 where what is left of the gap is rounding.
     """
     eye = rows == cols
     on = active > 0
@@ -190,7 +191,8 @@ def dual_cone_tile(
     weights = tl.where(live, weights + shift * scale / norms, weights)
     shares = on.to(tl.float64)
     weights = tl.where(finite, weights, shares / tl.maximum(total(shares), 1.0))
-    return weights, gap, nothing, finite, num_iter
+    sound = tl.where(residual <= RESIDUAL_ROUNDING * size, 1, 0)
+    return weights, gap, nothing, finite, num_iter, sound
 
 
 @triton.jit
@@ -215,10 +217,11 @@ def dual_cone_kernel(
     gramian = tl.load(gramians + problem * M * M + rows * M + cols, mask=inside, other=0.0)
     preference = tl.load(preferences + problem * M + cols, mask=cols < M, other=0.0)
     active = tl.load(actives + problem * M + cols, mask=cols < M, other=0).to(tl.int32)
-    w, gap, nothing, finite, num_iter = dual_cone_tile(
+    w, gap, nothing, finite, num_iter, sound = dual_cone_tile(
         gramian, preference, active, rows, cols, max_iter, M, TILE, SEPARATE
     )
     status = tl.where(gap <= tol, CONVERGED, MAX_ITER)
+    status = tl.where(sound > 0, CONVERGED, status)
     status = tl.where(nothing, DEGENERATE, status)
     status = tl.where(finite, status, NON_FINITE)
     tl.store(weights + problem * M + cols, w, mask=cols < M)

@@ -227,21 +227,24 @@ def settle(
     weights = hull / lengths
     gap = hull_gap
     nothing = hull_nothing
+    exact = hull_gap <= tol
     if POINT == HULL:
         weights, gap, nothing, _, _ = min_norm_tile(safe, active, rows, cols, max_iter, TILE)
+        exact = gap <= tol
     if POINT >= CONE_OF_EACH:
         wanted = tl.where(on, 1.0 / tl.maximum(total(active), 1), 0.0).to(tl.float64)
         if PREFERRED:
             wanted = tl.load(preferences + cols, mask=inside, other=0.0)
         each: tl.constexpr = POINT == CONE_OF_EACH
-        weights, gap, nothing, _, _ = dual_cone_tile(
+        weights, gap, nothing, _, _, sound = dual_cone_tile(
             safe, wanted, active, rows, cols, max_iter, M, TILE, each
         )
+        exact = tl.where(sound > 0, 1, tl.where(gap <= tol, 1, 0)) > 0
         # A zero row gets no weight, unless there is no other.
         some = total(live.to(tl.int32))
         zeros = tl.where(on, 1.0 / tl.maximum(total(active), 1), 0.0).to(tl.float64)
         weights = tl.where(live, weights, tl.where(some > 0, 0.0, zeros))
-    status = tl.where(gap <= tol, CONVERGED, MAX_ITER)
+    status = tl.where(exact, CONVERGED, MAX_ITER)
     status = tl.where(nothing, DEGENERATE, status)
 
     sound, raised = certified(safe, norms, weights, active, eye, eps)

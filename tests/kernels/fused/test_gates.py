@@ -115,9 +115,9 @@ PLANTED = {
         "tl.maximum(left_out, cols >= 0)",
     ),
     ("dual_cone", "projections that are added up unweighted"): ("share * s", "s"),
-    ("dual_cone", "a residual that does not count"): (
-        "0.0 - (need + product",
-        "0.0 * (need + product",
+    ("dual_cone", "a start of several rows"): (
+        "tl.where(cols == p, 1.0",
+        "tl.where(cols >= p, 1.0",
     ),
     ("dual_cone", "rows that are not active take part"): ("on = active > 0", "on = active >= 0"),
     ("dual_cone", "the first projection only"): ("for p in range(M):", "for p in range(1):"),
