@@ -12,7 +12,7 @@ from moopt.kernels.native import native_form
 
 OPERATIONS = (
     *("gramian", "combine", "combine_update", "min_norm", "dual_cone"),
-    "gramian_min_norm",
+    *("gramian_min_norm", "token_logprob"),
 )
 _METRIC = frozenset({torch.float32})
 _GRAMIANS: Mapping[str, Mapping[str, Any]] = {

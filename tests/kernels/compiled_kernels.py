@@ -4,6 +4,9 @@ Run without TRITON_INTERPRET: `python -m tests.kernels.compiled_kernels`. One li
 kernel: {"kernel", "capability", "width", "dtype", "options", "spills", "registers", "loads",
 "barriers"}. `options` are the constants beside width, dtype and block, those that are on.
 `loads` are the global loads of the entries' dtype in the main loop, by their width in bits.
+kernel: {"kernel", "capability", "width", "dtype", "spills", "registers", "loads", "barriers",
+"tensor_cores"}. `loads` are the global loads, asynchronous ones of 16 bytes included, by their
+width in bits; `tensor_cores` are the instructions that use them.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 from triton.backends.compiler import GPUTarget
@@ -30,6 +34,7 @@ from moopt.kernels.dual_cone import triton as dual_cone
 from moopt.kernels.gramian import triton as gramian
 from moopt.kernels.gramian_min_norm import triton as gramian_min_norm
 from moopt.kernels.min_norm import triton as min_norm
+from moopt.kernels.token_logprob import triton as token_logprob
 from moopt.records.device_point import DevicePoint
 
 CAPABILITIES = (80, 90)
@@ -52,6 +57,14 @@ POINTERS = {
     **dict.fromkeys(("losses", "kept", "preferences", "scales", "packed"), "*fp64"),
     **{"counter": "*i32", "known": "i64", "inactive_tol": "fp32", "eps": "fp32"},
     "scalars": "*fp64",
+    "owns": "*fp32",
+    "largests": "*fp32",
+    "totals": "*fp32",
+}
+DTYPES = {
+    torch.bfloat16: tl.bfloat16,
+    torch.float16: tl.float16,
+    torch.float32: tl.float32,
 }
 
 
@@ -95,16 +108,41 @@ def kernels() -> Iterator[tuple[Any, int, str, dict[str, Any], int]]:
         yield min_norm.min_norm_kernel, m, "fp64", {"M": m, "TILE": tile}, min_norm.warps_of(tile)
 
 
-def compiled(kernel: Any, constants: dict[str, Any], warps: int, capability: int) -> Any:
+def label_kernels() -> Iterator[tuple[Any, str, dict[str, Any], token_logprob.Shape]]:
+    """Kernel, dtype, constants and shape of the labels' log-probabilities."""
+    for dtype, shape in token_logprob.SHAPES.items():
+        constants = {
+            **{"HAS_BIAS": True, "ROWS": shape.rows, "COLUMNS": shape.columns},
+            **{"DEPTH": shape.depth, "EVEN": True, "PRECISION": "ieee", "WIDEN": False},
+        }
+        for precision in ("ieee", "tf32") if dtype == torch.float32 else ("ieee",):
+            for even in (True, False):
+                chosen = constants | {"PRECISION": precision, "EVEN": even}
+                yield token_logprob.label_kernel, str(DTYPES[dtype]), chosen, shape
+
+
+def compiled(
+    kernel: Any,
+    constants: dict[str, Any],
+    warps: int,
+    capability: int,
+    *,
+    entries: dict[str, str] | None = None,
+    stages: int | None = None,
+) -> Any:
+    """Compile for a card. `entries` are pointers and strides that are multiples of 16."""
     names = kernel.arg_names
-    signature = {n: "constexpr" if n in constants else POINTERS.get(n, "i32") for n in names}
+    types = POINTERS | (entries or {})
+    signature = {n: "constexpr" if n in constants else types.get(n, "i32") for n in names}
     source = ASTSource(
         fn=kernel,
         signature=signature,
         constexprs={(names.index(n),): value for n, value in constants.items()},
+        attrs={(names.index(n),): [["tt.divisibility", 16]] for n in entries or {}},
     )
     target = GPUTarget("cuda", capability, 32)
-    return triton.compile(source, target=target, options={"num_warps": warps})
+    options = {"num_warps": warps} | ({} if stages is None else {"num_stages": stages})
+    return triton.compile(source, target=target, options=options)
 
 
 def spills_and_registers(ptx: str, capability: int) -> tuple[int, int]:
@@ -120,27 +158,44 @@ def spills_and_registers(ptx: str, capability: int) -> tuple[int, int]:
     return spills, max(map(int, re.findall(r"Used (\d+) registers", told)))
 
 
+ALIGNED = {"hidden_stride": "i32", "weight_stride": "i32", "width": "i32", "targets": "*i64"}
+
+
+def row_of(kernel: Any, width: int, dtype: str, capability: int, ptx: str) -> dict[str, Any]:
+    loads = collections.Counter(
+        int(count or 1) * int(bits)
+        for count, bits in re.findall(r"ld\.global[\w.]*?(?:\.v(\d))?\.b(\d+)", ptx)
+    )
+    loads[128] += len(re.findall(r"cp\.async\.c[ga]\.shared\.global[^;]*, 0x10", ptx))
+    spills, registers = spills_and_registers(ptx, capability)
+    return {
+        "kernel": kernel.__name__,
+        "capability": capability,
+        "width": width,
+        "dtype": dtype,
+        "spills": spills,
+        "registers": registers,
+        "loads": {str(k): v for k, v in sorted(loads.items()) if v},
+        "barriers": len(re.findall(r"bar\.sync|barrier\.", ptx)),
+        "tensor_cores": len(re.findall(r"mma\.", ptx)),
+    }
+
+
 def main() -> None:
     for kernel, width, dtype, constants, warps in kernels():
         for capability in CAPABILITIES:
             ptx = compiled(kernel, constants, warps, capability).asm["ptx"]
-            loads = collections.Counter(
-                int(count or 1) * int(bits)
-                for count, bits in re.findall(r"ld\.global[\w.]*?(?:\.v(\d))?\.b(\d+)", ptx)
-            )
-            spills, registers = spills_and_registers(ptx, capability)
-            row = {
-                "kernel": kernel.__name__,
-                "capability": capability,
-                "width": width,
-                "dtype": dtype,
-                "options": [name for name, value in constants.items() if value is True],
-                "spills": spills,
-                "registers": registers,
-                "loads": {str(k): v for k, v in sorted(loads.items())},
-                "barriers": len(re.findall(r"bar\.sync|barrier\.", ptx)),
-            }
-            print(json.dumps(row))
+            row = row_of(kernel, width, dtype, capability, ptx)
+            options = [name for name, value in constants.items() if value is True]
+            print(json.dumps(row | {"options": options}))
+    for kernel, dtype, constants, shape in label_kernels():
+        entries = ALIGNED | {name: f"*{dtype}" for name in ("hidden", "weight", "bias")}
+        for capability in CAPABILITIES:
+            ptx = compiled(
+                *(kernel, constants, shape.warps, capability), entries=entries, stages=shape.stages
+            ).asm["ptx"]
+            row = row_of(kernel, 0, dtype, capability, ptx)
+            print(json.dumps(row | {"precision": constants["PRECISION"]}))
 
 
 if __name__ == "__main__":

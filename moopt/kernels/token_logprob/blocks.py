@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from moopt.kernels.fused import fused_form
 from moopt.kernels.token_logprob.chunks import compute_dtype
 
 BLOCK_ELEMENTS = 2**19
@@ -44,24 +45,11 @@ class _LinearLogProbs(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, mask: Tensor
     ) -> Tensor:
         weight[:, 0].gather(0, targets)  # refuses a target outside the vocabulary
-        dtype = compute_dtype(hidden.dtype)
-        shift = hidden.new_full(targets.shape, -torch.inf, dtype=dtype)
-        total, chosen = torch.zeros_like(shift), torch.zeros_like(shift)
-        for block, rows in _tiles(weight, hidden):
-            logits = _logits(hidden, weight, bias, block, rows)
-            inside, place = _places(targets[rows], block)
-            own = logits.gather(1, place[:, None])[:, 0]
-            chosen[rows] = torch.where(inside, own, chosen[rows])
-            before = shift[rows]
-            after = torch.maximum(before, logits.amax(1))
-            base = after.where(after > -torch.inf, 0.0)  # all of them so far are 0 probabilities
-            part = logits.sub_(base[:, None]).exp_().sum(1)
-            total[rows] = total[rows] * (before - base).exp() + part
-            shift[rows] = after
-        shift, total = shift.where(shift > -torch.inf, 0.0), total.log_()
+        chosen, shift, total = _sums(hidden, weight, bias, targets)
+        total = total.log()
         log_probs = chosen - shift - total
         ctx.save_for_backward(hidden, weight, bias, targets, mask, shift, total, log_probs)
-        return log_probs.clamp_min(torch.finfo(dtype).min).where(mask, 0.0)
+        return log_probs.clamp_min(torch.finfo(log_probs.dtype).min).where(mask, 0.0)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
@@ -105,6 +93,37 @@ class _LinearLogProbs(torch.autograd.Function):
             of_hidden = of_hidden.to(weight.dtype)
         of_bias = None if of_bias is None else of_bias.to(weight.dtype)
         return of_hidden, of_weight, of_bias, None, None
+
+
+def _sums(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What the log-probabilities are made of, `[N]` each.
+
+    The target's logit; the largest logit, 0 where it is -inf; the sum of the exponentials of the
+    logits less that.
+    """
+    device = hidden.device
+    narrow = hidden.dtype != torch.float64
+    if narrow and fused_form("token_logprob", device, dtypes={hidden.dtype}).name == "triton":
+        from moopt.kernels.token_logprob.triton import label_sums_triton
+
+        return label_sums_triton(hidden, weight, bias, targets)
+    dtype = compute_dtype(hidden.dtype)
+    shift = hidden.new_full(targets.shape, -torch.inf, dtype=dtype)
+    total, chosen = torch.zeros_like(shift), torch.zeros_like(shift)
+    for block, rows in _tiles(weight, hidden):
+        logits = _logits(hidden, weight, bias, block, rows)
+        inside, place = _places(targets[rows], block)
+        own = logits.gather(1, place[:, None])[:, 0]
+        chosen[rows] = torch.where(inside, own, chosen[rows])
+        before = shift[rows]
+        after = torch.maximum(before, logits.amax(1))
+        base = after.where(after > -torch.inf, 0.0)  # all of them so far are 0 probabilities
+        part = logits.sub_(base[:, None]).exp_().sum(1)
+        total[rows] = total[rows] * (before - base).exp() + part
+        shift[rows] = after
+    return chosen, shift.where(shift > -torch.inf, 0.0), total
 
 
 def refuse_second_backward() -> None:

@@ -36,7 +36,7 @@ def test_nothing_spills(rows: list[dict[str, Any]]) -> None:
     assert {row["kernel"] for row in rows} == {
         *("pairs_kernel", "tiles_kernel", "combine_kernel", "min_norm_kernel"),
         *("gramian_min_norm_kernel", "solve_kernel", "dual_cone_kernel"),
-        "combine_update_kernel",
+        *("combine_update_kernel", "label_kernel"),
     }
     assert [row for row in rows if row["spills"] > SPILLED.get(row["kernel"], 0)] == []
 
@@ -55,6 +55,15 @@ def test_rows_are_read_128_bits_at_a_time(rows: list[dict[str, Any]]) -> None:
     ]
     assert len(wide) >= 130
     assert [row for row in wide if "128" not in row["loads"]] == []
+
+
+def test_the_products_of_logits_are_fed_128_bits_at_a_time(rows: list[dict[str, Any]]) -> None:
+    labels = [row for row in rows if row["kernel"] == "label_kernel"]
+    assert {row["dtype"] for row in labels} == {"bf16", "fp16", "fp32"}
+    for row in labels:
+        assert row["loads"]["128"] >= 8
+        exact = row["dtype"] == "fp32" and row["precision"] == "ieee"
+        assert (row["tensor_cores"] == 0) == exact
 
 
 def test_programs_of_several_warps_wait_for_each_other(rows: list[dict[str, Any]]) -> None:

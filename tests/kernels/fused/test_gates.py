@@ -19,6 +19,7 @@ from tests.kernels.fused.device import DEVICE
 OPERATIONS = (
     *("gramian", "combine", "combine_update", "min_norm", "dual_cone"),
     "gramian_min_norm",
+    "token_logprob",
 )
 
 PLANTED = {
@@ -109,6 +110,44 @@ PLANTED = {
     ("min_norm", "a pivot that leaves the table as it was"): (
         "table = tl.where(move, swept, table)",
         "table = table",
+    ),
+    ("token_logprob", "columns that are not there count as zeros"): (
+        'logits = tl.where(is_column[None, :], logits, float("-inf"))',
+        "",
+    ),
+    ("token_logprob", "a mask that is a column short"): (
+        "columns < vocabulary",
+        "columns < vocabulary - 1",
+    ),
+    ("token_logprob", "a last block of columns that is skipped"): (
+        "tl.cdiv(vocabulary, COLUMNS) - part",
+        "vocabulary // COLUMNS - part",
+    ),
+    ("token_logprob", "a tail of the products that is skipped"): (
+        "range(0, width, DEPTH)",
+        "range(0, width // DEPTH * DEPTH, DEPTH)",
+    ),
+    ("token_logprob", "a tail of the products without its mask"): (
+        "depths < width - start",
+        "depths < DEPTH",
+    ),
+    ("token_logprob", "sums that stay on the old maximum"): (
+        "total * tl.exp(largest - shift)",
+        "total",
+    ),
+    ("token_logprob", "parts that are added up unscaled"): (
+        "(total * (largest - shift).exp_())",
+        "total",
+    ),
+    ("token_logprob", "a bias that is left out"): ("HAS_BIAS=bias is not None", "HAS_BIAS=False"),
+    ("token_logprob", "a label of another row"): ("targets + rows", "targets + rows // 2"),
+    ("token_logprob", "a row that is not written"): (
+        "tl.store(totals + place, total, mask=is_row)",
+        "tl.store(totals + place, total, mask=rows < count - 1)",
+    ),
+    ("token_logprob", "a logit of -inf that makes NaN"): (
+        'tl.where(risen == float("-inf"), 0.0, risen)',
+        "risen",
     ),
     ("dual_cone", "a row that is left out for good"): (
         "tl.where(driving > 0, 0, tl.maximum(left_out, here))",
