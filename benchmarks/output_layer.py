@@ -4,8 +4,10 @@
 
 Cross-entropy of 4 x 512 tokens over a vocabulary of 49,152, from hidden states of width 576 and the
 output matrix: with the logits in memory, and with `moopt.losses.LinearLogits`. Forward and backward
-pass, each way in a process of its own; the operating system reports the peak of its memory, and the
-gradient of the output matrix is in both.
+pass, each way in a process of its own; the operating system reports the peak of its memory above
+what it held before the forward pass. The gradients that are returned count: they are the floor,
+which nobody can go below. With the logits in memory the peak is earlier, when the logits and their
+gradient are there and the matrix's gradient is not.
 """
 
 from __future__ import annotations
@@ -90,22 +92,20 @@ def run(report: Report, quick: bool) -> None:
             check=True,
         )
         results[way] = json.loads(done.stdout)
-    own = 4 * (VOCABULARY + BATCH * LENGTH) * WIDTH
-    plain = results["logits"]
+    plain, ours = results["logits"], results["linear"]
+    floor = 4 * (VOCABULARY + BATCH * LENGTH) * WIDTH
+    time_ratio, memory_ratio = (ours[key] / plain[key] for key in ("seconds", "bytes"))
     rows = [
-        [
-            label,
-            f"{results[way]['seconds'] / plain['seconds']:.2f}",
-            f"{results[way]['bytes'] / plain['bytes']:.2f}",
-            f"{(results[way]['bytes'] - own) / (plain['bytes'] - own):.2f}",
-        ]
-        for way, label in WAYS.items()
+        [WAYS["logits"], "1.00", "1.000", f"{plain['bytes'] / 1e6:.1f}"],
+        [WAYS["linear"], f"{time_ratio:.2f}", f"{memory_ratio:.3f}", f"{ours['bytes'] / 1e6:.1f}"],
+        ["floor: the gradients", "", f"{floor / plain['bytes']:.3f}", f"{floor / 1e6:.1f}"],
     ]
     print()
-    report.table(["", "CPU time", "peak memory", "the same, beyond the gradients"], rows)
-    for told, value, goal in (("time", rows[1][1], SLOWER), ("memory", rows[1][2], LESS)):
-        verdict = "met" if float(value) <= goal else "MISSED"
-        print(f"   goal {told}: {value} of at most {goal}: {verdict}")
+    report.table(["", "CPU time", "peak memory", "MB"], rows)
+    # Judged as measured: 0.153 is not 0.15.
+    for told, value, goal in (("time", time_ratio, SLOWER), ("memory", memory_ratio, LESS)):
+        verdict = "met" if value <= goal else "MISSED"
+        print(f"   goal {told}: {value:.4f} of at most {goal}: {verdict}")
     report.results.update(results)
 
 

@@ -14,11 +14,14 @@ from torch.nn.functional import linear
 from moopt.kernels.fused import fused_form
 from moopt.kernels.token_logprob.chunks import compute_dtype
 
-BLOCK_ELEMENTS = 2**19
-"""Logits that are in memory at a time: 2 MiB of float32."""
+BLOCK_ELEMENTS = 2**18
+"""Logits that are in memory at a time: 1 MiB of float32."""
 
-BLOCK_ROWS = 2**9
+BLOCK_ROWS = 2**8
 """Rows that a block meets at a time: so many that reading the block is nothing beside it."""
+
+DEVICE_TIMES = 2
+"""So many times the rows and logits where it is not the CPU: fewer products, each a launch."""
 
 
 def linear_log_probs(
@@ -87,6 +90,8 @@ class _LinearLogProbs(torch.autograd.Function):
                 _add_product(sums, part.to(weight.dtype).T, kept)
                 if wide != weight.dtype and rows.stop >= len(hidden):
                     of_weight[block] = sums
+                del kept
+            del part  # before the next tile is made: two of them would be alive at once
         if of_hidden is not None:
             for _, rows in _tiles(weight[:1], hidden):
                 of_hidden[rows].addcmul_(of_label[rows, None], weight[targets[rows]].to(wide))
@@ -123,6 +128,7 @@ def _sums(
         part = logits.sub_(base[:, None]).exp_().sum(1)
         total[rows] = total[rows] * (before - base).exp() + part
         shift[rows] = after
+        del logits
     return chosen, shift.where(shift > -torch.inf, 0.0), total
 
 
@@ -141,8 +147,9 @@ def refuse_second_backward() -> None:
 
 def _tiles(weight: Tensor, hidden: Tensor) -> Iterator[tuple[slice, slice]]:
     """Blocks of the vocabulary, and for each of them all rows, some at a time."""
-    height = max(1, min(BLOCK_ROWS, len(hidden)))
-    width = max(1, BLOCK_ELEMENTS // height)
+    times = 1 if hidden.device.type == "cpu" else DEVICE_TIMES
+    height = max(1, min(times * BLOCK_ROWS, len(hidden)))
+    width = max(1, times * BLOCK_ELEMENTS // height)
     for start in range(0, len(weight), width):
         for first in range(0, max(len(hidden), 1), height):
             yield slice(start, start + width), slice(first, first + height)
