@@ -7,6 +7,7 @@ import gc
 import pytest
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from moopt.kernels.token_logprob import blocks, linear
@@ -159,6 +160,83 @@ def test_no_tensor_as_large_as_the_logits_is_ever_made(monkeypatch: pytest.Monke
         gc.collect()
     assert found[0] <= max(1 << 13, weight.numel())
     assert found[1] >= 2 * 64 * 2048
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["as it is", "planted: the last one is held"])
+def test_one_tile_is_alive_at_a_time(held: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", 32)
+    monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 1 << 13)
+    kept: list[Tensor] = []
+    if held:
+        made = blocks._logits
+
+        def holding(*args):  # type: ignore[no-untyped-def]
+            tile = made(*args)  # while the last one is still there
+            kept[:] = [tile]
+            return tile
+
+        monkeypatch.setattr(blocks, "_logits", holding)
+    hidden = torch.randn(2, 64, 8, requires_grad=True)
+    weight = torch.randn(2048, 8, requires_grad=True)
+    labels = torch.randint(2048, (2, 64))
+
+    class Alive(TorchDispatchMode):
+        most = 0
+        storages: dict[int, StorageWeakRef]
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            out = function(*args, **(kwargs or {}))
+            if isinstance(out, Tensor) and out.untyped_storage().nbytes() == 4 << 13:
+                ref = StorageWeakRef(out.untyped_storage())
+                self.storages[ref.cdata] = ref
+                alive = [ref for ref in self.storages.values() if not ref.expired()]
+                self.storages = {ref.cdata: ref for ref in alive}
+                self.most = max(self.most, len(alive))
+            return out
+
+    seen = Alive()
+    seen.storages = {}
+    with seen:
+        token_cross_entropy_loss(LinearLogits(hidden, weight), labels).backward()
+    assert seen.most == (2 if held else 1)
+
+
+@pytest.mark.usefixtures("chunks")
+def test_several_losses_share_logits_whose_matrix_is_the_embedding_too() -> None:
+    (_, weight), reference, labels = sample(torch.float64, bias=False)
+    tokens = labels.clamp_min(0)
+
+    def gradient(promise: bool) -> Tensor:
+        hidden = torch.nn.functional.embedding(tokens, weight).tanh()
+        constant = in_memory(reference).detach()
+        logits = LinearLogits(hidden, weight) if promise else hidden @ weight.T
+        ascent = -0.3 * token_cross_entropy_loss(logits, labels.roll(1, 0))
+        loss = token_cross_entropy_loss(logits, labels) + ascent
+        loss = loss + reference_kl_loss(logits, labels, reference_logits=constant)
+        return torch.autograd.grad(loss, weight)[0]
+
+    torch.testing.assert_close(gradient(True), gradient(False), rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (2, 0), (2, 1)])
+@pytest.mark.parametrize("case", CASES, ids=repr)
+def test_sequences_without_a_prediction_are_as_with_logits(
+    case: LossCase, shape: tuple[int, int]
+) -> None:
+    leaves = [torch.randn(*shape, WIDTH).requires_grad_(), torch.randn(VOCABULARY, WIDTH)]
+    leaves[1].requires_grad_()
+    labels = torch.zeros(shape, dtype=torch.int64)
+    told = []
+    for logits in (LinearLogits(*leaves), in_memory(leaves)):
+        try:
+            loss = case.call(logits, labels, logits.detach())
+            told.append([loss, *torch.autograd.grad(loss.sum(), leaves)])
+        except (ValueError, TypeError) as error:
+            told.append(str(error))
+    if isinstance(told[1], str):
+        assert told[0] == told[1]
+    else:
+        torch.testing.assert_close(told[0], told[1])
 
 
 def test_a_label_outside_the_vocabulary_is_named() -> None:
